@@ -1,0 +1,151 @@
+"""What only a few flows have: L7 records, policy names, drop site, tunnel, services.
+
+A ``Detail`` is an immutable record; equal ones share a row, except those with an L7
+record, which are as good as unique. Rows are freed when nothing refers to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from parsers.l7 import L7Record
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A frontend's name."""
+
+    name: str
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropSite:
+    """Where the datapath dropped: file name (as the agent's release numbers it), line."""
+
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A rule that decided: flow.Policy."""
+
+    name: str
+    namespace: str
+    labels: tuple[str, ...]
+    revision: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMatch:
+    """The rules behind a policy verdict. ``denied``: they refused it; the flow's
+    direction says whether the API's ingress_ or egress_ field gets them."""
+
+    policies: tuple[Policy, ...]
+    denied: bool
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """The outer headers of an overlay packet; addresses as text, ``l4`` an L4_* number."""
+
+    protocol: int  # flow.Tunnel.Protocol: 1 VXLAN, 2 GENEVE
+    source_ip: str
+    destination_ip: str
+    ip_version: int
+    l4: int
+    source_port: int
+    destination_port: int
+    vni: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """Everything of a flow that is neither class nor conversation; all optional."""
+
+    l7: L7Record | None = None
+    drop_site: DropSite | None = None
+    policy: PolicyMatch | None = None
+    source_service: Service | None = None
+    destination_service: Service | None = None
+    tunnel: Tunnel | None = None
+    source_xlated: str = ""  # IP.source_xlated: the packet's own source after SNAT
+    ip_trace_id: int = 0
+    socket_cookie: int = 0
+    cgroup_id: int = 0
+    vrrp_id: int = 0
+    vrrp_priority: int = 0
+    igmp_group: str = ""
+
+
+class DetailTable:
+    """Rows of ``Detail``; row 0 is the empty one."""
+
+    __slots__ = ("_free", "_peak", "_row_of", "_rows")
+
+    def __init__(self) -> None:
+        empty = Detail()
+        self._rows: list[Detail | None] = [empty]
+        self._row_of: dict[Detail, int] = {empty: 0}
+        self._free: list[int] = []
+        self._peak = 1
+
+    def __len__(self) -> int:
+        return len(self._rows) - len(self._free)
+
+    def __getitem__(self, row: int) -> Detail:
+        detail = self._rows[row]
+        if detail is None:
+            raise IndexError(row)
+        return detail
+
+    @property
+    def capacity(self) -> int:
+        """Row numbers are below it."""
+        return len(self._rows)
+
+    def intern(self, detail: Detail) -> int:
+        """The row of an equal detail, made when there is none."""
+        row = self._row_of.get(detail)
+        if row is None:
+            row = self._row_of[detail] = self._store(detail)
+        return row
+
+    def add(self, detail: Detail) -> int:
+        """A row of its own; for details that nobody will repeat."""
+        return self._store(detail)
+
+    def reclaim(self, in_use: NDArray[np.bool_]) -> int:
+        """Free the rows whose flag is false; ``in_use`` is as long as ``capacity``."""
+        freed = 0
+        for row in np.flatnonzero(~in_use[: len(self._rows)]).tolist():
+            detail = self._rows[row]
+            if row and detail is not None:
+                if self._row_of.get(detail) == row if detail.l7 is None else False:
+                    del self._row_of[detail]
+                self._rows[row] = None
+                self._free.append(row)
+                freed += 1
+        return freed
+
+    def statistics(self) -> dict[str, Any]:
+        """Current and peak rows."""
+        return {"rows": len(self), "peak": self._peak}
+
+    def _store(self, detail: Detail) -> int:
+        if self._free:
+            row = self._free.pop()
+            self._rows[row] = detail
+        else:
+            row = len(self._rows)
+            self._rows.append(detail)
+        self._peak = max(self._peak, len(self))
+        return row
