@@ -67,7 +67,7 @@ class PayloadBatch:
 class PayloadStream:
     """Sans-I/O reader of one connection: ``feed`` bytes, ``take`` batches."""
 
-    __slots__ = ("_buffer", "_fields", "_payload_id", "_types", "_usual", "offset")
+    __slots__ = ("_buffer", "_failure", "_fields", "_payload_id", "_types", "_usual", "offset")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -75,6 +75,7 @@ class PayloadStream:
         self._payload_id: int | None = None
         self._fields: dict[int, tuple[str, int]] = {}
         self._usual = False
+        self._failure: ProtocolError | None = None  # raised once what came before it is taken
         self.offset = 0  # bytes consumed since the connection began
 
     @property
@@ -90,12 +91,17 @@ class PayloadStream:
         """The next complete payloads, at most ``limit``; None when there is none.
 
         Raises ``ProtocolError`` when the stream can no longer be framed: a bad or absurd
-        length prefix, or a value whose type was never defined.
+        length prefix, or a value whose type was never defined. What came before it is
+        returned first; afterwards every call raises.
         """
         while True:
             # Until the payload is defined, message by message: the rest goes the fast way.
+            if self._failure is not None:
+                raise self._failure
             starts, end = self._walk(1 if self._payload_id is None else limit)
             if not starts:
+                if self._failure is not None:
+                    continue
                 return None
             starts.append(end)
             raw = np.zeros(end + _KEPT_BYTES, dtype=np.uint8)
@@ -124,6 +130,10 @@ class PayloadStream:
                     position += 3 + (buffer[position + 1] << 8 | buffer[position + 2])
                 else:
                     position += self._long_message(position, first)
+        except ProtocolError as failure:
+            self._failure = failure
+            starts.pop()
+            return starts, position
         except IndexError:  # the buffer ends, maybe inside a length prefix: need more
             if starts and starts[-1] == position:
                 starts.pop()
@@ -174,7 +184,9 @@ class PayloadStream:
                 keep[row] = self._decode_one(batch, row, int(starts[row]), int(ends[row]))
             except ProtocolError as error:
                 if error.error_class == "framing":
-                    raise
+                    self._failure = error
+                    keep[row:] = False
+                    break
                 keep[row] = False
                 malformed += 1
         if keep.all():
