@@ -1,1 +1,3 @@
-"""bridge."""
+"""The agent: command line, configuration, supervision, sources and identity."""
+
+__version__ = "0.1.0.dev0"

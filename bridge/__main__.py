@@ -1,0 +1,5 @@
+"""``python -m bridge`` is ``ciliary``."""
+
+from bridge.cli import main
+
+main()
