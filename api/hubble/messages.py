@@ -99,9 +99,9 @@ class FlowMessages:
         source = int(conversations.source_entity[row])
         destination = int(conversations.destination_entity[row])
         if source:
-            _put_endpoint(flow.source, conversations.entities[source])
+            put_endpoint(flow.source, conversations.entities[source])
         if destination:
-            _put_endpoint(flow.destination, conversations.entities[destination])
+            put_endpoint(flow.destination, conversations.entities[destination])
         source_names, destination_names = conversations.name_pairs[int(conversations.names[row])]
         flow.source_names.extend(source_names)
         flow.destination_names.extend(destination_names)
@@ -219,7 +219,8 @@ def _int32(number: int) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
-def _put_endpoint(endpoint: flow_pb2.Endpoint, entity: Entity) -> None:
+def put_endpoint(endpoint: flow_pb2.Endpoint, entity: Entity) -> None:
+    """One side of a flow; the message is present even when nothing is known."""
     endpoint.SetInParent()
     endpoint.ID = entity.endpoint_id
     endpoint.identity = entity.identity
