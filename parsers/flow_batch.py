@@ -51,6 +51,9 @@ FLAG_L7 = 4  # the ``l7`` message is present
 # ``origin``: the source that produced the flow.
 ORIGIN_CILIUM, ORIGIN_TC, ORIGIN_FEXIT, ORIGIN_TRACEPOINT = 1, 2, 3, 4
 
+# Bits of ``absent``.
+ABSENT_SOURCE, ABSENT_DESTINATION = 1, 2
+
 FLOW_CLASS = np.dtype(
     [
         ("event_type", "u1"),  # monitor message type: 1 drop, 3 capture, 4 trace, 5, 7, 129
@@ -94,8 +97,8 @@ CONVERSATION = np.dtype(
         ("source_entity", "u4"),  # row of ``Entities`` the record itself names (L7), else 0
         ("destination_entity", "u4"),
         ("has_ethernet", "u1"),
-        ("ip_version", "u1"),  # flow.IPVersion, so that a mapped IPv6 address stays one
-        ("reserved", "u2"),
+        ("ip_version", "u1"),  # flow.IPVersion; a mapped address in IPv6 prints as IPv4
+        ("absent", "u2"),  # ABSENT_*: a side whose address is not known, though IP is there
     ]
 )
 """The key of a conversation: 64 bytes. What it resolves to is in ``Conversations``."""

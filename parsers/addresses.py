@@ -1,0 +1,28 @@
+"""Addresses as 16 bytes, network order; IPv4 is mapped (RFC 4291 section 2.5.5.2)."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+MAPPED = bytes(10) + b"\xff\xff"
+
+
+def mapped(four: bytes) -> bytes:
+    """The 16-byte form of an IPv4 address."""
+    return MAPPED + four
+
+
+def address_text(sixteen: bytes) -> str:
+    """The text of an address; a mapped one prints as IPv4 whatever header it stood in."""
+    if sixteen.startswith(MAPPED):
+        return str(IPv4Address(sixteen[12:]))
+    return str(IPv6Address(sixteen))
+
+
+def parse_address(text: str) -> bytes | None:
+    """The 16 bytes of an address's text, or None when it is none."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return mapped(address.packed) if isinstance(address, IPv4Address) else address.packed

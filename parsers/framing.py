@@ -1,0 +1,309 @@
+"""Framing of the monitor socket: bytes in, columns of payloads out.
+
+The stream is Go gob: length-prefixed messages, first a definition of the payload
+struct, then one message a payload. Strategy: a scalar walk over the length prefixes
+(nothing else decides where a message begins, so packet bytes cannot fake one), then a
+few numpy passes over all messages at once for the fields. Only messages whose bytes have
+the one usual shape pass; each other one is decoded field by field. Both ways give the
+same columns.
+
+Type ids are learned from the stream's own definitions. One ``PayloadStream`` a
+connection: ids mean nothing on the next one.
+
+Deliberately not done: resynchronising after a bad length prefix. A stream that broke its
+framing is closed by raising ``ProtocolError``; a message that is bad inside costs itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.errors import ProtocolError
+from parsers.gob_wire import TypeTable, read_int, read_uint, skip_value
+
+MAX_MESSAGE = 1 << 24
+"""Largest message accepted, in bytes. A payload is bounded by a perf record (64 kB) or an
+access-log record; 16 MiB leaves room for any header a proxy may log, and none for an attack."""
+
+PAYLOAD_SAMPLE = 9
+PAYLOAD_LOST = 2
+
+_KEPT_BYTES = 192  # a gather of a record's head may read this far beyond the last message
+
+I64: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadBatch:
+    """``n`` payloads in order; every column has length ``n``.
+
+    ``buffer``: the bytes they lie in, followed by at least 192 zero bytes.
+    ``offset``, ``length`` (int64): each payload's data within ``buffer``.
+    ``cpu`` (int64), ``lost`` (uint64), ``kind`` (int64): the struct's CPU, Lost and Type.
+    ``malformed``: messages before or between them that were not a payload at all.
+    """
+
+    buffer: NDArray[np.uint8]
+    offset: I64
+    length: I64
+    cpu: I64
+    lost: NDArray[np.uint64]
+    kind: I64
+    malformed: int
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def data(self, row: int) -> bytes:
+        """The bytes of one payload."""
+        start = int(self.offset[row])
+        return self.buffer[start : start + int(self.length[row])].tobytes()
+
+
+class PayloadStream:
+    """Sans-I/O reader of one connection: ``feed`` bytes, ``take`` batches."""
+
+    __slots__ = ("_buffer", "_failure", "_fields", "_payload_id", "_types", "_usual", "offset")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._types = TypeTable()
+        self._payload_id: int | None = None
+        self._fields: dict[int, tuple[str, int]] = {}
+        self._usual = False
+        self._failure: ProtocolError | None = None  # raised once what came before it is taken
+        self.offset = 0  # bytes consumed since the connection began
+
+    @property
+    def waiting(self) -> int:
+        """Bytes fed and not yet taken."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Add bytes as they came from the socket."""
+        self._buffer += data
+
+    def take(self, limit: int = 5000) -> PayloadBatch | None:
+        """The next complete payloads, at most ``limit``; None when there is none.
+
+        Raises ``ProtocolError`` when the stream can no longer be framed: a bad or absurd
+        length prefix, or a value whose type was never defined. What came before it is
+        returned first; afterwards every call raises.
+        """
+        while True:
+            # Until the payload is defined, message by message: the rest goes the fast way.
+            if self._failure is not None:
+                raise self._failure
+            starts, end = self._walk(1 if self._payload_id is None else limit)
+            if not starts:
+                if self._failure is not None:
+                    continue
+                return None
+            starts.append(end)
+            raw = np.zeros(end + _KEPT_BYTES, dtype=np.uint8)
+            raw[:end] = np.frombuffer(memoryview(self._buffer)[:end], dtype=np.uint8)
+            batch = self._decode(raw, np.array(starts, dtype=np.int64))
+            del self._buffer[:end]
+            self.offset += end
+            if len(batch) or batch.malformed:
+                return batch
+
+    def _walk(self, limit: int) -> tuple[list[int], int]:
+        """Where the next whole messages start, and where the last of them ends."""
+        buffer = self._buffer
+        starts: list[int] = []
+        append = starts.append
+        position = 0
+        try:
+            for _ in range(limit):
+                first = buffer[position]
+                append(position)
+                if first == 0xFF:
+                    position += 2 + buffer[position + 1]
+                elif 0 < first < 0x80:
+                    position += 1 + first
+                elif first == 0xFE:
+                    position += 3 + (buffer[position + 1] << 8 | buffer[position + 2])
+                else:
+                    position += self._long_message(position, first)
+        except ProtocolError as failure:
+            self._failure = failure
+            starts.pop()
+            return starts, position
+        except IndexError:  # the buffer ends, maybe inside a length prefix: need more
+            if starts and starts[-1] == position:
+                starts.pop()
+        if position > len(buffer):
+            position = starts.pop()
+        return starts, position
+
+    def _long_message(self, position: int, first: int) -> int:
+        """Size, prefix included, of a message whose length prefix is rare or wrong."""
+        if not first:
+            raise self._broken("a message of length 0", position)
+        if first < 0xF8:
+            raise self._broken(f"length marker 0x{first:02x}", position)
+        width = 256 - first
+        prefix = self._buffer[position + 1 : position + 1 + width]
+        if len(prefix) < width:
+            raise IndexError
+        length = int.from_bytes(prefix, "big")
+        if length > MAX_MESSAGE:
+            raise self._broken(f"a message of {length} bytes", position)
+        return 1 + width + length
+
+    def _broken(self, what: str, position: int) -> ProtocolError:
+        return ProtocolError(
+            f"monitor stream cannot be framed: {what}",
+            error_class="framing",
+            offset=self.offset + position,
+            excerpt=bytes(self._buffer[position : position + 16]),
+        )
+
+    def _decode(self, raw: NDArray[np.uint8], bounds: I64) -> PayloadBatch:
+        starts, ends = bounds[:-1], bounds[1:]
+        count = len(starts)
+        batch = PayloadBatch(
+            raw,
+            np.zeros(count, dtype=np.int64),
+            np.zeros(count, dtype=np.int64),
+            np.zeros(count, dtype=np.int64),
+            np.zeros(count, dtype=np.uint64),
+            np.zeros(count, dtype=np.int64),
+            0,
+        )
+        done = self._decode_usual(batch, starts, ends)
+        keep = np.ones(count, dtype=np.bool_)
+        malformed = 0
+        for row in np.flatnonzero(~done).tolist():
+            try:
+                keep[row] = self._decode_one(batch, row, int(starts[row]), int(ends[row]))
+            except ProtocolError as error:
+                if error.error_class == "framing":
+                    self._failure = error
+                    keep[row:] = False
+                    break
+                keep[row] = False
+                malformed += 1
+        if keep.all():
+            return batch
+        columns = (batch.offset, batch.length, batch.cpu, batch.lost, batch.kind)
+        offset, length, cpu, lost, kind = (column[keep] for column in columns)
+        return PayloadBatch(raw, offset, length, cpu, lost, kind, malformed)  # type: ignore[arg-type]
+
+    def _decode_usual(self, batch: PayloadBatch, starts: I64, ends: I64) -> NDArray[np.bool_]:
+        """Fill the rows that are a sample with Data, maybe CPU, and Type 9; say which."""
+        if not self._usual or self._payload_id is None:
+            return np.zeros(len(starts), dtype=np.bool_)
+        raw = batch.buffer
+        first = raw[starts]
+        position = starts + np.where(first < 0x80, 1, 257 - first.astype(np.int64))
+        prefix = _encode_int(self._payload_id) + b"\x01"
+        usual = raw[position] == prefix[0]
+        for index in range(1, len(prefix)):
+            usual &= raw[position + index] == prefix[index]
+        position += len(prefix)
+        length, position, readable = _read_small_uints(raw, position)
+        usual &= readable
+        offset = position
+        # A hostile length must not send the next reads out of the buffer.
+        position = np.minimum(position + length, ends)
+        with_cpu = raw[position] == 1
+        cpu, after_cpu, readable = _read_small_uints(raw, position + 1)
+        usual &= readable | ~with_cpu
+        usual &= (cpu & 1) == 0
+        position = np.minimum(np.where(with_cpu, after_cpu, position), ends)
+        usual &= raw[position] == np.where(with_cpu, 2, 3)
+        usual &= raw[position + 1] == 2 * PAYLOAD_SAMPLE
+        usual &= raw[position + 2] == 0
+        usual &= position + 3 == ends
+        usual &= length > 0
+        batch.offset[:] = offset
+        batch.length[:] = length
+        batch.cpu[:] = np.where(with_cpu, cpu >> 1, 0)
+        batch.kind[:] = PAYLOAD_SAMPLE
+        return usual
+
+    def _decode_one(self, batch: PayloadBatch, row: int, start: int, end: int) -> bool:
+        """Decode a message field by field into ``row``; False when it was a definition."""
+        data = batch.buffer[start:end].tobytes()
+        _, position = read_uint(data, 0)
+        type_id, position = read_int(data, position)
+        if type_id < 0:
+            self._types.define(-type_id, data, position)
+            self._learn()
+            return False
+        if type_id not in self._fields_of_payload():
+            raise self._broken(f"a value of type {type_id}, which was never defined", start)
+        values = {"Data": (0, 0), "CPU": (0, 0), "Lost": (0, 0), "Type": (0, 0)}
+        number = -1
+        while True:
+            delta, position = read_uint(data, position)
+            if not delta:
+                break
+            number += delta
+            if number not in self._fields:
+                raise ProtocolError(f"payload has no field {number}", error_class="gob")
+            name, kind = self._fields[number]
+            if name == "Data" and kind == 5:
+                length, position = read_uint(data, position)
+                values[name] = (start + position, length)
+                position += length
+            elif name == "Lost" and kind == 3:
+                value, position = read_uint(data, position)
+                values[name] = (value, 0)
+            elif name in ("CPU", "Type") and kind == 2:
+                value, position = read_int(data, position)
+                values[name] = (value, 0)
+            else:
+                position = skip_value(self._types, kind, data, position)
+            if position > len(data):
+                raise ProtocolError("payload ends inside a field", error_class="gob")
+        if position != len(data):
+            raise ProtocolError("bytes after the payload", error_class="gob", offset=position)
+        batch.offset[row], batch.length[row] = values["Data"]
+        batch.cpu[row] = _clamp(values["CPU"][0])
+        batch.lost[row] = values["Lost"][0]
+        batch.kind[row] = _clamp(values["Type"][0])
+        return True
+
+    def _learn(self) -> None:
+        """Take the payload struct from the definitions: the one that has a Data field."""
+        for type_id, fields in self._types.structs():
+            names = [name for name, _ in fields]
+            if "Data" in names and "Type" in names:
+                self._payload_id = type_id
+                self._fields = dict(enumerate(fields))
+                self._usual = fields[:4] == [("Data", 5), ("CPU", 2), ("Lost", 3), ("Type", 2)]
+
+    def _fields_of_payload(self) -> tuple[int, ...]:
+        return () if self._payload_id is None else (self._payload_id,)
+
+
+def _clamp(value: int) -> int:
+    return max(-(2**62), min(2**62, value))
+
+
+def _encode_int(value: int) -> bytes:
+    unsigned = 2 * value if value >= 0 else 2 * (-value - 1) + 1
+    if unsigned < 0x80:
+        return bytes([unsigned])
+    body = unsigned.to_bytes((unsigned.bit_length() + 7) // 8, "big")
+    return bytes([256 - len(body)]) + body
+
+
+def _read_small_uints(
+    raw: NDArray[np.uint8], position: I64
+) -> tuple[I64, I64, NDArray[np.bool_]]:
+    """Unsigned integers of at most three bytes: values, positions after, readable or not."""
+    head = raw[position].astype(np.int64)
+    second = raw[position + 1].astype(np.int64)
+    third = raw[position + 2].astype(np.int64)
+    one, two = head == 0xFF, head == 0xFE
+    value = np.where(one, second, np.where(two, second << 8 | third, head))
+    after = position + 1 + one + 2 * two
+    return value, after, (head < 0x80) | one | two

@@ -1,0 +1,92 @@
+"""What the conformance tier runs against: Hubble's own parser, server and command line.
+
+Built from tests/conformance/oracle into ``.cache/oracle``; ``CILIARY_ORACLE`` and
+``CILIARY_HUBBLE`` name other places.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _binary(name: str, variable: str) -> Path:
+    path = Path(os.environ.get(variable, ROOT / ".cache" / "oracle" / name))
+    if not path.is_file():
+        text = f"{path} is missing: build tests/conformance/oracle (needs Go) or set {variable}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(text)
+        pytest.skip(text)
+    return path
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Path:
+    """The program around Hubble's own packages."""
+    return _binary("oracle", "CILIARY_ORACLE")
+
+
+@pytest.fixture(scope="session")
+def hubble() -> Path:
+    """Hubble's command line."""
+    return _binary("hubble", "CILIARY_HUBBLE")
+
+
+@pytest.fixture(scope="session")
+def small_stream(oracle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ``stream``, ``world.json`` and ``flows.jsonl`` of some hundred events."""
+    directory = tmp_path_factory.mktemp("stream")
+    subprocess.run(
+        [
+            oracle, "gen", "--seed", "7", "--mix", "steady", "--count", "500",
+            "--stream", directory / "stream", "--flows", directory / "flows.jsonl",
+            "--world", directory / "world.json",
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )  # fmt: skip
+    return directory
+
+
+@pytest.fixture(scope="session")
+def hubble_server(oracle: Path, small_stream: Path) -> Iterator[str]:
+    """Hubble's own server over ``small_stream``: a gRPC target."""
+    with _serving(oracle, small_stream) as target:
+        yield target
+
+
+class _serving:
+    """Runs ``oracle hubble`` while the context is open."""
+
+    def __init__(self, oracle: Path, stream: Path) -> None:
+        self._socket = stream / "hubble.sock"
+        self._command: list[str | Path] = [
+            oracle, "hubble", "--stream", stream / "stream", "--world", stream / "world.json",
+            "--socket", self._socket,
+        ]  # fmt: skip
+
+    def __enter__(self) -> str:
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        wait_until(self._socket.exists)
+        return f"unix://{self._socket}"
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=10)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Poll until the condition holds; fails the test when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {condition}")
+        time.sleep(0.02)
