@@ -68,8 +68,8 @@ class FlowEncoder:
     """
 
     __slots__ = (
-        "_classes", "_conversations", "_destinations", "_details", "_mask", "_messages", "_node",
-        "_plain_only", "_sources", "_tables",
+        "_classes", "_conversations", "_destinations", "_details", "_generation", "_mask",
+        "_messages", "_node", "_plain_only", "_sources", "_tables",
     )  # fmt: skip
 
     def __init__(self, tables: FlowTables, node: LocalNode, mask: FieldMask | None = None) -> None:
@@ -84,8 +84,10 @@ class FlowEncoder:
         self._destinations = _Fragments(self._destination)
         self._details = _Fragments(self._detail)
 
+        self._generation = (0, 0)
+
     def forget(self) -> None:
-        """Drop what is cached: rows of the tables were reclaimed or interfaces renamed."""
+        """Drop what is cached, as when interfaces got other names. Reclaimed rows need no call."""
         for fragments in (
             self._classes, self._conversations, self._sources, self._destinations, self._details,
         ):  # fmt: skip
@@ -93,6 +95,10 @@ class FlowEncoder:
 
     def encode(self, batch: FlowBatch) -> list[bytes]:
         """One serialized ``GetFlowsResponse`` for each flow, in order."""
+        generation = self._tables.conversations.generation, self._tables.details.generation
+        if generation != self._generation:
+            self._generation = generation
+            self.forget()
         plain = self._takes_plain_path(batch)
         if not plain.any():
             return self._compose(batch)

@@ -87,10 +87,10 @@ class FlowMessages:
             flow.ethernet.destination = key["destination_mac"].tobytes().hex(":")
         version = int(key["ip_version"])
         if version:
-            if not key["absent"] & ABSENT_SOURCE:
-                flow.IP.source = address_text(key["source_ip"].tobytes())
-            if not key["absent"] & ABSENT_DESTINATION:
-                flow.IP.destination = address_text(key["destination_ip"].tobytes())
+            flow.IP.source = detail.source_address or _text(key, "source_ip", ABSENT_SOURCE)
+            flow.IP.destination = detail.destination_address or _text(
+                key, "destination_ip", ABSENT_DESTINATION
+            )
             flow.IP.ipVersion = version  # type: ignore[assignment]
             flow.IP.encrypted = bool(flow_class["flags"] & FLAG_ENCRYPTED)
             flow.IP.source_xlated = detail.source_xlated
@@ -213,6 +213,10 @@ def _summary(flow_class: Any) -> str:
         int(flow_class["tcp_flags"]),
         int(flow_class["ip_version"]),
     )
+
+
+def _text(key: Any, side: str, absent: int) -> str:
+    return "" if key["absent"] & absent else address_text(key[side].tobytes())
 
 
 def _int32(number: int) -> int:
