@@ -269,12 +269,11 @@ def _conversation(flow: dict[str, Any], key: Any, tables: FlowTables) -> int:
     key["absent"] |= pair << 2  # so that the same addresses with other names are another row
     found, _ = conversations._keys.lookup(key)
     row = int(found[0])
-    for name in ("source_entity", "destination_entity", "names"):
-        if len(getattr(conversations, name)) <= row:
-            setattr(conversations, name, np.resize(getattr(conversations, name), 2 * row))
+    conversations._grow()
     conversations.source_entity[row] = rows["source"]
     conversations.destination_entity[row] = rows["destination"]
     conversations.names[row] = pair
+    conversations._current[row] = row
     return row
 
 
