@@ -90,6 +90,7 @@ TRANSPORTS = {6: L4_TCP, 17: L4_UDP, 132: L4_SCTP}
 
 LATENCY_CACHE = 10_000  # requests whose response is awaited; as Hubble
 _LONGEST_REQUEST_ID = 256  # bytes; longer ones are kept by their hash
+_MOST_SECONDS = 64  # whose texts are known
 _LONGEST_ADDRESS = 64  # bytes of text
 _LONGEST_INTERNED = 512  # bytes and numbers in the key of a label object
 _MOST_INTERNED = 8192  # label objects and addresses, each; then the table starts anew
@@ -254,17 +255,18 @@ class AccessLogDecoder:
 
     def _time(self, timestamp: bytes) -> int:
         """Ns since the epoch; texts of one second are parsed once."""
-        fraction = timestamp[20:-1]
-        usual = timestamp[19:20] == b"." and timestamp[-1:] == b"Z" and fraction.isdigit()
-        if usual and (second := self._seconds.get(timestamp[:19])) is not None:
-            return second + int(fraction[:9].ljust(9, b"0"))
+        second = self._seconds.get(timestamp[:20])  # with the point behind it
+        if second is not None:
+            fraction = timestamp[20:-1]
+            if fraction.isdigit() and timestamp[-1:] == b"Z":
+                return second + int(fraction[:9].ljust(9, b"0"))
         time = parse_rfc3339(timestamp)
         if time is None:
             raise ProtocolError("access log has no valid time", excerpt=timestamp)
-        if usual:
-            if len(self._seconds) == 64:
+        if timestamp[19:20] == b"." and timestamp[-1:] == b"Z":
+            if len(self._seconds) == _MOST_SECONDS:
                 self._seconds.clear()
-            self._seconds[timestamp[:19]] = time - time % 1_000_000_000
+            self._seconds[timestamp[:20]] = time - time % 1_000_000_000
         return time
 
     def _follow(self, type_: int, headers: dict[bytes, list[bytes]], time: int) -> tuple[int, str]:

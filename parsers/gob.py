@@ -72,7 +72,7 @@ class _Known:
     """Definitions seen before, as bytes, and what they were compiled to."""
 
     definitions: bytes
-    type_id: int
+    type_id: bytes  # of the value, as encoded
     read: Reader
 
 
@@ -99,14 +99,12 @@ class StreamDecoder:
         try:
             for known in self._known:
                 if data.startswith(known.definitions, at):
-                    behind = at + len(known.definitions)
-                    stop, start = _message(data, behind)
-                    type_id, start = read_type_id(data, start)
-                    if type_id == known.type_id:
+                    stop, start = _message(data, at + len(known.definitions))
+                    if data.startswith(known.type_id, start, stop):
                         if known is not self._known[0]:
                             self._known.remove(known)
                             self._known.insert(0, known)
-                        value: list[Any] = known.read(data[start:stop], 0)[0]
+                        value: list[Any] = known.read(data[start:stop], len(known.type_id))[0]
                         return value
             return self._decode_new(data, at)
         except IndexError:
@@ -132,9 +130,9 @@ class StreamDecoder:
                 raise bad("bytes left over behind a type definition", at)
             at = stop
         read = Compiler(types).struct_stream(type_id, self._schema)
-        value: list[Any] = read(message[start:], 0)[0]
+        value: list[Any] = read(message, start)[0]
         if at > begin:  # a stream without definitions has nothing to know it by
-            self._known.insert(0, _Known(data[begin:at], type_id, read))
+            self._known.insert(0, _Known(data[begin:at], message[:start], read))
             del self._known[self._most_known :]
         return value
 

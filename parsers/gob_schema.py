@@ -187,11 +187,17 @@ class Compiler:
             case Marshalled():
                 return values.marshalled_reader(schema.accepts)
             case Dict() if wire.map and wire.map[0] == STRING:
-                return values.map_reader(read_bytes, self.reader(wire.map[1], schema.element))
+                element = self.reader(wire.map[1], schema.element)
+                if schema.element == List(Text()):
+                    return values.text_lists_reader
+                return values.map_reader(read_bytes, element)
             case List():
                 wire = BUILTINS.get(type_id, wire)
                 if wire.slice is not None:
-                    return values.list_reader(self.reader(wire.slice, schema.element))
+                    element = self.reader(wire.slice, schema.element)
+                    if isinstance(schema.element, Unsigned):
+                        return values.small_numbers_reader((1 << schema.element.bits) - 1)
+                    return values.list_reader(element)
             case Struct():
                 wire = BUILTINS.get(type_id, wire)
                 if wire.struct is not None:

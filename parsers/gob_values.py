@@ -24,7 +24,7 @@ def read_type_id(data: bytes, at: int) -> tuple[int, int]:
 
 
 # Kinds of a struct's fields that its reader handles itself, without a call.
-CALL, INLINE_TEXT, INLINE_UNSIGNED = range(3)
+INLINE_TEXT, INLINE_UNSIGNED, CALL = range(3)
 Field: TypeAlias = tuple[int, int, Any]  # kind, slot, reader or largest number
 
 
@@ -132,6 +132,9 @@ def list_reader(element: Reader) -> Reader:
     return read
 
 
+_texts = list_reader(read_bytes)
+
+
 def map_reader(key: Reader, element: Reader) -> Reader:
     """A map; of equal keys the last one counts."""
 
@@ -147,6 +150,44 @@ def map_reader(key: Reader, element: Reader) -> Reader:
             value, at = element(data, at)
             values[name] = value
         return values, at
+
+    return read
+
+
+def text_lists_reader(data: bytes, at: int) -> tuple[dict[bytes, list[bytes]], int]:
+    """A map from strings to slices of strings (HTTP headers), in one loop."""
+    count, at = read_uint(data, at)
+    if count >= _INT64_RANGE:
+        return {}, at
+    if count > len(data) - at:
+        raise bad("map has more entries than bytes", at)
+    values = {}
+    end = len(data)
+    for _ in range(count):
+        stop = at + 1 + data[at]
+        if data[at] < 128 and stop < end:
+            key = data[at + 1 : stop]
+            at = stop
+        else:
+            key, at = read_bytes(data, at)
+        if data[at] == 1 and data[at + 1] < 128 and (stop := at + 2 + data[at + 1]) <= end:
+            values[key] = [data[at + 2 : stop]]
+            at = stop
+        else:
+            values[key], at = _texts(data, at)
+    return values, at
+
+
+def small_numbers_reader(largest: int) -> Reader:
+    """A slice of unsigned integers that are nearly always below 128."""
+    usual = list_reader(unsigned_reader(largest))
+
+    def read(data: bytes, at: int) -> tuple[list[int], int]:
+        stop = at + 1 + data[at]
+        numbers = data[at + 1 : stop]
+        if stop <= len(data) and data[at] < 128 and numbers.isascii():
+            return list(numbers), stop
+        return usual(data, at)
 
     return read
 
@@ -184,7 +225,11 @@ def struct_reader(fields: tuple[Field, ...], zeros: list[Any]) -> Reader:
                 if number < 128:
                     at += 1
                 else:
-                    number, at = read_uint(data, at)
+                    if number == 254:  # two bytes: ports and most identities
+                        number = data[at + 1] << 8 | data[at + 2]
+                        at += 3
+                    else:
+                        number, at = read_uint(data, at)
                     if number > detail:
                         raise bad("unsigned number out of range", at)
                 values[slot] = number
