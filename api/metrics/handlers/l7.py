@@ -26,7 +26,7 @@ from parsers.l7 import DnsLabels, HttpLabels, KafkaLabels
 RecordLabels: TypeAlias = DnsLabels | HttpLabels | KafkaLabels
 
 _BOUNDS: Final = tuple(round(bound * 1e9) for bound in BUCKETS)  # ns
-_TALLIES = 8192
+_TALLIES = 1024
 """Tallies that may wait for a scrape; more are folded at once, at about 5 us each."""
 
 
