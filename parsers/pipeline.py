@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from parsers.access_log_flows import AccessLogFlows
 from parsers.datapath_flows import FlowColumns, datapath_flows, directions
 from parsers.details import DetailTable
 from parsers.directory import Directory
@@ -104,6 +105,7 @@ class MonitorPipeline:
         self.sequence = 0
         self._layout = Layout.of(release)
         self._details = DetailBuilder(tables, directory, self._site_of, release)
+        self._access_logs = AccessLogFlows(tables.conversations.entities, directory, release)
         self._last_time = 0
 
     def live_clock(self, now: int) -> Clock:
@@ -140,6 +142,11 @@ class MonitorPipeline:
                 self.directory,
             )
             parts.append(_without(flows, errors, problems))
+        logs = np.flatnonzero(route == ACCESS_LOG)
+        if len(logs):
+            flows, errors = self._access_logs.flows(logs, map(payloads.data, logs.tolist()), time)
+            problems.update(errors)
+            parts.append(flows)
         batch = self._finish(parts, time, sequence)
         parsed = ParsedBatch(count, batch)
         self._other_records(payloads, route, time, sequence, parsed, problems)
