@@ -145,8 +145,8 @@ class DetailBuilder:
         if flows.flow_class["event_type"][index] == POLICY_VERDICT:
             fields["policy"] = self._policy(flows, index, conversation, time)
         detail = Detail(**fields)
-        if detail.l7 is not None:
-            return self._tables.details.add(detail)
+        if detail.l7 is not None or detail.socket_cookie:
+            return self._tables.details.add(detail)  # as good as unique
         return self._tables.details.intern(detail)
 
     def _policy(

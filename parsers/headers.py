@@ -26,19 +26,19 @@ HEAD = np.dtype(
             "kind", "sub_type", "source", "len_cap", "version",
             "label_a", "label_b", "dst_id", "byte26", "byte27", "word28",
             "orig_ip", "trace_id", "drop_line", "drop_file", "drop_flags", "drop_trace_id",
-            "byte28", "word16", "sock_c", "sock_a",
+            "byte28", "word16", "orig_v4",
         ],
         "formats": [
             "u1", "u1", "<u2", "<u2", "u1",
             "<u4", "<u4", "<u2", "u1", "u1", "<u4",
             ("u1", (16,)), "<u8", "<u2", "u1", "u1", "<u8",
-            "u1", "<u4", ("u1", (40,)), ("u1", (40,)),
+            "u1", "<u4", "<u4",
         ],
         "offsets": [
             0, 1, 2, 12, 14,
             16, 20, 24, 26, 27, 28,
             32, 48, 28, 30, 36, 40,
-            28, 16, 0, 0,
+            28, 16, 32,
         ],
         "itemsize": 64,
     }
@@ -96,13 +96,20 @@ OK, TOO_SHORT, UNKNOWN_VERSION = range(3)
 PROBLEMS = ("", "record is shorter than its header", "record has an unknown version")
 
 
-def read_heads(buffer: NDArray[np.uint8], offset: NDArray[np.int64]) -> Columns:
-    """The first 64 bytes at each offset as ``HEAD``; one copy a record.
+def windows(buffer: NDArray[np.uint8], start: NDArray[np.int64], width: int) -> Columns:
+    """``width`` bytes at each start as ``V<width>``; one copy a record.
 
-    ``buffer`` must reach 64 bytes beyond the last offset.
+    The buffer is seen as overlapping windows, one a byte, and those wanted are taken by one
+    index. It must reach ``width`` bytes beyond the last start.
     """
-    windows = np.ndarray(len(buffer) - 63, dtype="V64", buffer=buffer, strides=(1,))
-    return windows[offset].view(HEAD)
+    # Indexing only: ``take`` would first make the whole overlapping view contiguous.
+    every = np.ndarray(len(buffer) - width + 1, dtype=f"V{width}", buffer=buffer, strides=(1,))
+    return every[start]
+
+
+def read_heads(buffer: NDArray[np.uint8], offset: NDArray[np.int64]) -> Columns:
+    """The first 64 bytes at each offset as ``HEAD``."""
+    return windows(buffer, offset, HEAD.itemsize).view(HEAD)
 
 
 def read_datapath(head: Columns, total: NDArray[np.int64], layout: Layout) -> Datapath:

@@ -24,7 +24,7 @@ from parsers.flow_batch import (
     L4_TCP,
     L4_UDP,
 )
-from parsers.headers import Columns, Datapath
+from parsers.headers import Columns, Datapath, windows
 from parsers.packets import SCTP_CHUNK_TYPES, Packet, decode_packet
 
 _IP = np.dtype(
@@ -92,7 +92,7 @@ def read_packets(
     plain = ~records.l3_device & (records.tunnel == 0) & (available >= 34)
     if not fast:
         plain[:] = False
-    ip = _gather(buffer, start, 56).view(_IP)
+    ip = windows(buffer, start, 56).view(_IP)
     ether_type = ip["ether_type"]
     v4 = ether_type == 0x0800
     v4 &= plain
@@ -107,7 +107,7 @@ def read_packets(
     l4[~(v4 | v6)] = 0
     ordinary = size >= _LEAST[l4]
     ordinary &= (l4 != L4_ICMPV4) | (size >= 8)
-    head = _gather(buffer, start + offset, 16).view(_L4)
+    head = windows(buffer, start + offset, 16).view(_L4)
     tcp = l4 == L4_TCP
     header = (head["tcp_offset"] >> 4).astype(np.int64) * 4
     udp_length = head["udp_length"]
@@ -145,11 +145,6 @@ def read_packets(
     for row in np.flatnonzero(~ordinary).tolist():
         _read_odd(columns, buffer, int(start[row]), records, row)
     return columns
-
-
-def _gather(buffer: NDArray[np.uint8], start: NDArray[np.int64], width: int) -> Columns:
-    windows = np.ndarray(len(buffer) - width + 1, dtype=f"V{width}", buffer=buffer, strides=(1,))
-    return windows[start]
 
 
 def _fill_keys(

@@ -87,10 +87,10 @@ class FlowMessages:
             flow.ethernet.destination = key["destination_mac"].tobytes().hex(":")
         version = int(key["ip_version"])
         if version:
-            if not key["absent"] & ABSENT_SOURCE:
-                flow.IP.source = address_text(key["source_ip"].tobytes())
-            if not key["absent"] & ABSENT_DESTINATION:
-                flow.IP.destination = address_text(key["destination_ip"].tobytes())
+            flow.IP.source = detail.source_address or _text(key, "source_ip", ABSENT_SOURCE)
+            flow.IP.destination = detail.destination_address or _text(
+                key, "destination_ip", ABSENT_DESTINATION
+            )
             flow.IP.ipVersion = version  # type: ignore[assignment]
             flow.IP.encrypted = bool(flow_class["flags"] & FLAG_ENCRYPTED)
             flow.IP.source_xlated = detail.source_xlated
@@ -99,9 +99,9 @@ class FlowMessages:
         source = int(conversations.source_entity[row])
         destination = int(conversations.destination_entity[row])
         if source:
-            _put_endpoint(flow.source, conversations.entities[source])
+            put_endpoint(flow.source, conversations.entities[source])
         if destination:
-            _put_endpoint(flow.destination, conversations.entities[destination])
+            put_endpoint(flow.destination, conversations.entities[destination])
         source_names, destination_names = conversations.name_pairs[int(conversations.names[row])]
         flow.source_names.extend(source_names)
         flow.destination_names.extend(destination_names)
@@ -215,11 +215,16 @@ def _summary(flow_class: Any) -> str:
     )
 
 
+def _text(key: Any, side: str, absent: int) -> str:
+    return "" if key["absent"] & absent else address_text(key[side].tobytes())
+
+
 def _int32(number: int) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
-def _put_endpoint(endpoint: flow_pb2.Endpoint, entity: Entity) -> None:
+def put_endpoint(endpoint: flow_pb2.Endpoint, entity: Entity) -> None:
+    """One side of a flow; the message is present even when nothing is known."""
     endpoint.SetInParent()
     endpoint.ID = entity.endpoint_id
     endpoint.identity = entity.identity
