@@ -3,13 +3,13 @@
 The golden test applies the entries in order; afterwards the answers must be equal. An
 entry says what a release made of the same record in one or both of two ways: ``record``
 rewrites the record so that it says to us what the release saw in it, ``event`` rewrites
-our event as the release printed it. Both change nothing where the difference has no part.
+our event as the release printed it. Both change nothing where the difference has no part,
+and ``event`` says whether it changed something: an entry that never does is not needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -18,7 +18,7 @@ from api.v1.flow import flow_pb2
 
 Event = dict[str, Any]
 World = dict[str, Any]
-EventRule = Callable[[Event, bytes, World], None]
+EventRule = Callable[[Event, bytes, World], bool]
 RecordRule = Callable[[bytearray, World], None]
 
 DROP, CAPTURE, TRACE, VERDICT, SOCK = 1, 3, 4, 5, 7
@@ -142,9 +142,9 @@ def _known_cgroup(data: bytearray, world: World) -> None:
         data[28:36] = pod["id"].to_bytes(8, "little")
 
 
-def _no_pod(event: Event, data: bytes, world: World) -> None:
+def _no_pod(event: Event, data: bytes, world: World) -> bool:
     if not _cgroup_is_unknown(data, world):
-        return
+        return False
     own, peer = ("destination", "source") if data[1] in (3, 4) else ("source", "destination")
     del event["IP"][own]
     event[own] = {"labels": ["reserved:unknown"]}
@@ -154,61 +154,61 @@ def _no_pod(event: Event, data: bytes, world: World) -> None:
     event["cgroup_id"] = str(number)
     if not number:
         del event["cgroup_id"]
+    return True
 
 
 # How events were printed
 
 
-def _emitter(event: Event, version: str) -> None:
-    assert event["emitter"] == {"name": "ciliary", "version": "0"}
-    event["emitter"] = {"name": "Hubble", "version": version}
-
-
-def _emitter_of_1_20(event: Event, data: bytes, world: World) -> None:
-    _emitter(event, "1.20.2+g00000000")
-
-
-def _emitter_of_1_19(event: Event, data: bytes, world: World) -> None:
-    _emitter(event, "1.19.4+g95e477fd")
-
-
-def _without(*path: str) -> EventRule:
-    """Fields the release did not have; ``*`` stands for each element of a list."""
-
-    def rule(event: Event, data: bytes, world: World) -> None:
-        _remove(event, path)
+def _emitter(version: str) -> EventRule:
+    def rule(event: Event, data: bytes, world: World) -> bool:
+        assert event["emitter"] == {"name": "ciliary", "version": "0"}
+        event["emitter"] = {"name": "Hubble", "version": version}
+        return True
 
     return rule
 
 
-def _remove(value: Any, path: tuple[str, ...]) -> None:
+def _without(*paths: str) -> EventRule:
+    """Fields the release did not have, dotted; ``*`` stands for each element of a list."""
+    split = [path.split(".") for path in paths]
+
+    def rule(event: Event, data: bytes, world: World) -> bool:
+        return any([_removed(event, path) for path in split])
+
+    return rule
+
+
+def _removed(value: Any, path: list[str]) -> bool:
     if path[0] == "*":
-        for element in value:
-            _remove(element, path[1:])
-    elif len(path) == 1:
-        value.pop(path[0], None)
-    elif path[0] in value:
-        _remove(value[path[0]], path[1:])
+        return any([_removed(element, path[1:]) for element in value])
+    if path[0] not in value:
+        return False
+    if len(path) > 1:
+        return _removed(value[path[0]], path[1:])
+    del value[path[0]]
+    return True
 
 
-def _all(*rules: EventRule) -> EventRule:
-    def rule(event: Event, data: bytes, world: World) -> None:
-        for one in rules:
-            one(event, data, world)
-
-    return rule
-
-
-def _encrypt_overlay(event: Event, data: bytes, world: World) -> None:
-    if data[:1] == b"\x04" and data[26] & 0x7F == 8:
-        event.pop("is_reply", None)
-        if int.from_bytes(data[2:4], "little"):
-            event["traffic_direction"] = "EGRESS"
+def _replaced(event: Event, field: str, value: Any) -> bool:
+    before = event.pop(field, None)
+    if value is not None:
+        event[field] = value
+    return bool(before != value)
 
 
-def _translated_source_without_packet(event: Event, data: bytes, world: World) -> None:
+def _encrypt_overlay(event: Event, data: bytes, world: World) -> bool:
+    if data[:1] != b"\x04" or data[26] & 0x7F != 8:
+        return False
+    changed = _replaced(event, "is_reply", None)
+    if int.from_bytes(data[2:4], "little"):
+        changed |= _replaced(event, "traffic_direction", "EGRESS")
+    return changed
+
+
+def _translated_source_without_packet(event: Event, data: bytes, world: World) -> bool:
     if data[:1] != b"\x04" or data[VERSION] != 1 or "IP" in event:
-        return
+        return False
     address = str(ip_address(data[32:48] if data[27] & 1 else data[32:36]))
     for endpoint in world["endpoints"]:
         if address in (endpoint.get("ipv4"), endpoint.get("ipv6")):
@@ -219,16 +219,19 @@ def _translated_source_without_packet(event: Event, data: bytes, world: World) -
             }
             if "workload" in endpoint:
                 event["source"]["workloads"] = [endpoint["workload"]]
+            return True
+    return False
 
 
-def _translated_is_no_egress(event: Event, data: bytes, world: World) -> None:
+def _translated_is_no_egress(event: Event, data: bytes, world: World) -> bool:
     """The direction without the clause for translated sources."""
     if data[:1] != b"\x04" or "traffic_direction" not in event:
-        return
+        return False
     reporter = int.from_bytes(data[2:4], "little")
     is_source = event.get("source", {}).get("ID", 0) & 0xFFFF == reporter
     is_reply = data[26] & 0x7F == 2
-    event["traffic_direction"] = "EGRESS" if is_source != is_reply else "INGRESS"
+    direction = "EGRESS" if is_source != is_reply else "INGRESS"
+    return _replaced(event, "traffic_direction", direction)
 
 
 NAMED_SINCE = {
@@ -247,48 +250,61 @@ NAMED_SINCE = {
 def _drop_reason_names(release: str) -> EventRule:
     unknown = {name for name, since in NAMED_SINCE.items() if since == release}
 
-    def rule(event: Event, data: bytes, world: World) -> None:
-        if event.get("drop_reason_desc") in unknown:
-            event["drop_reason_desc"] = event["drop_reason"]
+    def rule(event: Event, data: bytes, world: World) -> bool:
+        if event.get("drop_reason_desc") not in unknown:
+            return False
+        return _replaced(event, "drop_reason_desc", event["drop_reason"])
 
     return rule
 
 
-def _crypto_points(event: Event, data: bytes, world: World) -> None:
-    if event.get("trace_observation_point") in ("FROM_CRYPTO", "TO_CRYPTO"):
-        event["trace_observation_point"] = flow_pb2.TraceObservationPoint.Value(
-            event["trace_observation_point"]
-        )
+def _crypto_points(event: Event, data: bytes, world: World) -> bool:
+    name = event.get("trace_observation_point")
+    if name not in ("FROM_CRYPTO", "TO_CRYPTO"):
+        return False
+    return _replaced(
+        event, "trace_observation_point", flow_pb2.TraceObservationPoint.Value(name)
+    )
 
 
 # Policies
 
 
-_BY = ("ingress_allowed_by", "egress_allowed_by", "ingress_denied_by", "egress_denied_by")
+_POLICIES = (
+    "ingress_allowed_by", "egress_allowed_by", "ingress_denied_by", "egress_denied_by",
+    "policy_log",
+)  # fmt: skip
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMPv4": 1, "ICMPv6": 58}
 
 
 def policy_rule_of_1_20(*, wrong_way_round: bool) -> EventRule:
     """Policies as 1.20 finds them, written from its description (and not from our code)."""
 
-    def rule(event: Event, data: bytes, world: World) -> None:
-        if event["event_type"]["type"] != VERDICT:
-            return
-        for field in (*_BY, "policy_log"):
-            event.pop(field, None)
+    def names(event: Event, world: World) -> Event:
         verdict = event.get("verdict")
         outcome = "allowed" if verdict in ("FORWARDED", "REDIRECTED") else "denied"
         if verdict == "DROPPED" and event["drop_reason"] not in (133, 181):
-            return
+            return {}
         query = _query(event)
         if query is None:
-            return
+            return {}
         direction, own, peer, protocol, port = query
         s = _longest(world, own, direction, peer, protocol, port) if peer else None
         a = _longest(world, own, direction, 0, protocol, port)
         found = _better(s, a, wrong_way_round=wrong_way_round) if s and a else s or a
-        if found is not None:
-            _put_policies(event, found, f"{direction}_{outcome}_by")
+        return _policies_of(found, f"{direction}_{outcome}_by")
+
+    return _policies_by(names)
+
+
+def _policies_by(names: Callable[[Event, World], Event]) -> EventRule:
+    """Replaces the policy fields of a verdict's flow by other ones."""
+
+    def rule(event: Event, data: bytes, world: World) -> bool:
+        if event["event_type"]["type"] != VERDICT:
+            return False
+        other = names(event, world)
+        return any([_replaced(event, field, other.get(field)) for field in _POLICIES])
 
     return rule
 
@@ -338,7 +354,10 @@ def _better(s: Event, a: Event, *, wrong_way_round: bool) -> Event:
     return s if _prefix(s) >= _prefix(a) else a
 
 
-def _put_policies(event: Event, entry: Event, field: str) -> None:
+def _policies_of(entry: Event | None, field: str) -> Event:
+    """The policy fields of a flow for an entry of a policy map."""
+    if entry is None:
+        return {}
     short = {"name": "name", "namespace": "namespace", "derived-from": "kind"}
     policies = []
     for labels in entry.get("rules") or ():
@@ -351,36 +370,33 @@ def _put_policies(event: Event, entry: Event, field: str) -> None:
         if entry.get("revision"):
             policy["revision"] = str(entry["revision"])
         policies.append(policy)
-    if policies:
-        event[field] = policies
+    found: Event = {field: policies} if policies else {}
     if entry.get("log"):
-        event["policy_log"] = list(entry["log"])
+        found["policy_log"] = list(entry["log"])
+    return found
 
 
 def _policies_of_match_types(*known: int) -> EventRule:
-    def rule(event: Event, data: bytes, world: World) -> None:
-        if event["event_type"]["type"] == VERDICT and data[27] >> 3 & 7 not in known:
-            for field in (*_BY, "policy_log"):
-                event.pop(field, None)
+    def rule(event: Event, data: bytes, world: World) -> bool:
+        if event["event_type"]["type"] != VERDICT or data[27] >> 3 & 7 in known:
+            return False
+        return any([_replaced(event, field, None) for field in _POLICIES])
 
     return rule
 
 
-def _names_without_namespace(event: Event, data: bytes, world: World) -> None:
-    for field in _BY:
-        for policy in event.get(field, ()):
-            if "namespace" not in policy:
-                policy.pop("name", None)
+def _names_without_namespace(event: Event, data: bytes, world: World) -> bool:
+    policies = [p for field in _POLICIES[:4] for p in event.get(field, ())]
+    nameless = [p for p in policies if "name" in p and "namespace" not in p]
+    for policy in nameless:
+        del policy["name"]
+    return bool(nameless)
 
 
-def _policies_of_1_15(event: Event, data: bytes, world: World) -> None:
-    if event["event_type"]["type"] != VERDICT:
-        return
-    for field in (*_BY, "policy_log"):
-        event.pop(field, None)
+def _policies_of_1_15(event: Event, world: World) -> Event:
     query = _query(event)
     if event.get("verdict") != "FORWARDED" or query is None or query[3] not in (6, 17):
-        return
+        return {}
     direction, own, peer, protocol, port = query
     keys = ((peer, protocol, port), (peer, 0, 0), (0, 0, 0))
     entries = {
@@ -388,8 +404,7 @@ def _policies_of_1_15(event: Event, data: bytes, world: World) -> None:
         for e in _entries(world, own, direction)
     }
     found = next((entries[key] for key in keys if key in entries), None)
-    if found is not None:
-        _put_policies(event, found, f"{direction}_allowed_by")
+    return _policies_of(found, f"{direction}_allowed_by")
 
 
 TABLE = (
@@ -412,6 +427,7 @@ TABLE = (
         "new in 1.19; older agents refuse it",
         until="v1.18",
         record=_drop_versions,
+        since="v1.17",
     ),
     Difference(
         "drops of one layout",
@@ -452,8 +468,8 @@ TABLE = (
         record=_no_vrrp_and_igmp,
     ),
     # Events
-    Difference("emitter 1.20", "who speaks", "v1.20", event=_emitter_of_1_20, since="v1.20"),
-    Difference("emitter 1.19", "who speaks", "v1.19", event=_emitter_of_1_19, since="v1.19"),
+    Difference("emitter 1.20", "who speaks", "v1.20", event=_emitter("1.20.2+g00000000"), since="v1.20"),
+    Difference("emitter 1.19", "who speaks", "v1.19", event=_emitter("1.19.4+g95e477fd"), since="v1.19"),
     Difference("no emitter", "new in 1.19", until="v1.18", event=_without("emitter")),
     Difference(
         "policies of 1.20.2",
@@ -465,12 +481,9 @@ TABLE = (
     ),
     Difference(
         "no sctp chunks", "new in 1.20", until="v1.19",
-        event=_without("l4", "SCTP", "chunk_type"),
+        event=_without("l4.SCTP.chunk_type"),
     ),
-    Difference("no vni", "new in 1.19", until="v1.18", event=_without("tunnel", "vni")),
-    Difference(
-        "no ip trace id", "new in 1.19", until="v1.18", event=_without("ip_trace_id"),
-    ),
+    Difference("no vni", "new in 1.19", until="v1.18", event=_without("tunnel.vni")),
     Difference(
         "encrypt-overlay is an encapsulation",
         "from 1.16 to 1.18 trace reason 8 left is_reply unset and was egress in any case",
@@ -496,7 +509,7 @@ TABLE = (
         "policies of 1.15",
         "only of forwarded TCP and UDP; the exact key, the peer alone, or the catch-all",
         until="v1.15",
-        event=_policies_of_1_15,
+        event=_policies_by(_policies_of_1_15),
         since="v1.15",
     ),
     Difference(
@@ -512,7 +525,7 @@ TABLE = (
         "no kind of policies",
         "new in 1.17",
         until="v1.16",
-        event=_all(*(_without(field, "*", "kind") for field in _BY)),
+        event=_without(*(f"{field}.*.kind" for field in _POLICIES[:4])),
     ),
     Difference(
         "crypto points have no name", "new in 1.18 and late 1.17", until="v1.16",
@@ -522,13 +535,13 @@ TABLE = (
         "no cluster names",
         "new in 1.16 (remote) and 1.17 (local)",
         until="v1.15",
-        event=_all(_without("source", "cluster_name"), _without("destination", "cluster_name")),
+        event=_without("source.cluster_name", "destination.cluster_name"),
     ),
     Difference("no node labels", "new in 1.16", until="v1.15", event=_without("node_labels")),
     Difference("no trace reason", "new in 1.16", until="v1.15", event=_without("trace_reason")),
     Difference(
         "no translated source", "new in 1.16", until="v1.15",
-        event=_without("IP", "source_xlated"),
+        event=_without("IP.source_xlated"),
     ),
     Difference(
         "a translated source names its endpoint",
@@ -545,7 +558,7 @@ TABLE = (
     ),
     Difference(
         "no policies", "new in 1.15", until="v1.14",
-        event=_all(*(_without(field) for field in _BY)),
+        event=_without(*_POLICIES),
     ),
     *(
         Difference(
@@ -559,7 +572,7 @@ TABLE = (
 )  # fmt: skip
 
 
-def as_read_by(release: str, data: bytes, world: World, fired: set[str]) -> bytes:
+def read_as(release: str, data: bytes, world: World, fired: set[str]) -> bytes:
     """The record as this release would have had to write it for us to see what it saw."""
     changed = bytearray(data)
     for entry in TABLE:
@@ -571,15 +584,11 @@ def as_read_by(release: str, data: bytes, world: World, fired: set[str]) -> byte
     return bytes(changed)
 
 
-def as_printed_by(
+def print_as(
     release: str, event: Event, data: bytes, world: World, fired: set[str]
-) -> Event:
-    """Our event as this release printed it."""
-    shown = deepcopy(event)
+) -> None:
+    """Change our event into what this release printed."""
     for entry in TABLE:
         if entry.event is not None and entry.holds_for(release):
-            before = deepcopy(shown)
-            entry.event(shown, data, world)
-            if shown != before:
+            if entry.event(event, data, world):
                 fired.add(entry.name)
-    return shown

@@ -6,8 +6,9 @@ as in the fixtures; the event is the message's JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from google.protobuf.wrappers_pb2 import Int32Value
 from api.hubble.messages import FlowMessages
 from api.hubble.node import LocalNode
 from api.v1.flow import flow_pb2
+from parsers.directory import Directory
 from parsers.framing import PayloadBatch, PayloadStream
+from parsers.headers import Release
 from parsers.ledger import Ledger
 from parsers.pipeline import LostRecords, MonitorPipeline, ParsedBatch, new_tables
 from parsers.world import directory_of, node_name_of
@@ -25,15 +28,21 @@ from tests.fixtures import Payload
 
 Result = dict[str, Any]
 World = dict[str, Any]
+Facts = tuple[Any, ...]
 
 BATCH = 5000
 
 
-class Parser:
-    """One pipeline over a world; ``results`` maps payload numbers to makers of results."""
+def not_yet(kind: int, data: bytes) -> bool:
+    """Records that the pipeline does not answer yet: debug, agent."""
+    return kind == 9 and data[:1] in (b"\x02", b"\x82")
 
-    def __init__(self, world: World, release: tuple[int, int] | None) -> None:
-        directory = directory_of(world)
+
+class Parser:
+    """One pipeline over a world, on the world's clock."""
+
+    def __init__(self, world: World, release: Release, *, directory: Directory | None = None) -> None:
+        directory = directory or directory_of(world)
         self.tables = new_tables()
         self.ledger = Ledger()
         self.pipeline = MonitorPipeline(self.tables, directory, self.ledger, release=release)
@@ -50,10 +59,21 @@ class Parser:
         self._step = int(world["step_ns"])
 
     def parse(self, batch: PayloadBatch) -> ParsedBatch:
-        """A batch, on the world's clock."""
-        return self.pipeline.parse(
+        """A batch; every record of it has one result, and the books say so."""
+        first = self.pipeline.sequence
+        parsed = self.pipeline.parse(
             batch, lambda sequence: self._start + sequence.astype(np.int64) * self._step
         )
+        numbers = parsed.flows.sequence.tolist() + [
+            record.sequence for record in (*parsed.lost_events, *parsed.errors)
+        ] + [s for s, _, _ in (*parsed.agent_events, *parsed.debug_events)]
+        answered = [n for n in range(len(batch)) if not not_yet(batch.kind[n], batch.data(n))]
+        assert sorted(numbers) == [first + n for n in answered]
+        assert parsed.records == len(batch)
+        assert self.ledger.imbalance() == {}
+        account = self.ledger.stages["parser"]
+        assert account.incoming == self.pipeline.sequence
+        return parsed
 
     def results(self, parsed: ParsedBatch) -> Iterator[tuple[int, Callable[[], Result]]]:
         """Payload number and result, the latter made when asked for: messages are slow."""
@@ -63,6 +83,36 @@ class Parser:
             yield lost.sequence, lambda lost=lost: _shown("lost", _lost_event(lost))
         for error in parsed.errors:
             yield error.sequence, lambda error=error: {"kind": "error", "class": error.error_class}
+
+    def facts(self, parsed: ParsedBatch) -> Iterator[tuple[int, Facts]]:
+        """Payload number and everything its result is made of, to compare two parsers."""
+        flows, tables = parsed.flows, self.tables
+        names = tables.conversations
+        for sequence, time, kind, row, source_port, destination_port, detail in zip(
+            flows.sequence.tolist(),
+            flows.time.tolist(),
+            tables.classes.rows[flows.flow_class].view("V32").tolist(),
+            flows.conversation.tolist(),
+            flows.source_port.tolist(),
+            flows.destination_port.tolist(),
+            flows.detail.tolist(),
+            strict=True,
+        ):
+            yield sequence, (
+                time,
+                kind,
+                names.rows[row].tobytes(),
+                names.entities[int(names.source_entity[row])],
+                names.entities[int(names.destination_entity[row])],
+                names.name_pairs[int(names.names[row])],
+                source_port,
+                destination_port,
+                tables.details[detail],
+            )
+        for lost in parsed.lost_events:
+            yield lost.sequence, ("lost", lost)
+        for error in parsed.errors:
+            yield error.sequence, ("error", error)
 
 
 def _lost_event(lost: LostRecords) -> flow_pb2.LostEvent:
@@ -77,27 +127,38 @@ def _shown(kind: str, message: Any) -> Result:
     return {"kind": kind, "event": MessageToDict(message, preserving_proto_field_name=True)}
 
 
-def of_stream(
-    data: bytes, world: World, release: tuple[int, int] | None
-) -> dict[int, Callable[[], Result]]:
-    """Results of a whole stream as it came from the socket."""
-    stream, parser = PayloadStream(), Parser(world, release)
-    stream.feed(data)
-    found: dict[int, Callable[[], Result]] = {}
-    while (batch := stream.take(BATCH)) is not None:
-        found.update(parser.results(parser.parse(batch)))
-    return found
+def batches(data: bytes, sizes: Iterable[int] = (1 << 30,)) -> Iterator[PayloadBatch]:
+    """What a connection yields that brings ``data`` in pieces of these sizes."""
+    stream = PayloadStream()
+    position = 0
+    for size in sizes:
+        stream.feed(data[position : position + size])
+        position += size
+        while (batch := stream.take(BATCH)) is not None:
+            yield batch
+    assert position >= len(data)
 
 
-def of_payloads(
-    payloads: Sequence[Payload], world: World, release: tuple[int, int] | None
-) -> dict[int, Callable[[], Result]]:
-    """Results of payloads made by hand."""
-    parser = Parser(world, release)
-    found: dict[int, Callable[[], Result]] = {}
+def made_by_hand(payloads: Sequence[Payload]) -> Iterator[PayloadBatch]:
+    """Payloads that came from no stream."""
     for start in range(0, len(payloads), BATCH):
-        found.update(parser.results(parser.parse(batch_of(payloads[start : start + BATCH]))))
-    return found
+        yield batch_of(payloads[start : start + BATCH])
+
+
+def results_of(
+    payloads: Iterable[PayloadBatch], world: World, release: Release
+) -> dict[int, Callable[[], Result]]:
+    """By payload number; see ``Parser.results``."""
+    parser = Parser(world, release)
+    return dict(chain.from_iterable(parser.results(parser.parse(b)) for b in payloads))
+
+
+def facts_of(
+    payloads: Iterable[PayloadBatch], world: World, release: Release
+) -> dict[int, Facts]:
+    """By payload number; see ``Parser.facts``."""
+    parser = Parser(world, release)
+    return dict(chain.from_iterable(parser.facts(parser.parse(b)) for b in payloads))
 
 
 def batch_of(payloads: Sequence[Payload]) -> PayloadBatch:
