@@ -123,3 +123,13 @@ def test_no_count_is_lost_or_moved_when_class_rows_are_reclaimed() -> None:
     lines = [line for line in text_of(metrics).splitlines() if "hubble_lost_events" not in line]
     assert freed > 500
     assert numbers_apart(sorted(lines))[0] == numbers_apart(hubble_lines(golden))[0]
+
+
+def test_batches_of_several_pipelines_are_told_apart() -> None:
+    golden = RECORDED[1]
+    metrics, events = HubbleMetrics(golden.handlers), flows(golden.release, golden.mix)
+    for start in range(0, len(events), 500):  # the rows of each mean something else
+        for batch in batches(new_tables(), events[start : start + 500]):
+            metrics.count(batch)
+    lines = [line for line in text_of(metrics).splitlines() if "hubble_lost_events" not in line]
+    assert numbers_apart(sorted(lines))[0] == numbers_apart(hubble_lines(golden))[0]
