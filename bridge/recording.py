@@ -21,6 +21,7 @@ from typing import IO, cast
 
 from parsers.errors import ProtocolError, UsageError
 from parsers.framing import MAX_MESSAGE
+from parsers.gob_wire import TypeTable, read_int
 
 _CHUNK = 1 << 20
 
@@ -67,7 +68,9 @@ class MessageSplitter:
                 size += position - run
                 definitions.append(bytes(buffer[position:end]))
                 run = end
-                self._began = True
+                if not self._began:
+                    _check_definition(bytes(buffer[content:end]))
+                    self._began = True
             elif not self._began:
                 raise ProtocolError("not a monitor stream: it begins without a type definition")
             else:
@@ -100,6 +103,15 @@ def _is_definition(buffer: bytearray, content: int) -> bool:
     first = buffer[content]
     last = content + (256 - first if first >= 0x80 else 0)
     return bool(buffer[last] & 1)
+
+
+def _check_definition(content: bytes) -> None:
+    """Any text can look like a message; hardly one looks like a definition inside."""
+    try:
+        type_id, position = read_int(content, 0)
+        TypeTable().define(-type_id, content, position)
+    except ProtocolError as error:
+        raise ProtocolError(f"not a monitor stream: {error}") from None
 
 
 def open_recording(path: Path) -> IO[bytes]:
