@@ -1,0 +1,121 @@
+"""Which policy decided: from a policy verdict to the rules behind it.
+
+An endpoint's realised policy map is not part of the monitor stream; whoever knows it
+fills a ``PolicyMap``. Two rules of look-up exist, and which one names the rule the
+datapath used depends on the agent's release:
+
+* until 1.19 the verdict's match type shapes one exact key;
+* from 1.20 on the best entry that covers the packet is taken, whatever the match type.
+  Of an entry for this peer and one for any peer, the more specific wins. (Cilium 1.20.2
+  compares the two the wrong way round and names the broader one; we do not.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from parsers.details import Policy, PolicyMatch
+
+INGRESS, EGRESS = 1, 2
+"""``flow.TrafficDirection``."""
+
+POLICY_DENIED, POLICY_DENY = 133, 181
+"""``flow.DropReason``: no rule allowed it; a rule refused it."""
+
+_FORWARDED, _DROPPED, _AUDIT, _REDIRECTED = 1, 2, 4, 5  # flow.Verdict
+_L3_ONLY, _L4_ONLY, _ALL, _L3_PROTO, _PROTO_ONLY = 1, 3, 4, 5, 6  # match types that shape a key
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """One entry; 0 for identity, protocol or port means any."""
+
+    direction: int
+    identity: int
+    protocol: int
+    port: int
+    policies: tuple[Policy, ...]
+    log: tuple[str, ...] = ()
+    deny: bool = False
+
+    @property
+    def prefix_length(self) -> int:
+        """How much of protocol and port it fixes: 25, 9 or 1 bits, direction included."""
+        return 25 if self.port else 9 if self.protocol else 1
+
+    def covers(self, protocol: int, port: int) -> bool:
+        """Whether protocol and port fall under it."""
+        return self.protocol in (0, protocol) and self.port in (0, port)
+
+
+class PolicyMap:
+    """The realised policy of one endpoint."""
+
+    __slots__ = ("_by_key", "_by_peer")
+
+    def __init__(self, entries: Iterable[PolicyEntry]) -> None:
+        self._by_key: dict[tuple[int, int, int, int], PolicyEntry] = {}
+        self._by_peer: dict[tuple[int, int], list[PolicyEntry]] = {}
+        for entry in entries:
+            key = (entry.direction, entry.identity, entry.protocol, entry.port)
+            self._by_key[key] = entry
+            self._by_peer.setdefault(key[:2], []).append(entry)
+
+    def exact(
+        self, direction: int, identity: int, protocol: int, port: int, match_type: int
+    ) -> PolicyEntry | None:
+        """The entry whose key the match type shapes (agents until 1.19)."""
+        if match_type in (_L4_ONLY, _PROTO_ONLY, _ALL):
+            identity = 0
+        if match_type in (_L3_ONLY, _ALL):
+            protocol = 0
+        if match_type in (_L3_ONLY, _ALL, _L3_PROTO, _PROTO_ONLY):
+            port = 0
+        return self._by_key.get((direction, identity, protocol, port))
+
+    def covering(
+        self, direction: int, identity: int, protocol: int, port: int
+    ) -> PolicyEntry | None:
+        """The best entry that covers the packet (agents from 1.20 on)."""
+        peer = self._best(direction, identity, protocol, port) if identity else None
+        anyone = self._best(direction, 0, protocol, port)
+        if peer is None or anyone is None:
+            return peer or anyone
+        if peer.deny != anyone.deny:
+            return peer if peer.deny else anyone
+        if peer.deny or peer.prefix_length >= anyone.prefix_length:
+            return peer
+        return anyone
+
+    def _best(self, direction: int, identity: int, protocol: int, port: int) -> PolicyEntry | None:
+        entries = self._by_peer.get((direction, identity), ())
+        covering = [e for e in entries if e.covers(protocol, port)]
+        return max(covering, key=lambda e: e.prefix_length, default=None)
+
+
+def names_policies(verdict: int, drop_reason: int, *, covering: bool) -> bool | None:
+    """Whether a verdict's rules are named: None no, False as allowing, True as denying."""
+    if verdict in (_FORWARDED, _REDIRECTED):
+        return False
+    if verdict == _DROPPED and drop_reason == POLICY_DENY:
+        return True
+    if covering and (verdict == _AUDIT or (verdict == _DROPPED and drop_reason == POLICY_DENIED)):
+        return True
+    return None
+
+
+def match_of(entry: PolicyEntry, *, denied: bool) -> PolicyMatch:
+    """What a flow shows of an entry."""
+    return PolicyMatch(entry.policies, denied, entry.log)
+
+
+def policy_from_labels(labels: tuple[str, ...], revision: int) -> Policy:
+    """A rule named by the ``io.cilium.k8s.policy.*`` labels it was derived with."""
+    found = {"name": "", "namespace": "", "derived-from": ""}
+    for label in labels:
+        key, equals, value = label.partition("=")
+        short = key.removeprefix("k8s:io.cilium.k8s.policy.")
+        if equals and short != key and short in found:
+            found[short] = value
+    return Policy(found["name"], found["namespace"], labels, revision, found["derived-from"])
