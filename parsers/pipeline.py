@@ -166,7 +166,7 @@ class MonitorPipeline:
             parts.append(_without(flows, errors, problems))
         logs = np.flatnonzero(route == ACCESS_LOG)
         if len(logs):
-            flows, errors = self._access_logs.flows(logs, map(payloads.data, logs.tolist()), time)
+            flows, errors = self._access_logs.flows(logs, payloads.records(logs), time)
             problems.update(errors)
             parts.append(flows)
         batch = self._finish(parts, time, sequence)
