@@ -96,7 +96,10 @@ class PayloadStream:
         self._buffer += data
 
     def take(self, limit: int = 5000) -> PayloadBatch | None:
-        """The next complete payloads, at most ``limit``; None when there is none.
+        """The next complete payloads; None when there is none.
+
+        About ``limit`` of them, at most half as many more: a batch has a fixed cost, so
+        what little is left over comes along instead of making one of its own.
 
         Raises ``ProtocolError`` when the stream can no longer be framed: a bad or absurd
         length prefix, or a value whose type was never defined. What came before it is
@@ -106,7 +109,10 @@ class PayloadStream:
             # Until the payload is defined, message by message: the rest goes the fast way.
             if self._failure is not None:
                 raise self._failure
-            starts, end = self._walk(1 if self._payload_id is None else limit)
+            starts, end = self._walk(1 if self._payload_id is None else limit + limit // 2)
+            if len(starts) > limit and len(starts) == limit + limit // 2:
+                end = starts[limit]
+                del starts[limit:]
             if not starts:
                 if self._failure is not None:
                     continue
