@@ -8,12 +8,17 @@ entities once, not per flow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.flow_batch import CONVERSATION, U32
+from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U32
 from parsers.intern import InternTable, Keys
+
+if TYPE_CHECKING:
+    from parsers.directory import Directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +73,57 @@ class Entities:
         return row
 
 
+# The end of a CONVERSATION key, from ``source_identity`` on.
+_TAIL = Struct("<IIIIBBH")
+_TAIL_OFFSET = 44
+_SINCE_EVER = -(2**63)
+_ENTITY_CACHE = 1 << 16
+_VERSION_SHIFT = 2  # versions live above the bits of ``absent``
+
+
 class Conversations:
     """Rows of ``CONVERSATION`` and what they resolve to.
 
     ``source_entity`` and ``destination_entity`` (uint32, by conversation row) are rows of
     ``entities``. ``names`` (uint32, by conversation row) is a row of ``name_pairs``:
-    (source_names, destination_names), pair 0 being empty. The arrays are replaced when
-    they grow: take them anew for each batch.
+    (source_names, destination_names), pair 0 being empty. ``services`` (uint8) has bit 1
+    where the source and bit 2 where the destination is the address of some service.
+    The arrays are replaced when they grow: take them anew for each batch.
+
+    A row never changes. When the directory learns something that changes the answer, the
+    same key gets a further row (its version stands in the spare bits of ``absent``) and
+    events are given the row that held at their time.
     """
 
-    __slots__ = ("_keys", "destination_entity", "entities", "name_pairs", "names", "source_entity")
+    __slots__ = (
+        "_current", "_entity_of", "_fresh", "_generation", "_keys", "_pair_of", "_previous",
+        "_since", "_first_seen", "destination_entity", "entities", "generation", "name_pairs", "names",
+        "services", "source_entity",
+    )  # fmt: skip
+
+    _BY_ROW = (
+        "source_entity", "destination_entity", "names", "services",
+        "_current", "_previous", "_since", "_first_seen", "_fresh",
+    )  # fmt: skip
 
     def __init__(self, entities: Entities) -> None:
         self.entities = entities
+        self.generation = 0  # rises when rows were freed: caches by row are void then
         self._keys = InternTable(CONVERSATION)
-        self.source_entity: U32 = np.zeros(self._keys.capacity, dtype=np.uint32)
-        self.destination_entity: U32 = np.zeros(self._keys.capacity, dtype=np.uint32)
-        self.names: U32 = np.zeros(self._keys.capacity, dtype=np.uint32)
+        size = self._keys.capacity
+        self.source_entity: U32 = np.zeros(size, dtype=np.uint32)
+        self.destination_entity: U32 = np.zeros(size, dtype=np.uint32)
+        self.names: U32 = np.zeros(size, dtype=np.uint32)
+        self.services = np.zeros(size, dtype=np.uint8)
+        self._current: U32 = np.zeros(size, dtype=np.uint32)  # newest version, by first row
+        self._previous: U32 = np.zeros(size, dtype=np.uint32)  # version before, 0 for none
+        self._since = np.full(size, _SINCE_EVER, dtype=np.int64)
+        self._first_seen: I64 = np.zeros(size, dtype=np.int64)  # scratch of ``lookup``
+        self._fresh = np.zeros(size, dtype=np.bool_)
+        self._generation = -1
         self.name_pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), ())]
+        self._pair_of: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {((), ()): 0}
+        self._entity_of: dict[tuple[bytes | None, int], int] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -100,6 +138,124 @@ class Conversations:
         """Row numbers are below it."""
         return self._keys.capacity
 
+    def nbytes(self) -> int:
+        """Bytes of keys and of the columns by row."""
+        return self._keys.nbytes() + sum(int(getattr(self, c).nbytes) for c in self._BY_ROW)
+
+    def lookup(self, keys: Keys, time: I64, directory: Directory) -> U32:
+        """The rows of ``keys`` as they were named at ``time`` (ns, same length)."""
+        first, made = self._keys.lookup(keys)
+        if directory.generation != self._generation:
+            self._generation = directory.generation
+            self._fresh[:] = False
+            self._entity_of.clear()
+        if len(made):
+            self._grow()
+            self._first_seen[first[::-1]] = time[::-1]
+            self._current[made], self._previous[made] = made, 0
+            for row, at in zip(made.tolist(), self._first_seen[made].tolist(), strict=True):
+                self._resolve(row, at, directory)
+        rows = self._current[first]
+        stale = ~self._fresh[rows]
+        if stale.any():
+            when = dict(zip(first[stale].tolist(), time[stale].tolist(), strict=True))
+            for row, at in when.items():
+                self._renew(row, at, directory)
+            rows = self._current[first]
+        for index in np.flatnonzero(time < self._since[rows]).tolist():
+            row = int(rows[index])
+            while time[index] < self._since[row] and self._previous[row]:
+                row = int(self._previous[row])
+            rows[index] = row
+        return rows
+
     def reclaim(self, in_use: NDArray[np.bool_]) -> int:
-        """Free the rows whose flag is false."""
-        return self._keys.reclaim(in_use)
+        """Free the rows whose flag is false, other versions of a used key excepted."""
+        keep = in_use.copy()
+        moved = (self._current != 0) & (self._current != np.arange(self.capacity))
+        for row in np.flatnonzero(moved).tolist():
+            version = int(self._current[row])
+            chain = [row]
+            while version and version != row:
+                chain.append(version)
+                version = int(self._previous[version])
+            keep[chain] = keep[chain].any()
+        freed = self._keys.reclaim(keep)
+        dead = ~keep
+        self._current[dead] = 0
+        self._previous[dead] = 0
+        self.generation += 1
+        return freed
+
+    def _grow(self) -> None:
+        size = self.capacity
+        if size > len(self._since):
+            for name in self._BY_ROW:
+                old = getattr(self, name)
+                column = np.zeros(size, dtype=old.dtype)
+                column[: len(old)] = old
+                setattr(self, name, column)
+
+    def _resolve(self, row: int, time: int, directory: Directory) -> None:
+        """Fill the columns of ``row``."""
+        raw = self.rows[row].tobytes()
+        identity, peer_identity, entity, peer_entity, _, version, absent = _TAIL.unpack_from(
+            raw, _TAIL_OFFSET
+        )
+        source = raw[:16] if version and not absent & ABSENT_SOURCE else None
+        destination = raw[16:32] if version and not absent & ABSENT_DESTINATION else None
+        source_entity = entity or self._entity(source, identity, time, directory)
+        destination_entity = peer_entity or self._entity(
+            destination, peer_identity, time, directory
+        )
+        pair = (
+            directory.names_of(self.entities[destination_entity].endpoint_id, source),
+            directory.names_of(self.entities[source_entity].endpoint_id, destination),
+        )
+        number = self._pair_of.get(pair)
+        if number is None:
+            number = self._pair_of[pair] = len(self.name_pairs)
+            self.name_pairs.append(pair)
+        self.source_entity[row] = source_entity
+        self.destination_entity[row] = destination_entity
+        self.names[row] = number
+        known = directory.service_addresses
+        self.services[row] = (source in known) | (destination in known) << 1
+        since = directory.valid_since(source, time) if source is not None else _SINCE_EVER
+        if destination is not None:
+            since = max(since, directory.valid_since(destination, time))
+        self._since[row] = since
+        self._fresh[row] = True
+
+    def _renew(self, first: int, time: int, directory: Directory) -> None:
+        """Resolve a key again after the directory changed; a new answer gets a new row."""
+        row = int(self._current[first])
+        columns = ("source_entity", "destination_entity", "names", "services", "_since")
+        before = [getattr(self, name)[row] for name in columns]
+        self._resolve(row, time, directory)
+        after = [getattr(self, name)[row] for name in columns]
+        if before[:-1] == after[:-1]:
+            self._since[row] = before[-1]
+            return
+        for name, value in zip(columns, before, strict=True):
+            getattr(self, name)[row] = value
+        key = self.rows[row : row + 1].copy()
+        key["absent"] += 1 << _VERSION_SHIFT
+        numbers, _ = self._keys.lookup(key)
+        version = int(numbers[0])
+        self._grow()
+        for name, value in zip(columns, after, strict=True):
+            getattr(self, name)[version] = value
+        self._current[first], self._current[version] = version, version
+        self._previous[version], self._fresh[version] = row, True
+
+    def _entity(
+        self, address: bytes | None, identity: int, time: int, directory: Directory
+    ) -> int:
+        row = self._entity_of.get((address, identity))
+        if row is None:
+            if len(self._entity_of) >= _ENTITY_CACHE:
+                self._entity_of.clear()
+            row = self.entities.intern(directory.entity(address, identity, time))
+            self._entity_of[address, identity] = row
+        return row

@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,24 +64,19 @@ def hubble_server(oracle: Path, small_stream: Path) -> Iterator[str]:
         yield target
 
 
-class _serving:
-    """Runs ``oracle hubble`` while the context is open."""
-
-    def __init__(self, oracle: Path, stream: Path) -> None:
-        self._socket = stream / "hubble.sock"
-        self._command: list[str | Path] = [
-            oracle, "hubble", "--stream", stream / "stream", "--world", stream / "world.json",
-            "--socket", self._socket,
-        ]  # fmt: skip
-
-    def __enter__(self) -> str:
-        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        wait_until(self._socket.exists)
-        return f"unix://{self._socket}"
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=10)
+@contextmanager
+def _serving(oracle: Path, stream: Path) -> Iterator[str]:
+    socket = stream / "hubble.sock"
+    command: list[str | Path] = [
+        oracle, "hubble", "--stream", stream / "stream", "--world", stream / "world.json",
+        "--socket", socket,
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(socket.exists)
+            yield f"unix://{socket}"
+        finally:
+            process.terminate()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -124,4 +124,4 @@ def test_the_list_of_additions_holds_nothing_that_1_19_had(
     reflected: ProtoReflectionDescriptorDatabase,
 ) -> None:
     old = facts(reflected.FindFileByName("flow/flow.proto"))
-    assert [] == [name for name in ADDED_IN_1_20 if name in old]
+    assert [name for name in ADDED_IN_1_20 if name in old] == []

@@ -1,0 +1,161 @@
+"""The history: a ring of flows, a longer one of drops, and the events between them.
+
+Flows live in the main ring. Those that were dropped are kept a second time in a ring of
+their own, where they outlive the others; it answers requests that can match nothing else.
+Lost, agent and debug events are few: each kind has a bounded queue, and an event knows
+the position of the flow that came next, which gives their order.
+
+Table rows that no flow of the history refers to are freed when the tables have doubled
+since the last time. That happens inside ``append``, so whoever interned rows has to append
+them before anything else is appended, and caches by row compare the table's generation.
+
+A flow that is overwritten has left the history ("outgoing"): it is no loss. A reader that
+was overtaken lost it, and books that itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from api.history.ring import FlowRing
+from parsers.flow_batch import FlowBatch, FlowTables
+from parsers.ledger import Ledger
+
+T = TypeVar("T")
+
+_DROPPED = 2  # flow.Verdict
+_FEWEST_ROWS = 1 << 14  # below it a table is not worth a look: 1-2 MB
+KEPT_EVENTS = 4096
+"""Events kept of each kind; as many as Hubble's ring has by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastEvent(Generic[T]):
+    """An event that is no flow; ``position`` is that of the flow that came next."""
+
+    position: int
+    time: int  # ns
+    event: T
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStatistics:
+    """Fill of the history. ``seen`` counts flows since the start; ``bytes`` is of columns."""
+
+    flows: int
+    capacity: int
+    drops: int
+    drop_capacity: int
+    seen: int
+    reclaims: int
+    bytes: int
+
+
+class EventQueue(Generic[T]):
+    """The newest events of one kind."""
+
+    __slots__ = ("_events", "seen")
+
+    def __init__(self) -> None:
+        self._events: deque[PastEvent[T]] = deque(maxlen=KEPT_EVENTS)
+        self.seen = 0
+        """Events ever added; the number of the next one."""
+
+    def add(self, event: PastEvent[T]) -> None:
+        """Append, dropping the oldest of a full queue."""
+        self._events.append(event)
+        self.seen += 1
+
+    def since(self, number: int) -> Iterable[PastEvent[T]]:
+        """Events from the ``number``-th on, as far as they are kept."""
+        first = self.seen - len(self._events)
+        return [self._events[i - first] for i in range(max(number, first), self.seen)]
+
+
+class History:
+    """The flows of one pipeline; ``drop_capacity`` 0 keeps no separate drops.
+
+    Booked at the ledger's stage "history". Not thread-safe.
+    """
+
+    def __init__(
+        self, tables: FlowTables, ledger: Ledger, capacity: int, drop_capacity: int | None = None
+    ) -> None:
+        self.tables = tables
+        self.flows = FlowRing(tables, capacity)
+        if drop_capacity is None:
+            drop_capacity = max(1, capacity // 16)
+        self.drops = FlowRing(tables, drop_capacity) if drop_capacity else None
+        self.lost: EventQueue[object] = EventQueue()
+        self.agent: EventQueue[object] = EventQueue()
+        self.debug: EventQueue[object] = EventQueue()
+        self._ledger = ledger
+        self._reclaims = 0
+        self._conversation_limit = self._detail_limit = _FEWEST_ROWS
+
+    def append(self, batch: FlowBatch) -> None:
+        """Add flows in order of arrival; may free table rows (see above)."""
+        before = len(self.flows)
+        self.flows.append(batch)
+        if self.drops is not None:
+            dropped = batch.attribute("verdict") == _DROPPED
+            if dropped.any():
+                self.drops.append(batch.select(dropped))
+        account = self._ledger.stages["history"]
+        account.incoming += len(batch)
+        account.waiting = len(self.flows)
+        account.outgoing += before + len(batch) - len(self.flows)
+        if (
+            len(self.tables.conversations) > self._conversation_limit
+            or len(self.tables.details) > self._detail_limit
+        ):
+            self.reclaim()
+
+    def reclaim(self) -> int:
+        """Free the conversations and details no flow here refers to; returns how many."""
+        rings = [ring for ring in (self.flows, self.drops) if ring is not None]
+        conversations, details = self.tables.conversations, self.tables.details
+        used_conversations = np.zeros(conversations.capacity, dtype=np.bool_)
+        used_details = np.zeros(details.capacity, dtype=np.bool_)
+        for ring in rings:
+            ring.mark("conversation", used_conversations)
+            ring.mark("detail", used_details)
+        freed = conversations.reclaim(used_conversations) + details.reclaim(used_details)
+        self._conversation_limit = max(_FEWEST_ROWS, 2 * len(conversations))
+        self._detail_limit = max(_FEWEST_ROWS, 2 * len(details))
+        self._reclaims += 1
+        return freed
+
+    def older_drops(self) -> int:
+        """End position in ``drops`` of those that the main ring no longer has."""
+        if self.drops is None or not len(self.drops):
+            return 0
+        if not len(self.flows):
+            return self.drops.end
+        _, oldest = next(self.flows.pieces(self.flows.oldest, self.flows.oldest + 1, 1))
+        end = 0
+        for position, piece in self.drops.pieces(self.drops.oldest, self.drops.end, 1 << 16):
+            end = position + int(np.searchsorted(piece.sequence, oldest.sequence[0]))
+            if end < position + len(piece):
+                break
+        return end
+
+    def statistics(self) -> HistoryStatistics:
+        """Current fill; a ring's peak is its fill."""
+        drops, drop_capacity = 0, 0
+        if self.drops is not None:
+            drops, drop_capacity = len(self.drops), self.drops.capacity
+        return HistoryStatistics(
+            flows=len(self.flows),
+            capacity=self.flows.capacity,
+            drops=drops,
+            drop_capacity=drop_capacity,
+            seen=self.flows.end,
+            reclaims=self._reclaims,
+            bytes=self.flows.nbytes() + (self.drops.nbytes() if self.drops is not None else 0),
+        )

@@ -1,0 +1,111 @@
+"""A ring of flows as columns, 28 bytes a flow, in memory that is touched as it fills.
+
+Flows are numbered by position: the n-th flow ever appended has position n, wherever it
+lies. A position below ``oldest`` was overwritten. Readers keep a position and nothing
+else, so that any number of them costs the ring nothing.
+
+Of sequence numbers the low 32 bits are kept: they rise, and no ring spans 2**32 records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.errors import UsageError
+from parsers.flow_batch import FlowBatch, FlowTables
+
+_COLUMNS = {
+    "time": np.int64,
+    "sequence": np.uint32,
+    "flow_class": np.uint32,
+    "conversation": np.uint32,
+    "source_port": np.uint16,
+    "destination_port": np.uint16,
+    "detail": np.uint32,
+}
+FLOW_BYTES = sum(np.dtype(t).itemsize for t in _COLUMNS.values())
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+class FlowRing:
+    """The newest ``capacity`` flows of those appended."""
+
+    __slots__ = ("_columns", "_last_sequence", "capacity", "end", "tables")
+
+    def __init__(self, tables: FlowTables, capacity: int) -> None:
+        if capacity < 1:
+            raise UsageError(f"a ring of {capacity} flows holds nothing; use at least 1")
+        self.tables = tables
+        self.capacity = capacity
+        self.end = 0
+        """The position the next flow will get."""
+        self._columns = {name: np.zeros(capacity, dtype=t) for name, t in _COLUMNS.items()}
+        self._last_sequence = np.uint64(0)
+
+    def __len__(self) -> int:
+        return min(self.end, self.capacity)
+
+    @property
+    def oldest(self) -> int:
+        """The position of the oldest flow that is still there."""
+        return self.end - len(self)
+
+    def append(self, batch: FlowBatch) -> None:
+        """Add flows, overwriting the oldest."""
+        if not len(batch):
+            return
+        self._last_sequence = batch.sequence[-1]
+        skipped = max(0, len(batch) - self.capacity)
+        start = (self.end + skipped) % self.capacity
+        first = min(len(batch) - skipped, self.capacity - start)
+        for name, column in self._columns.items():
+            values = getattr(batch, name)[skipped:]
+            # Assigning a wider unsigned column keeps its low bits.
+            column[start : start + first] = values[:first]
+            column[: len(values) - first] = values[first:]
+        self.end += len(batch)
+
+    def pieces(self, start: int, stop: int, size: int) -> Iterator[tuple[int, FlowBatch]]:
+        """The flows of positions [start, stop), oldest first, ``size`` at most at a time.
+
+        Each piece comes with its first position. They are views: valid until the next
+        ``append``. What was overwritten is not there.
+        """
+        position = max(start, self.oldest)
+        stop = min(stop, self.end)
+        while position < stop:
+            at = position % self.capacity
+            count = min(size, stop - position, self.capacity - at)
+            yield position, self._view(at, at + count)
+            position += count
+
+    def pieces_backwards(self, start: int, stop: int, size: int) -> Iterator[tuple[int, FlowBatch]]:
+        """As ``pieces``, newest piece first; within a piece the oldest flow is first."""
+        start = max(start, self.oldest)
+        position = min(stop, self.end)
+        while position > start:
+            end = (position - 1) % self.capacity + 1
+            count = min(size, position - start, end)
+            position -= count
+            yield position, self._view(end - count, end)
+
+    def mark(self, column: str, in_use: NDArray[np.bool_]) -> None:
+        """Set the flags of the table rows that flows of the ring refer to."""
+        rows = self._columns[column][: len(self)]
+        in_use[rows] = True
+
+    def nbytes(self) -> int:
+        """Bytes of the columns that are filled."""
+        return len(self) * FLOW_BYTES
+
+    def _view(self, start: int, stop: int) -> FlowBatch:
+        columns: dict[str, NDArray[Any]] = {
+            name: column[start:stop] for name, column in self._columns.items()
+        }
+        below = (self._last_sequence - columns["sequence"]) & _LOW
+        columns["sequence"] = self._last_sequence - below
+        return FlowBatch(self.tables, **columns)

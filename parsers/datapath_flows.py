@@ -1,0 +1,242 @@
+"""L3/L4 flows of the datapath's records: drop, capture, trace, policy verdict.
+
+The rules of each field are those of Hubble's ``threefour`` parser in Cilium 1.20. Columns
+are filled as if every record were a trace (most are), then the rows of the other kinds are
+set right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.addresses import address_text, mapped
+from parsers.errors import ProtocolError
+from parsers.flow_batch import (
+    FLAG_ENCRYPTED,
+    FLAG_TCP_FLAGS,
+    FLOW_CLASS,
+    L4_TCP,
+    ORIGIN_CILIUM,
+    REPLY_FALSE,
+    REPLY_TRUE,
+)
+from parsers.headers import (
+    CAPTURE,
+    DROP,
+    OK,
+    POLICY_VERDICT,
+    PROBLEMS,
+    TRACE,
+    Columns,
+    Datapath,
+)
+from parsers.packet_columns import PacketColumns
+
+L3_L4 = 1  # flow.FlowType
+INGRESS, EGRESS = 1, 2  # flow.TrafficDirection
+FORWARDED, DROPPED, AUDIT, REDIRECTED = 1, 2, 4, 5  # flow.Verdict
+
+REASON_UNKNOWN, REASON_REPLY = 5, 2  # trace reasons on the wire
+TO_PROXY = 1  # observation point
+_PROXY_CAPTURES = (8, 9)  # capture points whose argument is a port, not an interface
+_INTERFACE_CAPTURES = (4, 5, 6, 7, 10, 11)
+
+# By trace reason on the wire (7 bits): flow.TraceReason and is_reply.
+_TRACE_REASON = np.arange(128, dtype=np.uint8)
+_TRACE_REASON[:5] += 1
+_TRACE_REASON[REASON_UNKNOWN] = 0
+_IS_REPLY = np.full(128, REPLY_FALSE, dtype=np.uint8)
+_IS_REPLY[REASON_REPLY] = REPLY_TRUE
+_IS_REPLY[[REASON_UNKNOWN, 6, 7]] = 0  # not known; SRv6 encapsulation and decapsulation
+
+
+@dataclass(slots=True)
+class FlowColumns:
+    """Flows under construction, one row a record that gives one.
+
+    ``row`` (int64): number within the payload batch. ``key``, ``flow_class``: the interned
+    structs before they are interned. ``site`` (uint32): drop line, | file << 16 |
+    version << 24 | 1 << 31; 0 for none. ``extra``: row here to fields of ``Detail`` that are no column.
+    ``direction_rule`` (uint8) and ``reporter`` (uint16) decide the direction once the
+    source is known: see ``directions``.
+    """
+
+    row: NDArray[np.int64]
+    key: Columns
+    flow_class: Columns
+    source_port: NDArray[np.uint16]
+    destination_port: NDArray[np.uint16]
+    site: NDArray[np.uint32]
+    reporter: NDArray[np.uint16]
+    direction_rule: NDArray[np.uint8]
+    extra: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+FIXED, EGRESS_IF_OWN, INGRESS_IF_OWN, EGRESS_ALWAYS = range(4)
+"""``direction_rule``: as set; egress when the reporter is the source, else ingress; the
+other way round (replies); egress in any case (the source address was translated)."""
+
+
+def directions(
+    rule: NDArray[np.uint8], is_source: NDArray[np.bool_], fixed: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """flow.TrafficDirection by rule; ``is_source``: the reporter owns the source address."""
+    egress = is_source ^ (rule == INGRESS_IF_OWN)
+    egress |= rule == EGRESS_ALWAYS
+    found: NDArray[np.uint8] = np.where(rule == FIXED, fixed, 1 + egress).astype(np.uint8)
+    return found
+
+
+def datapath_flows(
+    rows: NDArray[np.int64], records: Datapath, packets: PacketColumns
+) -> tuple[FlowColumns, dict[int, ProtocolError]]:
+    """Flows of the records at ``rows``, and the error of each row that gives none."""
+    head = records.head
+    key = packets.key
+    has_ip = key["ip_version"] != 0
+    reason = head["byte26"] & 0x7F
+    flow_class = np.zeros(len(rows), dtype=FLOW_CLASS)
+    flow_class["event_type"] = head["kind"]
+    flow_class["sub_type"] = head["sub_type"]
+    flow_class["verdict"] = FORWARDED
+    flow_class["is_reply"] = _IS_REPLY[reason]
+    flow_class["flow_type"] = L3_L4
+    flow_class["ip_version"] = key["ip_version"]
+    flow_class["l4"] = packets.l4
+    flow_class["trace_reason"] = _TRACE_REASON[reason]
+    flow_class["flags"] = (packets.l4 == L4_TCP) * np.uint8(FLAG_TCP_FLAGS) + (
+        (head["byte26"] >> 7) & has_ip
+    ) * np.uint8(FLAG_ENCRYPTED)
+    flow_class["l4_type"] = packets.l4_type
+    flow_class["l4_code"] = packets.l4_code
+    flow_class["tcp_flags"] = packets.tcp_flags
+    flow_class["origin"] = ORIGIN_CILIUM
+    flow_class["interface"] = head["word28"]
+    flow_class["proxy_port"] = np.where(head["sub_type"] == TO_PROXY, head["dst_id"], 0)
+    key["source_identity"] = head["label_a"]
+    key["destination_identity"] = head["label_b"]
+    reporter = head["source"].astype(np.uint16)
+    rule = np.where(
+        (reporter != 0) & (reason != REASON_UNKNOWN),
+        np.where(reason == REASON_REPLY, INGRESS_IF_OWN, EGRESS_IF_OWN),
+        FIXED,
+    ).astype(np.uint8)
+    flows = FlowColumns(
+        rows,
+        key,
+        flow_class,
+        packets.source_port,
+        packets.destination_port,
+        np.zeros(len(rows), dtype=np.uint32),
+        reporter,
+        rule,
+    )
+    kind = head["kind"]
+    not_trace = np.flatnonzero(kind != TRACE)
+    if len(not_trace):
+        kinds = kind[not_trace]
+        flow_class["flags"][not_trace] &= FLAG_TCP_FLAGS
+        for name in ("is_reply", "trace_reason", "interface", "proxy_port"):
+            flow_class[name][not_trace] = 0
+        rule[not_trace] = FIXED
+        _set_drops(flows, head, not_trace[kinds == DROP])
+        _set_verdicts(flows, head, not_trace[kinds == POLICY_VERDICT])
+        _set_captures(flows, head, not_trace[kinds == CAPTURE])
+    _set_translated(flows, records)
+    _set_trace_ids(flows, records)
+    for index, packet in packets.odd.items():
+        flows.extra.setdefault(index, {}).update(
+            tunnel=packet.tunnel,
+            vrrp_id=packet.vrrp_id,
+            vrrp_priority=packet.vrrp_priority,
+            igmp_group=packet.igmp_group,
+        )
+    errors = dict(packets.refused)
+    for index in np.flatnonzero(records.problem != OK).tolist():
+        text = PROBLEMS[records.problem[index]]
+        errors[index] = ProtocolError(f"{text}: type {kind[index]}, version {head['version'][index]}")
+    return flows, errors
+
+
+def _set_drops(flows: FlowColumns, head: Columns, rows: NDArray[np.int64]) -> None:
+    flow_class = flows.flow_class
+    flow_class["verdict"][rows] = DROPPED
+    flow_class["drop_reason"][rows] = head["sub_type"][rows]
+    flows.direction_rule[rows] = np.where(flows.reporter[rows] != 0, EGRESS_IF_OWN, FIXED)
+    version = np.minimum(head["version"][rows], 15).astype(np.uint32)
+    flows.site[rows] = (
+        np.uint32(1 << 31)
+        | version << np.uint32(24)
+        | head["drop_file"][rows].astype(np.uint32) << np.uint32(16)
+        | head["drop_line"][rows]
+    )
+
+
+def _set_verdicts(flows: FlowColumns, head: Columns, rows: NDArray[np.int64]) -> None:
+    flow_class = flows.flow_class
+    verdict = head["label_b"][rows].astype(np.int32)
+    bits = head["byte27"][rows]
+    refused = verdict < 0
+    audited = (verdict == 0) & (bits & 0x40 != 0)
+    flow_class["verdict"][rows] = np.where(
+        refused, DROPPED, np.where(verdict > 0, REDIRECTED, np.where(audited, AUDIT, FORWARDED))
+    )
+    flow_class["drop_reason"][rows] = np.where(refused, -verdict.astype(np.int64), 0)
+    flow_class["is_reply"][rows] = np.where(refused, 0, REPLY_FALSE)
+    ingress = bits & 3 == 1
+    flow_class["direction"][rows] = np.where(ingress, INGRESS, EGRESS)
+    flow_class["policy_match_type"][rows] = bits >> 3 & 7
+    flow_class["auth_type"][rows] = head["byte28"][rows]
+    flows.key["source_identity"][rows] = np.where(ingress, head["label_a"][rows], 0)
+    flows.key["destination_identity"][rows] = np.where(ingress, 0, head["label_a"][rows])
+
+
+def _set_captures(flows: FlowColumns, head: Columns, rows: NDArray[np.int64]) -> None:
+    flow_class = flows.flow_class
+    point, argument = head["sub_type"][rows], head["word16"][rows]
+    flow_class["verdict"][rows] = 0
+    flow_class["interface"][rows] = np.where(np.isin(point, _INTERFACE_CAPTURES), argument, 0)
+    flow_class["proxy_port"][rows] = np.where(
+        np.isin(point, _PROXY_CAPTURES), argument.byteswap(), 0
+    )
+    flows.key["source_identity"][rows] = 0
+    flows.key["destination_identity"][rows] = 0
+
+
+def _set_translated(flows: FlowColumns, records: Datapath) -> None:
+    """Traces that carry the source from before address translation."""
+    head = records.head
+    words = head.view(np.uint64).reshape(len(head), 8)
+    # With the IPv6 flag clear only the first 4 bytes count.
+    first = np.where(records.ipv6, words[:, 4] | words[:, 5], head["orig_v4"])
+    with_original = (first != 0) & (head["kind"] == TRACE) & (records.length >= 48)
+    for row in np.flatnonzero(with_original).tolist():
+        raw = head["orig_ip"][row].tobytes()
+        original = raw if records.ipv6[row] else mapped(raw[:4])
+        if original == mapped(bytes(4)):
+            continue
+        # A translated source leaves, whether the reporter owns it or answers.
+        if flows.direction_rule[row] != FIXED:
+            flows.direction_rule[row] = EGRESS_ALWAYS
+        if not flows.key["ip_version"][row]:
+            continue
+        own = flows.key["source_ip"][row].tobytes()
+        if own != original:
+            flows.key["source_ip"][row] = np.frombuffer(original, dtype=np.uint8)
+            flows.extra.setdefault(row, {})["source_xlated"] = address_text(own)
+
+
+def _set_trace_ids(flows: FlowColumns, records: Datapath) -> None:
+    head, kind = records.head, records.head["kind"]
+    number = np.where(
+        (kind == TRACE) & (records.length == 56),
+        head["trace_id"],
+        np.where((kind == DROP) & (records.length == 48), head["drop_trace_id"], 0),
+    )
+    for row in np.flatnonzero(number).tolist():
+        flows.extra.setdefault(row, {})["ip_trace_id"] = int(number[row])
+

@@ -1,0 +1,324 @@
+"""From payloads to flows: the one way every batch of the monitor stream takes.
+
+``MonitorPipeline.parse`` splits a batch by record type. Datapath records become columns
+(``headers``, ``packet_columns``, ``datapath_flows``), socket and access-log records rows
+of the same columns (``sock_flows``, ``access_log_flows``); then all of them together are
+named (``Conversations``), classed (``FlowClasses``) and given their details. Agent and
+debug records become events. A record that gives nothing is booked under its error class,
+so that records in = flows + agent + debug + lost + errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.access_log_flows import AccessLogFlows
+from parsers.agent_events import AgentEvent, AgentEventDecoder
+from parsers.datapath_flows import FlowColumns, datapath_flows, directions
+from parsers.debug_events import DebugEvent, decode_debug_event
+from parsers.details import DetailTable
+from parsers.directory import Directory, local_entity
+from parsers.drop_sites import file_name
+from parsers.entities import Conversations, Entities, Entity
+from parsers.errors import ProtocolError
+from parsers.flow_batch import FLOW_CLASS, FlowBatch, FlowTables
+from parsers.flow_details import DetailBuilder
+from parsers.framing import PAYLOAD_LOST, PAYLOAD_SAMPLE, PayloadBatch
+from parsers.headers import (
+    ACCESS_LOG,
+    AGENT,
+    DEBUG,
+    POLICY_VERDICT,
+    TRACE_SOCK,
+    Layout,
+    Release,
+    read_datapath,
+    read_heads,
+    windows,
+)
+from parsers.intern import InternTable
+from parsers.ledger import Ledger
+from parsers.packet_columns import read_packets
+from parsers.sock_flows import RECORD_WINDOW, sock_flows
+
+Clock = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
+"""Sequence numbers to times in ns; a live source stamps what it read."""
+
+_OTHER, _DATAPATH = 0, 255
+_ROUTE = np.zeros(256, dtype=np.uint8)
+_ROUTE[[1, 3, 4, POLICY_VERDICT]] = _DATAPATH
+_ROUTE[[DEBUG, TRACE_SOCK, ACCESS_LOG, AGENT]] = [DEBUG, TRACE_SOCK, ACCESS_LOG, AGENT]
+
+
+@dataclass(frozen=True, slots=True)
+class LostRecords:
+    """Records the kernel's perf ring dropped: flow.LostEvent, perf ring."""
+
+    sequence: int
+    time: int
+    cpu: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """An agent notification and when it was read."""
+
+    sequence: int
+    time: int
+    event: AgentEvent
+
+
+@dataclass(frozen=True, slots=True)
+class DebugRecord:
+    """A debug message, when it was read and the endpoint it came from (None: none)."""
+
+    sequence: int
+    time: int
+    event: DebugEvent
+    source: Entity | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordError:
+    """A record that gave no event; ``error_class`` is one of ``ledger.ERROR_CLASSES``."""
+
+    sequence: int
+    time: int
+    error_class: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedBatch:
+    """What a batch of payloads became. ``records`` = all the others added up."""
+
+    records: int
+    flows: FlowBatch
+    agent_events: list[AgentRecord] = field(default_factory=list)
+    debug_events: list[DebugRecord] = field(default_factory=list)
+    lost_events: list[LostRecords] = field(default_factory=list)
+    errors: list[RecordError] = field(default_factory=list)
+
+
+def new_tables() -> FlowTables:
+    """Empty tables for one pipeline."""
+    return FlowTables(InternTable(FLOW_CLASS), Conversations(Entities()), DetailTable())
+
+
+class MonitorPipeline:
+    """Parser of one agent's records; ``release`` is the agent's (major, minor), if known.
+
+    ``sequence`` numbers records over all connections. Not thread-safe.
+    """
+
+    def __init__(
+        self, tables: FlowTables, directory: Directory, ledger: Ledger, *, release: Release = None
+    ) -> None:
+        self.tables = tables
+        self.directory = directory
+        self.ledger = ledger
+        self.release = release
+        self.sequence = 0
+        self._layout = Layout.of(release)
+        self._details = DetailBuilder(tables, directory, self._site_of, release)
+        self._agent_events = AgentEventDecoder(release)
+        self._access_logs = AccessLogFlows(tables.conversations.entities, directory, release)
+        self._last_time = 0
+
+    def live_clock(self, now: int) -> Clock:
+        """Times of records read at ``now`` (ns): that and rising, never one twice."""
+
+        def times(sequence: NDArray[np.uint64]) -> NDArray[np.int64]:
+            first = max(now, self._last_time + 1)
+            self._last_time = first + max(0, len(sequence) - 1)
+            return np.arange(first, first + len(sequence), dtype=np.int64)
+
+        return times
+
+    def parse(self, payloads: PayloadBatch, clock: Clock) -> ParsedBatch:
+        """Everything the payloads say. Raises nothing for what they contain."""
+        count = len(payloads)
+        sequence = np.arange(self.sequence, self.sequence + count, dtype=np.uint64)
+        self.sequence += count
+        time = clock(sequence)
+        buffer = payloads.buffer
+        sample = (payloads.kind == PAYLOAD_SAMPLE) & (payloads.length > 0)
+        route = np.where(sample, _ROUTE[buffer[payloads.offset]], _OTHER)
+        problems: dict[int, ProtocolError] = {}
+        parts: list[FlowColumns] = []
+        datapath = np.flatnonzero(route == _DATAPATH)
+        if len(datapath):
+            parts.append(self._datapath(payloads, datapath, problems))
+        socks = np.flatnonzero(route == TRACE_SOCK)
+        if len(socks):
+            flows, errors = sock_flows(
+                socks,
+                windows(buffer, payloads.offset[socks], RECORD_WINDOW),
+                payloads.length[socks],
+                self._layout,
+                self.directory,
+            )
+            parts.append(_without(flows, errors, problems))
+        logs = np.flatnonzero(route == ACCESS_LOG)
+        if len(logs):
+            flows, errors = self._access_logs.flows(logs, map(payloads.data, logs.tolist()), time)
+            problems.update(errors)
+            parts.append(flows)
+        batch = self._finish(parts, time, sequence)
+        parsed = ParsedBatch(count, batch)
+        self._events(payloads, route, time, sequence, parsed, problems)
+        self._other_records(payloads, route, time, sequence, parsed, problems)
+        for row, error in sorted(problems.items()):
+            parsed.errors.append(
+                RecordError(int(sequence[row]), int(time[row]), error.error_class, str(error))
+            )
+        self._book(parsed)
+        return parsed
+
+    def _datapath(
+        self,
+        payloads: PayloadBatch,
+        rows: NDArray[np.int64],
+        problems: dict[int, ProtocolError],
+    ) -> FlowColumns:
+        offset = payloads.offset[rows]
+        records = read_datapath(
+            read_heads(payloads.buffer, offset), payloads.length[rows], self._layout
+        )
+        packets = read_packets(payloads.buffer, offset + records.length, records)
+        flows, errors = datapath_flows(rows, records, packets)
+        return _without(flows, errors, problems)
+
+    def _finish(
+        self, parts: list[FlowColumns], time: NDArray[np.int64], sequence: NDArray[np.uint64]
+    ) -> FlowBatch:
+        """Name, class and detail the flows, and put them in order of arrival.
+
+        Kind by kind, into columns that have a place for every record: cheaper than to sort.
+        """
+        count = len(time)
+        is_flow = np.zeros(count, dtype=np.bool_)
+        columns = [np.zeros(count, dtype=t) for t in ("u4", "u4", "u2", "u2", "u4")]
+        tables = self.tables
+        conversations = tables.conversations
+        for flows in parts:
+            at = time[flows.row]
+            conversation = conversations.lookup(flows.key, at, self.directory)
+            owner = conversations.entities.endpoint_id[conversations.source_entity[conversation]]
+            flow_class = flows.flow_class
+            flow_class["direction"] = directions(
+                flows.direction_rule, flows.reporter == owner & 0xFFFF, flow_class["direction"]
+            )
+            classes, _ = tables.classes.lookup(flow_class)
+            detail = self._details.build(flows, conversation, at)
+            is_flow[flows.row] = True
+            made = (classes, conversation, flows.source_port, flows.destination_port, detail)
+            for column, values in zip(columns, made, strict=True):
+                column[flows.row] = values
+        if not is_flow.all():
+            columns = [column[is_flow] for column in columns]
+            time, sequence = time[is_flow], sequence[is_flow]
+        return FlowBatch(tables, time, sequence, *columns)
+
+    def _events(
+        self,
+        payloads: PayloadBatch,
+        route: NDArray[np.uint8],
+        time: NDArray[np.int64],
+        sequence: NDArray[np.uint64],
+        parsed: ParsedBatch,
+        problems: dict[int, ProtocolError],
+    ) -> None:
+        for row in np.flatnonzero((route == AGENT) | (route == DEBUG)).tolist():
+            number, at = int(sequence[row]), int(time[row])
+            try:
+                if route[row] == AGENT:
+                    notification = self._agent_events.decode(payloads.data(row))
+                    parsed.agent_events.append(AgentRecord(number, at, notification))
+                else:
+                    message = decode_debug_event(payloads.data(row), int(payloads.cpu[row]))
+                    source = self._debug_source(message.source, at)
+                    parsed.debug_events.append(DebugRecord(number, at, message, source))
+            except ProtocolError as error:
+                problems[row] = error
+
+    def _debug_source(self, endpoint_id: int, time: int) -> Entity | None:
+        """The endpoint of a debug message; its workload is not part of it."""
+        if not endpoint_id:
+            return None
+        endpoint = self.directory.endpoint_by_id(endpoint_id, time)
+        if endpoint is None:
+            return Entity(endpoint_id=endpoint_id)
+        return replace(local_entity(endpoint, endpoint.identity), workloads=())
+
+    def _other_records(
+        self,
+        payloads: PayloadBatch,
+        route: NDArray[np.uint8],
+        time: NDArray[np.int64],
+        sequence: NDArray[np.uint64],
+        parsed: ParsedBatch,
+        problems: dict[int, ProtocolError],
+    ) -> None:
+        for row in np.flatnonzero(route == _OTHER).tolist():
+            kind = int(payloads.kind[row])
+            if kind == PAYLOAD_LOST:
+                parsed.lost_events.append(
+                    LostRecords(
+                        int(sequence[row]),
+                        int(time[row]),
+                        int(payloads.cpu[row]),
+                        int(payloads.lost[row]),
+                    )
+                )
+            elif kind != PAYLOAD_SAMPLE:
+                problems[row] = ProtocolError(
+                    f"payload has unknown type {kind}", error_class="payload-type"
+                )
+            elif not payloads.length[row]:
+                problems[row] = ProtocolError("payload is empty", error_class="empty")
+            else:
+                first = int(payloads.buffer[payloads.offset[row]])
+                problems[row] = ProtocolError(
+                    f"record has unknown type {first}", error_class="invalid-type"
+                )
+
+    def _site_of(self, number: int, version: int) -> str:
+        return file_name(number, version, self.release)
+
+    def _book(self, parsed: ParsedBatch) -> None:
+        ledger = self.ledger
+        out = parsed.records - len(parsed.errors)
+        ledger.book("parser", incoming=parsed.records, outgoing=out)
+        for error in parsed.errors:
+            ledger.book_lost("parser", error.error_class, 1)
+        for lost in parsed.lost_events:
+            ledger.book("kernel", incoming=lost.count)
+            ledger.book_lost("kernel", "perf_ring", lost.count)
+
+
+def _without(
+    flows: FlowColumns, errors: dict[int, ProtocolError], problems: dict[int, ProtocolError]
+) -> FlowColumns:
+    """Take the rows out that give no flow, and remember why under their payload's row."""
+    if not errors:
+        return flows
+    keep = np.ones(len(flows.row), dtype=np.bool_)
+    for index, error in errors.items():
+        keep[index] = False
+        problems[int(flows.row[index])] = error
+    place = np.cumsum(keep) - 1
+    extra = {int(place[i]): fields for i, fields in flows.extra.items() if keep[i]}
+    return FlowColumns(*(column[keep] for column in _columns(flows)), extra)  # type: ignore[arg-type]
+
+
+def _columns(flows: FlowColumns) -> list[NDArray[np.generic]]:
+    return [
+        flows.row, flows.key, flows.flow_class, flows.source_port, flows.destination_port,
+        flows.site, flows.reporter, flows.direction_rule,
+    ]  # fmt: skip
