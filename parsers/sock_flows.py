@@ -133,9 +133,11 @@ def _are_packed(
         return np.full(len(windows), layout.sock == 38)
     # A live socket's cookie is never 0; in the packed layout these bytes are the
     # rest of an IPv4 address (zero) or of an IPv6 one, which begins with 0x20 or more.
+    # Nor is the cgroup's id, whose place in the packed layout an aligned IPv4 record has zero.
     raw = windows.view(np.uint8).reshape(len(windows), RECORD_WINDOW)
     aligned = (length >= 40) & (raw[:, 2] < _FEW_PROTOCOLS) & (raw[:, 3] <= 1)
     aligned &= ~raw[:, 6:8].any(axis=1) & raw[:, 8:16].any(axis=1)
     packed: NDArray[np.bool_] = ~aligned & (length >= 38)
     packed &= (raw[:, 36] < _FEW_PROTOCOLS) & (raw[:, 37] <= 1)
+    packed &= raw[:, 28:36].any(axis=1)
     return packed
