@@ -296,9 +296,7 @@ def _encode_int(value: int) -> bytes:
     return bytes([256 - len(body)]) + body
 
 
-def _read_small_uints(
-    raw: NDArray[np.uint8], position: I64
-) -> tuple[I64, I64, NDArray[np.bool_]]:
+def _read_small_uints(raw: NDArray[np.uint8], position: I64) -> tuple[I64, I64, NDArray[np.bool_]]:
     """Unsigned integers of at most three bytes: values, positions after, readable or not."""
     head = raw[position].astype(np.int64)
     second = raw[position + 1].astype(np.int64)

@@ -11,17 +11,19 @@ so that records in = flows + agent + debug + lost + errors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers.access_log_flows import AccessLogFlows
+from parsers.agent_events import AgentEvent, AgentEventDecoder
 from parsers.datapath_flows import FlowColumns, datapath_flows, directions
+from parsers.debug_events import DebugEvent, decode_debug_event
 from parsers.details import DetailTable
-from parsers.directory import Directory
+from parsers.directory import Directory, local_entity
 from parsers.drop_sites import file_name
-from parsers.entities import Conversations, Entities
+from parsers.entities import Conversations, Entities, Entity
 from parsers.errors import ProtocolError
 from parsers.flow_batch import FLOW_CLASS, FlowBatch, FlowTables
 from parsers.flow_details import DetailBuilder
@@ -63,6 +65,25 @@ class LostRecords:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """An agent notification and when it was read."""
+
+    sequence: int
+    time: int
+    event: AgentEvent
+
+
+@dataclass(frozen=True, slots=True)
+class DebugRecord:
+    """A debug message, when it was read and the endpoint it came from (None: none)."""
+
+    sequence: int
+    time: int
+    event: DebugEvent
+    source: Entity | None
+
+
+@dataclass(frozen=True, slots=True)
 class RecordError:
     """A record that gave no event; ``error_class`` is one of ``ledger.ERROR_CLASSES``."""
 
@@ -78,8 +99,8 @@ class ParsedBatch:
 
     records: int
     flows: FlowBatch
-    agent_events: list[tuple[int, int, object]] = field(default_factory=list)
-    debug_events: list[tuple[int, int, object]] = field(default_factory=list)
+    agent_events: list[AgentRecord] = field(default_factory=list)
+    debug_events: list[DebugRecord] = field(default_factory=list)
     lost_events: list[LostRecords] = field(default_factory=list)
     errors: list[RecordError] = field(default_factory=list)
 
@@ -105,6 +126,7 @@ class MonitorPipeline:
         self.sequence = 0
         self._layout = Layout.of(release)
         self._details = DetailBuilder(tables, directory, self._site_of, release)
+        self._agent_events = AgentEventDecoder(release)
         self._access_logs = AccessLogFlows(tables.conversations.entities, directory, release)
         self._last_time = 0
 
@@ -149,6 +171,7 @@ class MonitorPipeline:
             parts.append(flows)
         batch = self._finish(parts, time, sequence)
         parsed = ParsedBatch(count, batch)
+        self._events(payloads, route, time, sequence, parsed, problems)
         self._other_records(payloads, route, time, sequence, parsed, problems)
         for row, error in sorted(problems.items()):
             parsed.errors.append(
@@ -201,6 +224,37 @@ class MonitorPipeline:
             columns = [column[is_flow] for column in columns]
             time, sequence = time[is_flow], sequence[is_flow]
         return FlowBatch(tables, time, sequence, *columns)
+
+    def _events(
+        self,
+        payloads: PayloadBatch,
+        route: NDArray[np.uint8],
+        time: NDArray[np.int64],
+        sequence: NDArray[np.uint64],
+        parsed: ParsedBatch,
+        problems: dict[int, ProtocolError],
+    ) -> None:
+        for row in np.flatnonzero((route == AGENT) | (route == DEBUG)).tolist():
+            number, at = int(sequence[row]), int(time[row])
+            try:
+                if route[row] == AGENT:
+                    notification = self._agent_events.decode(payloads.data(row))
+                    parsed.agent_events.append(AgentRecord(number, at, notification))
+                else:
+                    message = decode_debug_event(payloads.data(row), int(payloads.cpu[row]))
+                    source = self._debug_source(message.source, at)
+                    parsed.debug_events.append(DebugRecord(number, at, message, source))
+            except ProtocolError as error:
+                problems[row] = error
+
+    def _debug_source(self, endpoint_id: int, time: int) -> Entity | None:
+        """The endpoint of a debug message; its workload is not part of it."""
+        if not endpoint_id:
+            return None
+        endpoint = self.directory.endpoint_by_id(endpoint_id, time)
+        if endpoint is None:
+            return Entity(endpoint_id=endpoint_id)
+        return replace(local_entity(endpoint, endpoint.identity), workloads=())
 
     def _other_records(
         self,
