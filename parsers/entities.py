@@ -221,10 +221,10 @@ class Conversations:
         self.names[row] = number
         known = directory.service_addresses
         self.services[row] = (source in known) | (destination in known) << 1
-        self._since[row] = max(
-            directory.valid_since(address, time) if address is not None else _SINCE_EVER
-            for address in (source, destination)
-        )
+        since = directory.valid_since(source, time) if source is not None else _SINCE_EVER
+        if destination is not None:
+            since = max(since, directory.valid_since(destination, time))
+        self._since[row] = since
         self._fresh[row] = True
 
     def _renew(self, first: int, time: int, directory: Directory) -> None:

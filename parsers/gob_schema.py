@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from parsers import gob_values as values
 from parsers.errors import ProtocolError
+from parsers.gob_compiled import compiled_struct
 from parsers.gob_values import CALL, INLINE_TEXT, INLINE_UNSIGNED, Field, Reader
 from parsers.gob_wire import (
     BOOL,
@@ -157,9 +158,12 @@ class Compiler:
 
     def struct_stream(self, type_id: int, schema: Struct) -> Reader:
         """Reader of the stream's value; at least one field must be ours, if it has any."""
-        read = self.reader(type_id, schema)
-        wire = self._types.get(type_id)
-        if wire and wire.struct and not any(name in schema.fields for name, _ in wire.struct):
+        wire = BUILTINS.get(type_id) or self._types.get(type_id, WireType())
+        if wire.struct is None:
+            raise self._mismatch(type_id, schema)
+        read = self._struct(wire.struct, schema)
+        unknown = not any(name in schema.fields for name, _ in wire.struct)
+        if wire.struct and unknown and type_id not in BUILTINS:
             raise bad("no field of the value's type is known")
         return read
 
@@ -217,6 +221,7 @@ class Compiler:
     def _struct(self, wire_fields: tuple[tuple[str, int], ...], schema: Struct) -> Reader:
         slots = {name: slot for slot, name in enumerate(schema.fields)}
         fields: list[Field] = []
+        made: dict[int, Reader] = {}
         for name, type_id in wire_fields:
             if not name:
                 raise bad("field without a name")
@@ -224,7 +229,13 @@ class Compiler:
             if wanted is None:  # its value goes to a slot behind the known ones
                 fields.append((CALL, len(slots), self._skipper(type_id)))
                 continue
-            read = self.reader(type_id, wanted)
+            read = made.get(id(wanted)) or self.reader(type_id, wanted)
+            if isinstance(wanted, Struct):
+                # As in Go, a second field of one struct type is read like the first one,
+                # whatever type id the stream declares for it.
+                if any(self._types.get(type_id, WireType()).marshaller):
+                    raise self._mismatch(type_id, wanted)
+                made[id(wanted)] = read
             match wanted:
                 case Text():
                     fields.append((INLINE_TEXT, slots[name], read))
@@ -232,7 +243,8 @@ class Compiler:
                     fields.append((INLINE_UNSIGNED, slots[name], (1 << wanted.bits) - 1))
                 case _:
                     fields.append((CALL, slots[name], read))
-        return values.struct_reader(tuple(fields), [*map(_zero, schema.fields.values()), None])
+        zeros = [*map(_zero, schema.fields.values()), None]
+        return compiled_struct(fields, zeros, values.struct_reader(tuple(fields), zeros))
 
     def _skipper(self, type_id: int) -> Reader:
         """Reader that throws its value away."""

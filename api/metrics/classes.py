@@ -47,9 +47,12 @@ class MetricClass(NamedTuple):
 
 
 class MetricClasses:
-    """Maps class rows of one pipeline to rows of its own; row 0 is never used."""
+    """Maps class rows of a pipeline to rows of its own; row 0 is never used.
 
-    __slots__ = ("_of", "_table")
+    Batches of another pipeline are understood too: its rows are learned anew.
+    """
+
+    __slots__ = ("_of", "_source", "_table")
 
     _DTYPE: Final = np.dtype(
         [
@@ -63,6 +66,7 @@ class MetricClasses:
 
     def __init__(self) -> None:
         self._table = InternTable(self._DTYPE)
+        self._source: InternTable | None = None
         self._of: U32 = np.zeros(0, dtype=np.uint32)  # by class row; 0 is "not seen yet"
 
     def __len__(self) -> int:
@@ -81,6 +85,9 @@ class MetricClasses:
     def of(self, batch: FlowBatch) -> U32:
         """The metric class (uint32) of each flow."""
         source = batch.tables.classes
+        if source is not self._source:
+            self._source = source
+            self._of = np.zeros(0, dtype=np.uint32)
         if source.capacity > len(self._of):
             grown = np.zeros(source.capacity, dtype=np.uint32)
             grown[: len(self._of)] = self._of

@@ -103,7 +103,7 @@ def registry_families(registry: CollectorRegistry) -> list[Writable]:
 
 def escape_label_value(value: str) -> str:
     """A label value as it stands between quotes."""
-    if value.isprintable() and "\\" not in value and '"' not in value:
+    if "\\" not in value and '"' not in value and "\n" not in value:
         return value
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 

@@ -35,17 +35,35 @@ def flows_to_world(classes: MetricClasses) -> ClassHandler:
 
 def _select(classes: MetricClasses) -> Select:
     candidates = ClassColumn(classes, _is_candidate)
-    world = np.zeros(1, dtype=np.bool_)  # by entity; row 0 is no endpoint
+    world = _World()
 
     def select(batch: FlowBatch, rows: U32) -> U32:
-        nonlocal world
         conversations = batch.tables.conversations
-        if len(world) < len(conversations.entities):
-            world = np.concatenate([world, _is_world(conversations.entities, len(world))])
         destination = conversations.destination_entity[batch.conversation]
-        return rows[candidates.of(rows) & world[destination]]
+        return rows[candidates.of(rows) & world.flags(conversations.entities)[destination]]
 
     return select
+
+
+class _World:
+    """Which entities of a pipeline are the world."""
+
+    __slots__ = ("_entities", "_flags")
+
+    def __init__(self) -> None:
+        self._entities: Entities | None = None
+        self._flags = np.zeros(0, dtype=np.bool_)
+
+    def flags(self, entities: Entities) -> NDArray[np.bool_]:
+        """By entity row."""
+        if entities is not self._entities:
+            self._entities = entities
+            self._flags = np.zeros(1, dtype=np.bool_)  # row 0 is no endpoint
+        known = len(self._flags)
+        if known < len(entities):
+            fresh = [not WORLD.isdisjoint(entities[r].labels) for r in range(known, len(entities))]
+            self._flags = np.concatenate([self._flags, np.array(fresh)])
+        return self._flags
 
 
 def _is_candidate(rows: NDArray[Any]) -> NDArray[np.bool_]:
@@ -57,12 +75,6 @@ def _is_candidate(rows: NDArray[Any]) -> NDArray[np.bool_]:
     )
     wanted: NDArray[np.bool_] = counted & (rows["l4"] != L4_NONE)
     return wanted
-
-
-def _is_world(entities: Entities, start: int) -> NDArray[np.bool_]:
-    return np.array(
-        [not WORLD.isdisjoint(entities[row].labels) for row in range(start, len(entities))]
-    )
 
 
 def _labels(flow: MetricClass) -> Iterator[Labels]:

@@ -84,7 +84,10 @@ def test_a_histogram_is_read_back_with_cumulative_buckets(form: Format) -> None:
     assert rest == {"a_duration_seconds_sum": 13.25, "a_duration_seconds_count": 4}
 
 
-@given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=5, unique=True))
+PRINTED = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+@given(st.lists(st.tuples(PRINTED, PRINTED), min_size=1, max_size=5, unique=True))
 def test_any_label_value_is_read_back_as_it_was(pairs: list[tuple[str, str]]) -> None:
     family = Counters("a_total", 'Help with "quotes", a \\ and\na second line', ("one", "two"))
     for number, pair in enumerate(pairs, start=1):
@@ -94,6 +97,17 @@ def test_any_label_value_is_read_back_as_it_was(pairs: list[tuple[str, str]]) ->
         read = {(s.labels["one"], s.labels["two"]): s.value for s in found.samples}
         assert read == {pair: number for number, pair in enumerate(pairs, start=1)}
         assert found.documentation == family.help
+
+
+def test_values_with_nul_are_kept_apart_as_far_as_they_differ() -> None:
+    family = Counters("a_total", "A", ("one", "two"))
+    for pair in (("x\0", "y"), ("x", "\0y"), ("x", "y"), ("\0x", "\0")):
+        family.add(pair, 1)
+        family.add(pair, 1)
+    (found,) = read_classic(text_of(family))
+    assert [(*s.labels.values(), s.value) for s in found.samples] == [
+        ("x", "y", 2), ("x", "\ufffdy", 2), ("x\ufffd", "y", 2), ("\ufffdx", "\ufffd", 2),
+    ]  # fmt: skip
 
 
 def test_a_lone_surrogate_does_not_stop_a_scrape() -> None:
@@ -224,3 +238,13 @@ def test_a_registry_is_read_back_without_created_series(form: Format) -> None:
         ("c_total", 'a"\n\\'): 3, ("g",): 1.5e9, ("h_bucket", bounds[0]): 0,
         ("h_bucket", bounds[1]): 1, ("h_bucket", "+Inf"): 1, ("h_sum",): 2, ("h_count",): 1,
     }  # fmt: skip
+
+
+def test_histograms_keep_their_buckets_while_the_family_grows() -> None:
+    family = Histograms("a_duration_seconds", "Durations", ("method",))
+    for n in range(100):
+        family.observe((f"M{n:02}",), [n, *[0] * 10, 1], n * 1_000_000_000)
+    (found,) = read_classic(text_of(family))
+    first = {s.labels["method"]: s.value for s in found.samples if s.labels.get("le") == "0.005"}
+    sums = {s.labels["method"]: s.value for s in found.samples if s.name.endswith("_sum")}
+    assert first == sums == {f"M{n:02}": n for n in range(100)}

@@ -12,7 +12,12 @@ import pytest
 
 from api.metrics.exposition import Format, render
 from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
+from parsers.framing import PayloadStream
+from parsers.ledger import Ledger
+from parsers.pipeline import MonitorPipeline
+from parsers.world import directory_of
 from tests.api.metrics.recorded_flows import batches, flows, new_tables
+from tests.fixtures import release_number, stream_bytes, world
 
 GOLDEN = Path(__file__).parents[2] / "data" / "metrics"
 
@@ -123,3 +128,32 @@ def test_no_count_is_lost_or_moved_when_class_rows_are_reclaimed() -> None:
     lines = [line for line in text_of(metrics).splitlines() if "hubble_lost_events" not in line]
     assert freed > 500
     assert numbers_apart(sorted(lines))[0] == numbers_apart(hubble_lines(golden))[0]
+
+
+def test_batches_of_several_pipelines_are_told_apart() -> None:
+    golden = RECORDED[1]
+    metrics, events = HubbleMetrics(golden.handlers), flows(golden.release, golden.mix)
+    for start in range(0, len(events), 500):  # the rows of each mean something else
+        for batch in batches(new_tables(), events[start : start + 500]):
+            metrics.count(batch)
+    lines = [line for line in text_of(metrics).splitlines() if "hubble_lost_events" not in line]
+    assert numbers_apart(sorted(lines))[0] == numbers_apart(hubble_lines(golden))[0]
+
+
+@pytest.mark.parametrize("golden", RECORDED[2:4], ids=lambda g: g.config)
+def test_counts_of_the_parsed_stream_are_hubbles_too(golden: Golden) -> None:
+    pipeline = MonitorPipeline(
+        new_tables(),
+        directory_of(world(golden.release)),
+        Ledger(),
+        release=release_number(golden.release),
+    )
+    stream, metrics = PayloadStream(), HubbleMetrics(golden.handlers)
+    stream.feed(stream_bytes(golden.release, golden.mix))
+    while (payloads := stream.take()) is not None:
+        metrics.count(pipeline.parse(payloads, lambda n: n.astype(np.int64)).flows)
+    lines = [line for line in text_of(metrics).splitlines() if "hubble_lost_events" not in line]
+    ours, our_sums = numbers_apart(sorted(lines))
+    hubbles, hubble_sums = numbers_apart(hubble_lines(golden))
+    assert ours == hubbles
+    assert our_sums == pytest.approx(hubble_sums, rel=1e-12)
