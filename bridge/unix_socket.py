@@ -31,7 +31,9 @@ def make_room_for_socket(path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make {path.parent}: {os.strerror(error.errno or 0)}") from None
+            raise UsageError(
+                f"cannot make {path.parent}: {os.strerror(error.errno or 0)}"
+            ) from None
         return
     except OSError as error:
         raise UsageError(f"cannot look at {path}: {os.strerror(error.errno or 0)}") from None

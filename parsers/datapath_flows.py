@@ -147,7 +147,7 @@ def datapath_flows(
         _set_drops(flows, head, not_trace[kinds == DROP])
         _set_verdicts(flows, head, not_trace[kinds == POLICY_VERDICT])
         _set_captures(flows, head, not_trace[kinds == CAPTURE])
-    _set_translated(flows, records, np.flatnonzero(kind == TRACE), reason)
+    _set_translated(flows, records)
     _set_trace_ids(flows, records)
     for index, packet in packets.odd.items():
         flows.extra.setdefault(index, {}).update(
@@ -208,27 +208,20 @@ def _set_captures(flows: FlowColumns, head: Columns, rows: NDArray[np.int64]) ->
     flows.key["destination_identity"][rows] = 0
 
 
-def _set_translated(
-    flows: FlowColumns, records: Datapath, rows: NDArray[np.int64], reason: Columns
-) -> None:
+def _set_translated(flows: FlowColumns, records: Datapath) -> None:
     """Traces that carry the source from before address translation."""
     head = records.head
-    with_original = rows[records.length[rows] >= 48]
-    words = np.ascontiguousarray(head["orig_ip"][with_original]).view(np.uint64).reshape(-1, 2)
+    words = head.view(np.uint64).reshape(len(head), 8)
     # With the IPv6 flag clear only the first 4 bytes count.
-    first = np.where(
-        records.ipv6[with_original], words[:, 0] | words[:, 1], words[:, 0].astype(np.uint32)
-    )
-    with_original = with_original[first != 0]
-    for row in with_original.tolist():
+    first = np.where(records.ipv6, words[:, 4] | words[:, 5], head["orig_v4"])
+    with_original = (first != 0) & (head["kind"] == TRACE) & (records.length >= 48)
+    for row in np.flatnonzero(with_original).tolist():
         raw = head["orig_ip"][row].tobytes()
         original = raw if records.ipv6[row] else mapped(raw[:4])
         if original == mapped(bytes(4)):
             continue
-        rule = flows.direction_rule[row]
-        # Either way round, a translated source leaves: egress unless the rule says ingress
-        # for the one case where own and reply differ.
-        if rule in (EGRESS_IF_OWN, INGRESS_IF_OWN):
+        # A translated source leaves, whether the reporter owns it or answers.
+        if flows.direction_rule[row] != FIXED:
             flows.direction_rule[row] = EGRESS_ALWAYS
         if not flows.key["ip_version"][row]:
             continue
@@ -241,16 +234,16 @@ def _set_translated(
 def _set_trace_ids(flows: FlowColumns, records: Datapath) -> None:
     head, kind = records.head, records.head["kind"]
     number = np.where(
-        (kind == TRACE) & (records.length == 56),
+        (kind == TRACE) & (records.length >= 56),
         head["trace_id"],
-        np.where((kind == DROP) & (records.length == 48), head["drop_trace_id"], 0),
+        np.where((kind == DROP) & (records.length >= 48), head["drop_trace_id"], 0),
     )
     for row in np.flatnonzero(number).tolist():
         flows.extra.setdefault(row, {})["ip_trace_id"] = int(number[row])
 
 
-def empty_flows() -> FlowColumns:
-    """No flows."""
+def no_flows() -> FlowColumns:
+    """Columns of length 0."""
     return FlowColumns(
         np.empty(0, dtype=np.int64),
         np.empty(0, dtype=CONVERSATION),

@@ -31,6 +31,8 @@ KNOWN, NOT_SYNCED, UNKNOWN_ADDRESS, EXPIRED = range(4)
 _LOCAL_SCOPE = 0x01000000  # identities of CIDRs and FQDNs, valid on this node only
 _SCOPE_MASK = 0xFF000000
 
+_EVER = -(2**63)
+
 T = TypeVar("T")
 
 
@@ -57,7 +59,7 @@ class Timeline(Generic[T]):
     def since(self, time: int) -> int:
         """When the value at ``time`` began."""
         index = bisect_right(self._since, time) - 1
-        return self._since[index] if index >= 0 else -(2**63)
+        return self._since[index] if index >= 0 else _EVER
 
     def had_one(self, time: int) -> bool:
         """Whether there ever was a value before ``time``."""
@@ -105,6 +107,7 @@ class Directory:
         self._endpoints: dict[bytes, Timeline[LocalEndpoint]] = {}
         self._endpoint_by_id: dict[int, Timeline[LocalEndpoint]] = {}
         self._addresses: dict[bytes, Timeline[AddressRecord]] = {}
+        self._changed: set[bytes] = set()  # addresses that were not always as they are
         self._prefixes: dict[int, dict[int, AddressRecord]] = {}
         self._prefix_lengths: list[int] = []
         self._identities: dict[int, tuple[str, ...]] = {}
@@ -120,9 +123,11 @@ class Directory:
         self, endpoint: LocalEndpoint | None, addresses: tuple[bytes, ...], *, since: int = 0,
         endpoint_id: int | None = None,
     ) -> None:  # fmt: skip
-        """From ``since`` on ``addresses`` belong to ``endpoint`` (None: to nobody)."""
+        """From ``since`` (ns; 0: ever) on ``addresses`` belong to ``endpoint`` (None: to nobody)."""
         for address in addresses:
             self._endpoints.setdefault(address, Timeline()).set(endpoint, since)
+            if since:
+                self._changed.add(address)
         number = endpoint.id if endpoint is not None else endpoint_id
         if number is not None:
             self._endpoint_by_id.setdefault(number, Timeline()).set(endpoint, since)
@@ -140,6 +145,8 @@ class Directory:
         self.generation += 1
         if length == 128:
             self._addresses.setdefault(sixteen, Timeline()).set(record, since)
+            if since:
+                self._changed.add(sixteen)
             return
         table = self._prefixes.setdefault(length, {})
         key = int.from_bytes(sixteen, "big") >> (128 - length)
@@ -225,11 +232,12 @@ class Directory:
 
     def valid_since(self, address: bytes, time: int) -> int:
         """Since when the answer for ``address`` at ``time`` holds (ns)."""
-        since = -(2**63)
-        for table in (self._endpoints, self._addresses):
-            timeline = table.get(address)
-            if timeline is not None:
-                since = max(since, timeline.since(time))
+        since = _EVER
+        if address in self._changed:
+            for table in (self._endpoints, self._addresses):
+                timeline = table.get(address)
+                if timeline is not None:
+                    since = max(since, timeline.since(time))
         return since
 
     def names_of(self, endpoint_id: int, address: bytes | None) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ entities once, not per flow.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from struct import Struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,9 @@ class Entities:
         return row
 
 
+# The end of a CONVERSATION key, from ``source_identity`` on.
+_TAIL = Struct("<IIIIBBH")
+_TAIL_OFFSET = 44
 _SINCE_EVER = -(2**63)
 _ENTITY_CACHE = 1 << 16
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
@@ -93,13 +97,13 @@ class Conversations:
 
     __slots__ = (
         "_current", "_entity_of", "_fresh", "_generation", "_keys", "_pair_of", "_previous",
-        "_since", "destination_entity", "entities", "generation", "name_pairs", "names",
+        "_since", "_first_seen", "destination_entity", "entities", "generation", "name_pairs", "names",
         "services", "source_entity",
     )  # fmt: skip
 
     _BY_ROW = (
         "source_entity", "destination_entity", "names", "services",
-        "_current", "_previous", "_since", "_fresh",
+        "_current", "_previous", "_since", "_first_seen", "_fresh",
     )  # fmt: skip
 
     def __init__(self, entities: Entities) -> None:
@@ -114,6 +118,7 @@ class Conversations:
         self._current: U32 = np.zeros(size, dtype=np.uint32)  # newest version, by first row
         self._previous: U32 = np.zeros(size, dtype=np.uint32)  # version before, 0 for none
         self._since = np.full(size, _SINCE_EVER, dtype=np.int64)
+        self._first_seen: I64 = np.zeros(size, dtype=np.int64)  # scratch of ``lookup``
         self._fresh = np.zeros(size, dtype=np.bool_)
         self._generation = -1
         self.name_pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), ())]
@@ -146,10 +151,10 @@ class Conversations:
             self._entity_of.clear()
         if len(made):
             self._grow()
-            when = dict(zip(first[::-1].tolist(), time[::-1].tolist(), strict=True))
-            for row in made.tolist():
-                self._current[row], self._previous[row] = row, 0
-                self._resolve(row, when[row], directory)
+            self._first_seen[first[::-1]] = time[::-1]
+            self._current[made], self._previous[made] = made, 0
+            for row, at in zip(made.tolist(), self._first_seen[made].tolist(), strict=True):
+                self._resolve(row, at, directory)
         rows = self._current[first]
         stale = ~self._fresh[rows]
         if stale.any():
@@ -193,13 +198,15 @@ class Conversations:
 
     def _resolve(self, row: int, time: int, directory: Directory) -> None:
         """Fill the columns of ``row``."""
-        key = self.rows[row]
-        source, destination = _addresses(key)
-        source_entity = int(key["source_entity"]) or self._entity(
-            source, int(key["source_identity"]), time, directory
+        raw = self.rows[row].tobytes()
+        identity, peer_identity, entity, peer_entity, _, version, absent = _TAIL.unpack_from(
+            raw, _TAIL_OFFSET
         )
-        destination_entity = int(key["destination_entity"]) or self._entity(
-            destination, int(key["destination_identity"]), time, directory
+        source = raw[:16] if version and not absent & ABSENT_SOURCE else None
+        destination = raw[16:32] if version and not absent & ABSENT_DESTINATION else None
+        source_entity = entity or self._entity(source, identity, time, directory)
+        destination_entity = peer_entity or self._entity(
+            destination, peer_identity, time, directory
         )
         pair = (
             directory.names_of(self.entities[destination_entity].endpoint_id, source),
@@ -214,10 +221,10 @@ class Conversations:
         self.names[row] = number
         known = directory.service_addresses
         self.services[row] = (source in known) | (destination in known) << 1
-        self._since[row] = max(
-            directory.valid_since(address, time) if address is not None else _SINCE_EVER
-            for address in (source, destination)
-        )
+        since = directory.valid_since(source, time) if source is not None else _SINCE_EVER
+        if destination is not None:
+            since = max(since, directory.valid_since(destination, time))
+        self._since[row] = since
         self._fresh[row] = True
 
     def _renew(self, first: int, time: int, directory: Directory) -> None:
@@ -252,14 +259,3 @@ class Conversations:
             row = self.entities.intern(directory.entity(address, identity, time))
             self._entity_of[address, identity] = row
         return row
-
-
-def _addresses(key: Any) -> tuple[bytes | None, bytes | None]:
-    """Both addresses of a key, None where there is none."""
-    if not key["ip_version"]:
-        return None, None
-    absent = int(key["absent"])
-    return (
-        None if absent & ABSENT_SOURCE else key["source_ip"].tobytes(),
-        None if absent & ABSENT_DESTINATION else key["destination_ip"].tobytes(),
-    )

@@ -25,7 +25,7 @@ from parsers.flow_batch import (
     U32,
     FlowTables,
 )
-from parsers.headers import POLICY_VERDICT, Release
+from parsers.headers import POLICY_VERDICT, Columns, Release
 from parsers.policies import match_of, names_policies
 
 _MEMO = 1 << 16
@@ -57,16 +57,26 @@ class DetailBuilder:
         tables = self._tables
         detail = np.zeros(len(conversation), dtype=np.uint32)
         services = tables.conversations.services[conversation]
-        verdict = flows.flow_class["event_type"] == POLICY_VERDICT
+        verdict = self._judged(flows.flow_class)
         wanted = (flows.site != 0) | (services != 0) | verdict
+        shared = wanted
         if flows.extra:
-            wanted[list(flows.extra)] = False
-        rows = np.flatnonzero(wanted)
+            shared = wanted.copy()
+            shared[list(flows.extra)] = False
+        rows = np.flatnonzero(shared)
         if len(rows):
             self._forget_when_stale()
             detail[rows] = self._shared(flows, rows, conversation, services, verdict, time)
-        for index, extra in flows.extra.items():
-            detail[index] = self._own(flows, index, int(conversation[index]), extra, int(time[index]))
+        if flows.extra:
+            own = np.fromiter(flows.extra, dtype=np.int64, count=len(flows.extra))
+            plain = (~wanted[own]).tolist()
+            detail[own] = [
+                # Most of them are L7 flows without anything but their record.
+                tables.details.add(Detail(extra["l7"]))
+                if alone and len(extra) == 1 and "l7" in extra
+                else self._own(flows, index, int(conversation[index]), extra, int(time[index]))
+                for alone, (index, extra) in zip(plain, flows.extra.items(), strict=True)
+            ]
         return detail
 
     def _forget_when_stale(self) -> None:
@@ -89,6 +99,7 @@ class DetailBuilder:
     ) -> list[int]:
         served, judged = services[rows], verdict[rows]
         flow_class = flows.flow_class[rows]
+        conversations, conversation = self._tables.conversations, conversation[rows]
         # What a detail follows from; a part that does not matter to a row is 0 there.
         judgement = np.where(
             judged,
@@ -100,7 +111,9 @@ class DetailBuilder:
         )
         port = np.where(judged | (served & 2 != 0), flows.destination_port[rows], 0)
         keys = zip(
-            np.where(judged | (served != 0), conversation[rows], 0).tolist(),
+            np.where(served != 0, conversation, 0).tolist(),
+            np.where(judged, conversations.source_entity[conversation], 0).tolist(),
+            np.where(judged, conversations.destination_entity[conversation], 0).tolist(),
             flows.site[rows].tolist(),
             judgement.tolist(),
             np.where(judged, flow_class["drop_reason"], 0).tolist(),
@@ -111,14 +124,28 @@ class DetailBuilder:
         )
         memo = self._memo
         found = []
-        for key, index in zip(keys, rows.tolist(), strict=True):
+        for position, key in enumerate(keys):
             row = memo.get(key)
             if row is None:
+                index = int(rows[position])
                 row = memo[key] = self._own(
-                    flows, index, int(conversation[index]), {}, int(time[index])
+                    flows, index, int(conversation[position]), {}, int(time[index])
                 )
             found.append(row)
         return found
+
+    def _judged(self, flow_class: Columns) -> NDArray[np.bool_]:
+        """Policy verdicts whose rules are named (see ``policies.names_policies``)."""
+        verdict = flow_class["event_type"] == POLICY_VERDICT
+        rows = np.flatnonzero(verdict)
+        kinds = zip(
+            flow_class["verdict"][rows].tolist(), flow_class["drop_reason"][rows].tolist(),
+            strict=True,
+        )  # fmt: skip
+        verdict[rows] = [
+            names_policies(*kind, covering=self._covering) is not None for kind in kinds
+        ]
+        return verdict
 
     def _own(
         self, flows: FlowColumns, index: int, conversation: int, extra: dict[str, Any], time: int
@@ -145,8 +172,8 @@ class DetailBuilder:
         if flows.flow_class["event_type"][index] == POLICY_VERDICT:
             fields["policy"] = self._policy(flows, index, conversation, time)
         detail = Detail(**fields)
-        if detail.l7 is not None:
-            return self._tables.details.add(detail)
+        if detail.l7 is not None or detail.socket_cookie:
+            return self._tables.details.add(detail)  # as good as unique
         return self._tables.details.intern(detail)
 
     def _policy(

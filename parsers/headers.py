@@ -26,19 +26,19 @@ HEAD = np.dtype(
             "kind", "sub_type", "source", "len_cap", "version",
             "label_a", "label_b", "dst_id", "byte26", "byte27", "word28",
             "orig_ip", "trace_id", "drop_line", "drop_file", "drop_flags", "drop_trace_id",
-            "byte28", "word16", "sock_c", "sock_a",
+            "byte28", "word16", "orig_v4",
         ],
         "formats": [
             "u1", "u1", "<u2", "<u2", "u1",
             "<u4", "<u4", "<u2", "u1", "u1", "<u4",
             ("u1", (16,)), "<u8", "<u2", "u1", "u1", "<u8",
-            "u1", "<u4", ("u1", (40,)), ("u1", (40,)),
+            "u1", "<u4", "<u4",
         ],
         "offsets": [
             0, 1, 2, 12, 14,
             16, 20, 24, 26, 27, 28,
             32, 48, 28, 30, 36, 40,
-            28, 16, 0, 0,
+            28, 16, 32,
         ],
         "itemsize": 64,
     }
@@ -80,7 +80,8 @@ class Datapath:
     ``head``: ``HEAD`` views. ``length`` (int64): header length, 0 where the record cannot
     be read; ``problem`` (uint8) then says why (``PROBLEMS``). ``available`` (int64): packet
     bytes behind the header, cut at the captured length. ``l3_device``, ``ipv6`` (bool);
-    ``tunnel`` (uint8): 0, 1 VXLAN, 2 Geneve.
+    ``tunnel`` (uint8): 0, 1 VXLAN, 2 Geneve. ``guessed``: how many records have a version
+    that is newer than we know, and a packet where their lengths say.
     """
 
     head: Columns
@@ -90,26 +91,36 @@ class Datapath:
     l3_device: NDArray[np.bool_]
     ipv6: NDArray[np.bool_]
     tunnel: NDArray[np.uint8]
+    guessed: int
 
 
 OK, TOO_SHORT, UNKNOWN_VERSION = range(3)
 PROBLEMS = ("", "record is shorter than its header", "record has an unknown version")
 
 
-def read_heads(buffer: NDArray[np.uint8], offset: NDArray[np.int64]) -> Columns:
-    """The first 64 bytes at each offset as ``HEAD``; one copy a record.
+def windows(buffer: NDArray[np.uint8], start: NDArray[np.int64], width: int) -> Columns:
+    """``width`` bytes at each start as ``V<width>``; one copy a record.
 
-    ``buffer`` must reach 64 bytes beyond the last offset.
+    The buffer is seen as overlapping windows, one a byte, and those wanted are taken by one
+    index. It must reach ``width`` bytes beyond the last start.
     """
-    windows = np.ndarray(len(buffer) - 63, dtype="V64", buffer=buffer, strides=(1,))
-    return windows[offset].view(HEAD)
+    # Indexing only: ``take`` would first make the whole overlapping view contiguous.
+    every = np.ndarray(len(buffer) - width + 1, dtype=f"V{width}", buffer=buffer, strides=(1,))
+    return every[start]
 
 
-def read_datapath(head: Columns, total: NDArray[np.int64], layout: Layout) -> Datapath:
-    """Headers of drop, capture, trace and policy verdict records.
+def read_datapath(
+    buffer: NDArray[np.uint8],
+    offset: NDArray[np.int64],
+    total: NDArray[np.int64],
+    layout: Layout,
+) -> Datapath:
+    """Headers of the drop, capture, trace and policy verdict records at ``offset``.
 
-    ``total`` (int64): length of each record.
+    ``total`` (int64): length of each record. ``buffer`` must reach 64 bytes beyond the last
+    offset.
     """
+    head = windows(buffer, offset, HEAD.itemsize).view(HEAD)
     kind, version = head["kind"], head["version"]
     captured = head["len_cap"].astype(np.int64)
     length = _TRACE_LENGTHS[np.minimum(version, 3)]
@@ -134,6 +145,17 @@ def read_datapath(head: Columns, total: NDArray[np.int64], layout: Layout) -> Da
     smallest = np.where(kind == DROP, 36, np.where(kind == TRACE, 32, length))
     problem[length == 0] = UNKNOWN_VERSION
     problem[(total < smallest) | (total < length)] = TOO_SHORT
+    guessed = np.flatnonzero(problem == UNKNOWN_VERSION)
+    if len(guessed):
+        # Records were only ever extended at the end, and in multiples of 8.
+        guess = total[guessed] - captured[guessed] & ~7
+        newer = guess > np.where(kind[guessed] == DROP, 48, 56)
+        newer &= _looks_like_packet(
+            buffer, offset[guessed] + guess, newer, flags[guessed] & _FLAG_L3_DEVICE != 0
+        )
+        guessed = guessed[newer]
+        length[guessed] = guess[newer]
+        problem[guessed] = OK
     length[problem != OK] = 0
     available = np.minimum(captured, total - length)
     return Datapath(
@@ -144,4 +166,22 @@ def read_datapath(head: Columns, total: NDArray[np.int64], layout: Layout) -> Da
         flags & _FLAG_L3_DEVICE != 0,
         flags & _FLAG_IPV6 != 0,
         np.where(flags & _FLAG_VXLAN, 1, np.where(flags & _FLAG_GENEVE, 2, 0)).astype(np.uint8),
+        len(guessed),
     )
+
+
+def _looks_like_packet(
+    buffer: NDArray[np.uint8],
+    start: NDArray[np.int64],
+    inside: NDArray[np.bool_],
+    l3_device: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Whether IPv4, IPv6, ARP or VLAN begins there; only looks where ``inside`` is true."""
+    raw = windows(buffer, np.where(inside, start, 0), 16).view(np.uint8).reshape(len(start), 16)
+    ether_type = raw[:, 12].astype(np.int64) << 8 | raw[:, 13]
+    nibble = raw[:, 14] >> 4
+    ethernet = (ether_type == 0x0800) & (nibble == 4) | (ether_type == 0x86DD) & (nibble == 6)
+    ethernet |= (ether_type == 0x0806) | (ether_type == 0x8100)
+    bare = np.isin(raw[:, 0] >> 4, (4, 6))
+    looks: NDArray[np.bool_] = np.where(l3_device, bare, ethernet)
+    return looks

@@ -80,9 +80,9 @@ def decode_packet(data: bytes, *, l3_device: bool, ipv6: bool, tunnel: int) -> P
         return packet
     first = _ETHERNET if not l3_device else _IPV6 if ipv6 else _IPV4
     _walk(packet, data, first)
-    # A tunnel flag on a packet without UDP: there is nothing to look into.
-    if not tunnel or packet.l4 != L4_UDP:
+    if not tunnel:
         return packet
+    # Of a packet without UDP nothing is left to look into: the tunnel's header is cut.
     inner = Packet()
     try:
         vni = _walk(inner, packet.udp_payload, _VXLAN if tunnel == VXLAN else _GENEVE)

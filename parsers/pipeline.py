@@ -11,16 +11,20 @@ so that records in = flows + agent + debug + lost + errors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.datapath_flows import FlowColumns, datapath_flows, directions, empty_flows
+from parsers.access_log_flows import AccessLogFlows
+from parsers.agent_events import AgentEvent, AgentEventDecoder
+from parsers.datapath_flows import FlowColumns, datapath_flows, directions, no_flows
+from parsers.debug_events import DebugEvent, decode_debug_event
 from parsers.details import DetailTable
-from parsers.directory import Directory
+from parsers.directory import Directory, local_entity
 from parsers.drop_sites import file_name
-from parsers.entities import Conversations, Entities
+from parsers.entities import Conversations, Entities, Entity
 from parsers.errors import ProtocolError
 from parsers.flow_batch import FLOW_CLASS, FlowBatch, FlowTables
 from parsers.flow_details import DetailBuilder
@@ -34,12 +38,12 @@ from parsers.headers import (
     Layout,
     Release,
     read_datapath,
-    read_heads,
+    windows,
 )
 from parsers.intern import InternTable
 from parsers.ledger import Ledger
 from parsers.packet_columns import read_packets
-from parsers.sock_flows import sock_flows
+from parsers.sock_flows import RECORD_WINDOW, sock_flows
 
 Clock = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
 """Sequence numbers to times in ns; a live source stamps what it read."""
@@ -61,6 +65,25 @@ class LostRecords:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """An agent notification and when it was read."""
+
+    sequence: int
+    time: int
+    event: AgentEvent
+
+
+@dataclass(frozen=True, slots=True)
+class DebugRecord:
+    """A debug message, when it was read and the endpoint it came from (None: none)."""
+
+    sequence: int
+    time: int
+    event: DebugEvent
+    source: Entity | None
+
+
+@dataclass(frozen=True, slots=True)
 class RecordError:
     """A record that gave no event; ``error_class`` is one of ``ledger.ERROR_CLASSES``."""
 
@@ -76,8 +99,8 @@ class ParsedBatch:
 
     records: int
     flows: FlowBatch
-    agent_events: list[tuple[int, int, object]] = field(default_factory=list)
-    debug_events: list[tuple[int, int, object]] = field(default_factory=list)
+    agent_events: list[AgentRecord] = field(default_factory=list)
+    debug_events: list[DebugRecord] = field(default_factory=list)
     lost_events: list[LostRecords] = field(default_factory=list)
     errors: list[RecordError] = field(default_factory=list)
 
@@ -101,8 +124,11 @@ class MonitorPipeline:
         self.ledger = ledger
         self.release = release
         self.sequence = 0
+        self.guessed_headers = 0  # records of a version newer than we know
         self._layout = Layout.of(release)
         self._details = DetailBuilder(tables, directory, self._site_of, release)
+        self._agent_events = AgentEventDecoder(release)
+        self._access_logs = AccessLogFlows(tables.conversations.entities, directory, release)
         self._last_time = 0
 
     def live_clock(self, now: int) -> Clock:
@@ -129,14 +155,24 @@ class MonitorPipeline:
         datapath = np.flatnonzero(route == _DATAPATH)
         if len(datapath):
             parts.append(self._datapath(payloads, datapath, problems))
-        socks = np.flatnonzero(route == TRACE_SOCK).tolist()
-        if socks:
+        socks = np.flatnonzero(route == TRACE_SOCK)
+        if len(socks):
             flows, errors = sock_flows(
-                socks, [payloads.data(r) for r in socks], self._layout, self.directory
+                socks,
+                windows(buffer, payloads.offset[socks], RECORD_WINDOW),
+                payloads.length[socks],
+                self._layout,
+                self.directory,
             )
             parts.append(_without(flows, errors, problems))
+        logs = np.flatnonzero(route == ACCESS_LOG)
+        if len(logs):
+            flows, errors = self._access_logs.flows(logs, payloads.records(logs), time)
+            problems.update(errors)
+            parts.append(flows)
         batch = self._finish(parts, time, sequence)
         parsed = ParsedBatch(count, batch)
+        self._events(payloads, route, time, sequence, parsed, problems)
         self._other_records(payloads, route, time, sequence, parsed, problems)
         for row, error in sorted(problems.items()):
             parsed.errors.append(
@@ -152,9 +188,8 @@ class MonitorPipeline:
         problems: dict[int, ProtocolError],
     ) -> FlowColumns:
         offset = payloads.offset[rows]
-        records = read_datapath(
-            read_heads(payloads.buffer, offset), payloads.length[rows], self._layout
-        )
+        records = read_datapath(payloads.buffer, offset, payloads.length[rows], self._layout)
+        self.guessed_headers += records.guessed
         packets = read_packets(payloads.buffer, offset + records.length, records)
         flows, errors = datapath_flows(rows, records, packets)
         return _without(flows, errors, problems)
@@ -162,31 +197,62 @@ class MonitorPipeline:
     def _finish(
         self, parts: list[FlowColumns], time: NDArray[np.int64], sequence: NDArray[np.uint64]
     ) -> FlowBatch:
-        """Name, class and detail the flows of all kinds together, in order of arrival."""
+        """Name, class and detail the flows, and put them in order of arrival."""
         flows = _joined(parts)
         tables = self.tables
+        conversations = tables.conversations
         at = time[flows.row]
-        conversation = tables.conversations.lookup(flows.key, at, self.directory)
-        entities = tables.conversations.entities
-        owner = entities.endpoint_id[tables.conversations.source_entity[conversation]]
+        conversation = conversations.lookup(flows.key, at, self.directory)
+        owner = conversations.entities.endpoint_id[conversations.source_entity[conversation]]
         flow_class = flows.flow_class
         flow_class["direction"] = directions(
-            flows.direction_rule,
-            flows.reporter == (owner & 0xFFFF).astype(np.uint16),
-            flow_class["direction"],
+            flows.direction_rule, flows.reporter == owner & 0xFFFF, flow_class["direction"]
         )
         classes, _ = tables.classes.lookup(flow_class)
-        detail = self._details.build(flows, conversation, at)
-        return FlowBatch(
-            tables,
+        columns: tuple[NDArray[Any], ...] = (
             at,
             sequence[flows.row],
             classes,
             conversation,
             flows.source_port,
             flows.destination_port,
-            detail,
+            self._details.build(flows, conversation, at),
         )
+        if len(parts) > 1:
+            order = np.argsort(flows.row, kind="stable")
+            columns = tuple(column[order] for column in columns)
+        return FlowBatch(tables, *columns)
+
+    def _events(
+        self,
+        payloads: PayloadBatch,
+        route: NDArray[np.uint8],
+        time: NDArray[np.int64],
+        sequence: NDArray[np.uint64],
+        parsed: ParsedBatch,
+        problems: dict[int, ProtocolError],
+    ) -> None:
+        for row in np.flatnonzero((route == AGENT) | (route == DEBUG)).tolist():
+            number, at = int(sequence[row]), int(time[row])
+            try:
+                if route[row] == AGENT:
+                    notification = self._agent_events.decode(payloads.data(row))
+                    parsed.agent_events.append(AgentRecord(number, at, notification))
+                else:
+                    message = decode_debug_event(payloads.data(row), int(payloads.cpu[row]))
+                    source = self._debug_source(message.source, at)
+                    parsed.debug_events.append(DebugRecord(number, at, message, source))
+            except ProtocolError as error:
+                problems[row] = error
+
+    def _debug_source(self, endpoint_id: int, time: int) -> Entity | None:
+        """The endpoint of a debug message; its workload is not part of it."""
+        if not endpoint_id:
+            return None
+        endpoint = self.directory.endpoint_by_id(endpoint_id, time)
+        if endpoint is None:
+            return Entity(endpoint_id=endpoint_id)
+        return replace(local_entity(endpoint, endpoint.identity), workloads=())
 
     def _other_records(
         self,
@@ -250,22 +316,18 @@ def _without(
 
 
 def _joined(parts: list[FlowColumns]) -> FlowColumns:
-    """All parts as one, in order of payload."""
+    """All parts, one behind the other."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
-        return empty_flows()
-    columns = [np.concatenate(c) for c in zip(*map(_columns, parts), strict=True)]
-    order = np.argsort(columns[0], kind="stable")
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
+        return no_flows()
     extra = {}
     start = 0
     for part in parts:
-        for index, fields in part.extra.items():
-            extra[int(place[start + index])] = fields
+        extra.update((start + index, fields) for index, fields in part.extra.items())
         start += len(part.row)
-    return FlowColumns(*(column[order] for column in columns), extra)  # type: ignore[arg-type]
+    columns = zip(*map(_columns, parts), strict=True)
+    return FlowColumns(*map(np.concatenate, columns), extra)  # type: ignore[arg-type]
 
 
 def _columns(flows: FlowColumns) -> list[NDArray[np.generic]]:

@@ -7,8 +7,6 @@ them apart, or else their content does. Rules: Hubble's ``sock`` parser, Cilium 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,107 +14,130 @@ from parsers.addresses import MAPPED
 from parsers.datapath_flows import FIXED, FlowColumns
 from parsers.directory import Directory
 from parsers.errors import ProtocolError
-from parsers.flow_batch import (
-    CONVERSATION,
-    FLOW_CLASS,
-    L4_NONE,
-    L4_TCP,
-    L4_UDP,
-    ORIGIN_CILIUM,
-)
-from parsers.headers import TRACE_SOCK, Layout
+from parsers.flow_batch import CONVERSATION, FLOW_CLASS, L4_TCP, L4_UDP, ORIGIN_CILIUM
+from parsers.headers import TRACE_SOCK, Columns, Layout
 
 SOCK = 3  # flow.FlowType
-_VERDICT = {1: 6, 2: 7, 3: 6, 4: 7}  # xlate point to TRACED, TRANSLATED
-_REVERSE_POINTS = (3, 4)
-_L4 = {1: L4_TCP, 2: L4_UDP}
+RECORD_WINDOW = 40
 
-# Field to (offset, size), layout C (1.19 on) and layout A (1.13 to 1.18).
-_ALIGNED = {"l4": (2, 1), "flags": (3, 1), "port": (4, 2), "cookie": (8, 8), "cgroup": (16, 8),
-            "ip": (24, 16), "end": (40, 0)}  # fmt: skip
-_PACKED = {"l4": (36, 1), "flags": (37, 1), "port": (18, 2), "cookie": (20, 8), "cgroup": (28, 8),
-           "ip": (2, 16), "end": (38, 0)}  # fmt: skip
+_FIELDS = ["point", "l4", "flags", "port", "cookie", "cgroup", "ip"]
+_FORMATS = ["u1", "u1", "u1", "<u2", "<u8", "<u8", ("u1", (16,))]
+_ALIGNED = np.dtype(  # 40 bytes, Cilium 1.19 on
+    {"names": _FIELDS, "formats": _FORMATS, "offsets": [1, 2, 3, 4, 8, 16, 24], "itemsize": 40}
+)
+_PACKED = np.dtype(  # 38 bytes, Cilium 1.13 to 1.18
+    {"names": _FIELDS, "formats": _FORMATS, "offsets": [1, 36, 37, 18, 20, 28, 2], "itemsize": 40}
+)
+
+# By xlate point: flow.Verdict (TRACED before, TRANSLATED after), and whether it is a reply's.
+_VERDICT = np.zeros(256, dtype=np.uint8)
+_VERDICT[1:5] = [6, 7, 6, 7]
+_REVERSE = np.zeros(256, dtype=np.bool_)
+_REVERSE[[3, 4]] = True
+_L4 = np.zeros(256, dtype=np.uint8)
+_L4[1:3] = [L4_TCP, L4_UDP]
+
+_FEW_PROTOCOLS = 8  # numbers of layer 4: 0 to 2 today
 
 
 def sock_flows(
-    rows: list[int], records: list[bytes], layout: Layout, directory: Directory
+    rows: NDArray[np.int64],
+    windows: Columns,
+    length: NDArray[np.int64],
+    layout: Layout,
+    directory: Directory,
 ) -> tuple[FlowColumns, dict[int, ProtocolError]]:
-    """Flows of the records; the error of each that gives none, by index here."""
-    count = len(records)
+    """Flows of the records at ``rows``, and the error of each row that gives none.
+
+    ``windows``: the first 40 bytes of each record (``V40``); ``length``: its size.
+    """
+    count = len(rows)
+    packed = _are_packed(windows, length, layout)
+    aligned_view, packed_view = windows.view(_ALIGNED), windows.view(_PACKED)
+    if packed.all() or not packed.any():
+        fields = packed_view if count and packed[0] else aligned_view
+    else:
+        # Both at once: an agent of another release attached some of the programs.
+        fields = np.zeros(count, dtype=_ALIGNED)
+        for name in _FIELDS:
+            chosen = packed[:, None] if fields[name].ndim == 2 else packed
+            fields[name] = np.where(chosen, packed_view[name], aligned_view[name])
+    point, ipv6 = fields["point"], fields["flags"] & 1 != 0
     key = np.zeros(count, dtype=CONVERSATION)
+    errors: dict[int, ProtocolError] = {}
+    own = np.zeros((count, 16), dtype=np.uint8)
+    cgroups = zip(fields["cgroup"].tolist(), ipv6.tolist(), strict=True)
+    for index, (cgroup, v6) in enumerate(cgroups):
+        address = _pod_address(directory, cgroup, v6)
+        if address is None:
+            errors[index] = ProtocolError("trace-sock of an unknown cgroup", error_class="skipped")
+        else:
+            own[index] = np.frombuffer(address, dtype=np.uint8)
+    for index in np.flatnonzero(length < np.where(packed, 38, 40)).tolist():
+        errors[index] = ProtocolError(f"trace-sock record has {length[index]} bytes")
+    peer = np.where(ipv6[:, None], fields["ip"], 0)
+    peer[~ipv6, 10:12] = 0xFF
+    peer[~ipv6, 12:] = fields["ip"][~ipv6, :4]
+    reverse = _REVERSE[point]
+    key["source_ip"] = np.where(reverse[:, None], peer, own)
+    key["destination_ip"] = np.where(reverse[:, None], own, peer)
+    key["ip_version"] = 1 + ipv6
     flow_class = np.zeros(count, dtype=FLOW_CLASS)
     flow_class["event_type"] = TRACE_SOCK
+    flow_class["sub_type"] = point
+    flow_class["verdict"] = _VERDICT[point]
     flow_class["flow_type"] = SOCK
+    flow_class["ip_version"] = 1 + ipv6
+    flow_class["l4"] = _L4[fields["l4"]]
     flow_class["origin"] = ORIGIN_CILIUM
-    flows = FlowColumns(
-        np.array(rows, dtype=np.int64),
+    known = flow_class["l4"] != 0
+    port = fields["port"].astype(np.uint16)
+    source_port, destination_port = np.where(reverse, port, 0), np.where(reverse, 0, port)
+    # Services are looked up by port even where no layer 4 is printed.
+    extra = {
+        index: {"socket_cookie": cookie, "cgroup_id": cgroup, "service_ports": (source, target)}
+        for index, (cookie, cgroup, source, target) in enumerate(
+            zip(
+                fields["cookie"].tolist(),
+                fields["cgroup"].tolist(),
+                source_port.tolist(),
+                destination_port.tolist(),
+                strict=True,
+            )
+        )
+    }
+    return FlowColumns(
+        rows,
         key,
         flow_class,
-        np.zeros(count, dtype=np.uint16),
-        np.zeros(count, dtype=np.uint16),
+        np.where(known, source_port, 0),
+        np.where(known, destination_port, 0),
         np.zeros(count, dtype=np.uint32),
         np.zeros(count, dtype=np.uint16),
         np.full(count, FIXED, dtype=np.uint8),
-    )
-    errors: dict[int, ProtocolError] = {}
-    for index, data in enumerate(records):
-        error = _fill(flows, index, data, layout, directory)
-        if error is not None:
-            errors[index] = error
-    return flows, errors
+        extra,
+    ), errors
 
 
-def _fill(
-    flows: FlowColumns, index: int, data: bytes, layout: Layout, directory: Directory
-) -> ProtocolError | None:
-    offsets = _offsets(data, layout)
-    if len(data) < offsets["end"][0]:
-        return ProtocolError(f"trace-sock record has {len(data)} bytes", error_class="decode")
-    value = {
-        name: int.from_bytes(data[at : at + size], "little")
-        for name, (at, size) in offsets.items()
-    }
-    ipv6 = bool(value["flags"] & 1)
-    at = offsets["ip"][0]
-    peer = data[at : at + 16] if ipv6 else MAPPED + data[at : at + 4]
-    own = next(
-        (a for a in directory.pod_addresses(value["cgroup"]) if a.startswith(MAPPED) != ipv6),
-        None,
-    )
-    if own is None:
-        return ProtocolError("trace-sock of an unknown cgroup", error_class="skipped")
-    point = data[1]
-    source, destination = (peer, own) if point in _REVERSE_POINTS else (own, peer)
-    ports = (value["port"], 0) if point in _REVERSE_POINTS else (0, value["port"])
-    key = flows.key[index : index + 1]
-    key["source_ip"] = np.frombuffer(source, dtype=np.uint8)
-    key["destination_ip"] = np.frombuffer(destination, dtype=np.uint8)
-    key["ip_version"] = 2 if ipv6 else 1
-    row: dict[str, Any] = {
-        "sub_type": point,
-        "verdict": _VERDICT.get(point, 0),
-        "ip_version": 2 if ipv6 else 1,
-        "l4": _L4.get(value["l4"], L4_NONE),
-    }
-    for name, number in row.items():
-        flows.flow_class[name][index] = number
-    if row["l4"]:
-        flows.source_port[index], flows.destination_port[index] = ports
-    flows.extra[index] = {
-        "socket_cookie": value["cookie"],
-        "cgroup_id": value["cgroup"],
-        "service_ports": ports,
-    }
+def _pod_address(directory: Directory, cgroup: int, ipv6: bool) -> bytes | None:
+    for address in directory.pod_addresses(cgroup):
+        if address.startswith(MAPPED) != ipv6:
+            return address
     return None
 
 
-def _offsets(data: bytes, layout: Layout) -> dict[str, tuple[int, int]]:
+def _are_packed(
+    windows: Columns, length: NDArray[np.int64], layout: Layout
+) -> NDArray[np.bool_]:
     if layout.sock:
-        return _ALIGNED if layout.sock == 40 else _PACKED
+        return np.full(len(windows), layout.sock == 38)
     # A live socket's cookie is never 0; in the packed layout these bytes are the
-    # rest of an IPv4 address (zero) or of an IPv6 one, and its last two are small.
-    aligned = (
-        len(data) >= 40 and data[2] <= 2 and data[3] <= 1 and data[6:8] == b"\0\0" and any(data[8:16])
-    )
-    packed = len(data) >= 38 and data[36] <= 2 and data[37] <= 1
-    return _PACKED if packed and not aligned else _ALIGNED
+    # rest of an IPv4 address (zero) or of an IPv6 one, which begins with 0x20 or more.
+    # Nor is the cgroup's id, whose place in the packed layout an aligned IPv4 record has zero.
+    raw = windows.view(np.uint8).reshape(len(windows), RECORD_WINDOW)
+    aligned = (length >= 40) & (raw[:, 2] < _FEW_PROTOCOLS) & (raw[:, 3] <= 1)
+    aligned &= ~raw[:, 6:8].any(axis=1) & raw[:, 8:16].any(axis=1)
+    packed: NDArray[np.bool_] = ~aligned & (length >= 38)
+    packed &= (raw[:, 36] < _FEW_PROTOCOLS) & (raw[:, 37] <= 1)
+    packed &= raw[:, 28:36].any(axis=1)
+    return packed

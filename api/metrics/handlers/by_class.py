@@ -1,0 +1,125 @@
+"""Counting by metric class, and turning those counts into series.
+
+A batch adds to one array by class, whatever its labels are. Which series a class adds
+to is worked out once, when its count first leaves zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api.metrics.classes import MetricClass, MetricClasses
+from api.metrics.family import Counters, Labels
+from parsers.flow_batch import I64, U32, FlowBatch
+
+LabelsOf: TypeAlias = Callable[[MetricClass], Iterable[Labels]]
+"""The series a flow of a class adds 1 to; usually none or one."""
+
+Select: TypeAlias = Callable[[FlowBatch, U32], U32]
+"""The classes of those flows of a batch that a handler counts."""
+
+
+class ClassColumn:
+    """A value for each metric class, worked out for new classes when they come."""
+
+    __slots__ = ("_classes", "_derive", "_values")
+
+    def __init__(
+        self, classes: MetricClasses, derive: Callable[[NDArray[Any]], NDArray[Any]]
+    ) -> None:
+        self._classes = classes
+        self._derive = derive  # of a structured array with the fields of MetricClass
+        self._values = derive(classes.rows)
+
+    def of(self, classes: U32) -> NDArray[Any]:
+        """The value of each flow's class."""
+        if len(self._values) < len(self._classes):
+            self._values = self._derive(self._classes.rows)
+        values: NDArray[Any] = self._values[classes]
+        return values
+
+
+class ClassCounter:
+    """Flows (int64) by metric class."""
+
+    __slots__ = ("_classes", "_counts")
+
+    def __init__(self, classes: MetricClasses) -> None:
+        self._classes = classes
+        self._counts: I64 = np.zeros(64, dtype=np.int64)
+
+    def add(self, classes: U32) -> None:
+        """Count one flow for each class row."""
+        if len(self._counts) < len(self._classes):
+            grown = np.zeros(2 * len(self._classes), dtype=np.int64)
+            grown[: len(self._counts)] = self._counts
+            self._counts = grown
+        np.add.at(self._counts, classes, 1)
+
+    def take(self) -> I64:
+        """The counts since the last call."""
+        counts = self._counts
+        self._counts = np.zeros_like(counts)
+        return counts
+
+
+class ClassSeries:
+    """Moves counts by class to the series of a family."""
+
+    __slots__ = ("_classes", "_family", "_known", "_labels_of", "_rows", "_slots")
+
+    def __init__(self, classes: MetricClasses, family: Counters, labels_of: LabelsOf) -> None:
+        self._classes = classes
+        self._family = family
+        self._labels_of = labels_of
+        self._known = np.zeros(0, dtype=np.bool_)  # by class
+        self._rows: list[int] = []  # class _rows[i] adds to slot _slots[i]
+        self._slots: list[int] = []
+
+    def fold(self, counts: I64) -> None:
+        """Add counts to the family's totals."""
+        known = np.zeros(len(counts), dtype=np.bool_)
+        known[: len(self._known)] = self._known
+        for row in np.flatnonzero((counts > 0) & ~known).tolist():
+            known[row] = True
+            for labels in self._labels_of(self._classes[row]):
+                self._rows.append(row)
+                self._slots.append(self._family.slot(labels))
+        self._known = known
+        if self._rows:
+            np.add.at(self._family.totals, self._slots, counts[self._rows])
+
+
+class ClassHandler:
+    """A handler whose labels follow from the class; see ``Handler``.
+
+    Without ``select`` every flow is offered, and the counts are those all such handlers
+    share; with it the handler keeps counts of its own.
+    """
+
+    __slots__ = ("_own", "_select", "_series", "families")
+
+    def __init__(
+        self,
+        classes: MetricClasses,
+        family: Counters,
+        labels_of: LabelsOf,
+        select: Select | None = None,
+    ) -> None:
+        self.families: tuple[Counters, ...] = (family,)
+        self._series = ClassSeries(classes, family, labels_of)
+        self._select = select
+        self._own = ClassCounter(classes)
+
+    def count(self, batch: FlowBatch, classes: U32) -> None:
+        """See ``Handler``."""
+        if self._select is not None:
+            self._own.add(self._select(batch, classes))
+
+    def fold(self, counts: I64) -> None:
+        """See ``Handler``."""
+        self._series.fold(counts if self._select is None else self._own.take())

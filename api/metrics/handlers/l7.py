@@ -1,0 +1,239 @@
+"""The handlers of L7 records: DNS, HTTP, Kafka.
+
+About three flows in a hundred have a record, so that these are walked one by one. Equal
+label objects are shared, and flows are tallied by (labels, class); a fold turns the
+tallies into series.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api.metrics import label_values as say
+from api.metrics.classes import MetricClass, MetricClasses
+from api.metrics.family import BUCKETS, Counters, Histograms
+from api.metrics.handlers.by_class import ClassColumn
+from api.v1.flow import flow_pb2
+from parsers.flow_batch import I64, L7_HTTP, L7_KAFKA, L7_NONE, REPLY_TRUE, U32, FlowBatch
+from parsers.l7 import DnsLabels, HttpLabels, KafkaLabels
+
+RecordLabels: TypeAlias = DnsLabels | HttpLabels | KafkaLabels
+
+_BOUNDS: Final = tuple(round(bound * 1e9) for bound in BUCKETS)  # ns
+_TALLIES = 1024
+"""Tallies that may wait for a scrape; more are folded at once, at about 5 us each."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Flows of one kind, and the latencies of those that say one."""
+
+    flows: int = 0
+    nanoseconds: int = 0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS) + 1))
+
+
+class Recorder(Protocol):
+    """Turns tallies of one kind of record into series."""
+
+    families: tuple[Counters, ...]
+
+    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+        """Add a tally; labels of other records are passed over."""
+
+
+class L7Records:
+    """Tallies the flows with an L7 record for all recorders; a ``Handler``."""
+
+    __slots__ = ("_classes", "_kind", "_recorders", "_tallies", "families")
+
+    def __init__(self, classes: MetricClasses, recorders: Sequence[Recorder]) -> None:
+        self.families = tuple(family for r in recorders for family in r.families)
+        self._classes = classes
+        self._recorders = recorders
+        self._kind = ClassColumn(classes, _kind)
+        self._tallies: dict[tuple[RecordLabels, int], Tally] = {}
+
+    def count(self, batch: FlowBatch, classes: U32) -> None:
+        """See ``Handler``."""
+        kinds = self._kind.of(classes)
+        picked = np.flatnonzero(kinds)
+        details = batch.tables.details
+        for detail, row, kind in zip(
+            batch.detail[picked].tolist(),
+            classes[picked].tolist(),
+            kinds[picked].tolist(),
+            strict=True,
+        ):
+            record = details[detail].l7
+            if record is None or record.labels is None:
+                continue
+            tally = self._tallies.get((record.labels, row))
+            if tally is None:
+                tally = self._tallies[record.labels, row] = Tally()
+            tally.flows += 1
+            if kind == _TIMED:
+                tally.nanoseconds += record.latency_ns
+                tally.buckets[bisect_left(_BOUNDS, record.latency_ns)] += 1
+        if len(self._tallies) > _TALLIES:
+            self._fold()
+
+    def fold(self, counts: I64) -> None:
+        """See ``Handler``."""
+        self._fold()
+
+    def _fold(self) -> None:
+        for (labels, row), tally in self._tallies.items():
+            flow = self._classes[row]
+            for recorder in self._recorders:
+                recorder.record(labels, flow, tally)
+        self._tallies.clear()
+
+
+_PLAIN, _TIMED = 1, 2
+
+
+def _kind(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    """0 without a record, ``_TIMED`` where a histogram wants the latency, else ``_PLAIN``."""
+    record, kind = rows["l7_record"], rows["l7_type"]
+    timed = ((record == L7_HTTP) & (kind == flow_pb2.RESPONSE)) | (
+        (record == L7_KAFKA) & (kind == flow_pb2.REQUEST)
+    )
+    kinds: NDArray[np.uint8] = np.where(timed, _TIMED, record != L7_NONE).astype(np.uint8)
+    return kinds
+
+
+class DnsRecorder:
+    """Queries, refused ones included; responses; and the types in these."""
+
+    __slots__ = ("_queries", "_responses", "_types", "families")
+
+    def __init__(self) -> None:
+        labels = ("ips_returned", "qtypes", "rcode")
+        self._queries = Counters(
+            "hubble_dns_queries_total", "Number of DNS queries observed", labels
+        )
+        self._responses = Counters(
+            "hubble_dns_responses_total", "Number of DNS responses observed", labels
+        )
+        self._types = Counters(
+            "hubble_dns_response_types_total",
+            "Number of DNS response types observed",
+            ("qtypes", "type"),
+        )
+        self.families: tuple[Counters, ...] = (self._queries, self._responses, self._types)
+
+    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+        """See ``Recorder``."""
+        if not isinstance(labels, DnsLabels):
+            return
+        returned = str(labels.ips_returned)
+        if flow.verdict == flow_pb2.DROPPED:
+            self._queries.add((returned, labels.qtypes, "Policy denied"), tally.flows)
+        elif flow.is_reply != REPLY_TRUE:
+            self._queries.add((returned, labels.qtypes, ""), tally.flows)
+        else:
+            code = say.RESPONSE_CODES.get(labels.rcode, "")
+            self._responses.add((returned, labels.qtypes, code), tally.flows)
+            for name in labels.rrtypes:
+                self._types.add((labels.qtypes, name), tally.flows)
+
+
+class HttpRecorder:
+    """Requests and responses each for themselves; durations of the responses."""
+
+    __slots__ = ("_durations", "_requests", "_responses", "families")
+
+    def __init__(self) -> None:
+        self._requests = Counters(
+            "hubble_http_requests_total",
+            "Count of HTTP requests",
+            ("method", "protocol", "reporter"),
+        )
+        self._responses = Counters(
+            "hubble_http_responses_total",
+            "Count of HTTP responses",
+            ("method", "protocol", "reporter", "status"),
+        )
+        self._durations = _http_durations()
+        self.families: tuple[Counters, ...] = (self._requests, self._responses, self._durations)
+
+    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+        """See ``Recorder``."""
+        if not isinstance(labels, HttpLabels):
+            return
+        method, protocol, reporter = labels.method, labels.protocol, _reporter(flow)
+        if flow.l7_type == flow_pb2.REQUEST:
+            self._requests.add((method, protocol, reporter), tally.flows)
+        elif flow.l7_type == flow_pb2.RESPONSE:
+            status = str(labels.code)
+            self._responses.add((method, protocol, reporter, status), tally.flows)
+            self._durations.observe((method, reporter), tally.buckets, tally.nanoseconds)
+
+
+class HttpV2Recorder:
+    """Requests as their responses show them, with the status."""
+
+    __slots__ = ("_durations", "_requests", "families")
+
+    def __init__(self) -> None:
+        self._requests = Counters(
+            "hubble_http_requests_total",
+            "Count of HTTP requests",
+            ("method", "protocol", "reporter", "status"),
+        )
+        self._durations = _http_durations()
+        self.families: tuple[Counters, ...] = (self._requests, self._durations)
+
+    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+        """See ``Recorder``."""
+        if isinstance(labels, HttpLabels) and flow.l7_type == flow_pb2.RESPONSE:
+            reporter = _reporter(flow)
+            values = (labels.method, labels.protocol, reporter, str(labels.code))
+            self._requests.add(values, tally.flows)
+            self._durations.observe((labels.method, reporter), tally.buckets, tally.nanoseconds)
+
+
+class KafkaRecorder:
+    """Kafka requests of agents up to 1.19."""
+
+    __slots__ = ("_durations", "_requests", "families")
+
+    def __init__(self) -> None:
+        self._requests = Counters(
+            "hubble_kafka_requests_total",
+            "Count of Kafka requests (deprecated)",
+            ("api_key", "error_code", "reporter", "topic"),
+        )
+        self._durations = Histograms(
+            "hubble_kafka_request_duration_seconds",
+            "Quantiles of HTTP request duration in seconds (deprecated)",
+            ("api_key", "reporter", "topic"),
+        )
+        self.families: tuple[Counters, ...] = (self._requests, self._durations)
+
+    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+        """See ``Recorder``."""
+        if isinstance(labels, KafkaLabels) and flow.l7_type == flow_pb2.REQUEST:
+            key, topic, reporter = labels.api_key, labels.topic, _reporter(flow)
+            error = str(labels.error_code)
+            self._requests.add((key, error, reporter, topic), tally.flows)
+            self._durations.observe((key, reporter, topic), tally.buckets, tally.nanoseconds)
+
+
+def _http_durations() -> Histograms:
+    return Histograms(
+        "hubble_http_request_duration_seconds",
+        "Quantiles of HTTP request duration in seconds",
+        ("method", "reporter"),
+    )
+
+
+def _reporter(flow: MetricClass) -> str:
+    return say.at(say.REPORTERS, flow.direction) or "unknown"

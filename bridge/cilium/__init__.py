@@ -1,0 +1,1 @@
+"""Cilium's agent as a source: its monitor socket."""

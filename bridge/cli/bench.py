@@ -1,0 +1,116 @@
+"""Throughput of the pipeline on this machine: ``ciliary bench pipeline``.
+
+One core, one pass over the stream in memory, the way the agent goes: framing, parsing
+(with naming), counting ten metric handlers, history. Figures are CPU time of this process,
+so that a busy machine does not change them much; compare them with a peer in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from api.history import History
+from api.metrics.hubble import HubbleMetrics
+from bridge.process_tuning import tune_process
+from parsers.framing import PayloadStream
+from parsers.headers import Release
+from parsers.ledger import Ledger
+from parsers.pipeline import MonitorPipeline, new_tables
+from parsers.world import directory_of
+
+BATCH = 4000  # records; as the agent takes them
+CHUNK = 1 << 20  # bytes a read gives at most
+HANDLERS = (
+    "flow", "drop", "tcp", "dns", "icmp", "port-distribution", "http", "policy",
+    "flows-to-world", "sctp",
+)  # fmt: skip
+STAGES = ("framing", "parse", "metrics", "history")
+
+
+def bench_pipeline(
+    stream: bytes, world: Mapping[str, Any], *, history_flows: int, release: Release = None
+) -> dict[str, Any]:
+    """Run a stream through the pipeline once; the figures of ``ciliary bench pipeline``."""
+    tables = new_tables()
+    ledger = Ledger()
+    pipeline = MonitorPipeline(tables, directory_of(world), ledger, release=release)
+    metrics = HubbleMetrics(HANDLERS)
+    history = History(tables, ledger, capacity=history_flows)
+    framing = PayloadStream()
+    spent = dict.fromkeys(STAGES, 0.0)
+    batches: list[float] = []
+    records = flows = 0
+    tune_process()
+    rss_before = _rss()
+    cpu = time.process_time()
+    wall = time.perf_counter()
+    for chunk in _chunks(stream):
+        mark = time.perf_counter()
+        framing.feed(chunk)
+        while True:
+            payloads = framing.take(BATCH)
+            framed = time.perf_counter()
+            spent["framing"] += framed - mark
+            if payloads is None:
+                break
+            parsed = pipeline.parse(payloads, pipeline.live_clock(time.time_ns()))
+            done = time.perf_counter()
+            spent["parse"] += done - framed
+            metrics.count(parsed.flows)
+            counted = time.perf_counter()
+            spent["metrics"] += counted - done
+            history.append(parsed.flows)
+            end = time.perf_counter()
+            spent["history"] += end - counted
+            batches.append(end - mark)
+            records += len(payloads)
+            flows += len(parsed.flows)
+            mark = end
+    wall = time.perf_counter() - wall
+    cpu = time.process_time() - cpu
+    batches.sort()
+    total = sum(spent.values())
+    return {
+        "records": records,
+        "flows": flows,
+        "events_per_second": round(records / wall),
+        "events_per_cpu_second": round(records / cpu),
+        "share": {name: round(value / total, 3) for name, value in spent.items()},
+        "p50_batch_ms": round(1000 * batches[len(batches) // 2], 2),
+        "p99_batch_ms": round(1000 * batches[len(batches) * 99 // 100], 2),
+        "rss_bytes": _rss(),
+        "history_bytes_per_flow": round(
+            (history.statistics().bytes + tables.conversations.nbytes() + tables.classes.nbytes())
+            / max(1, len(history.flows)),
+            1,
+        ),
+        "rss_growth_bytes_per_flow": round((_rss() - rss_before) / max(1, flows), 1),
+        "imbalance": ledger.imbalance(),
+    }
+
+
+def load(path: Path) -> bytes:
+    """A recording's bytes."""
+    return path.read_bytes()
+
+
+def _chunks(stream: bytes) -> Iterator[memoryview]:
+    view = memoryview(stream)
+    return (view[at : at + CHUNK] for at in range(0, len(view), CHUNK))
+
+
+def _rss() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def report(figures: dict[str, Any], *, as_json: bool) -> str:
+    """The figures as a person or a program wants them."""
+    if as_json:
+        return json.dumps(figures)
+    return "\n".join(f"{name:28} {value}" for name, value in figures.items())

@@ -1,0 +1,89 @@
+"""``ciliary record``: save what a monitor socket says.
+
+The file has the bytes of one connection up to the last whole message: type ids mean
+nothing across connections, so a recording never spans two.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+import click
+import trio
+
+from bridge.cli.event_loop import run_until_done
+from bridge.recording import MessageSplitter, create_recording
+from bridge.signals import end_on_signal
+from parsers.errors import UsageError
+
+_READ = 256 << 10
+
+
+class Recorder:
+    """Copies a connection's whole messages to ``file`` and counts the payloads."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._splitter = MessageSplitter()
+        self._pending = bytearray()
+        self.payloads = 0
+
+    async def copy(self, connection: socket.socket, limit: float = math.inf) -> None:
+        """Until the peer closes or ``limit`` payloads; cancellation loses no whole message.
+
+        ``connection`` is non-blocking. ``ProtocolError``: the peer does not speak gob.
+        """
+        while self.payloads < limit:
+            await trio.lowlevel.wait_readable(connection)
+            data = connection.recv(_READ)
+            if not data:
+                return
+            self._pending += data
+            self.payloads += len(self._splitter.feed(data).ends)
+            whole = len(self._pending) - self._splitter.torn
+            self._file.write(self._pending[:whole])
+            del self._pending[:whole]
+
+
+async def _record(
+    monitor_socket: Path, recording: Path, force: bool, duration: float, limit: float
+) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(os.fspath(monitor_socket))
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise UsageError(f"cannot connect to {monitor_socket}: {reason}") from None
+        connection.setblocking(False)
+        with create_recording(recording, overwrite=force) as file:
+            recorder = Recorder(file)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(end_on_signal, nursery.cancel_scope)
+                nursery.cancel_scope.deadline = trio.current_time() + duration
+                await recorder.copy(connection, limit)
+                nursery.cancel_scope.cancel()
+    return recorder.payloads
+
+
+@click.command()
+@click.argument("monitor_socket", metavar="SOCKET", type=click.Path(path_type=Path))
+@click.argument("recording", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Write over an existing file.")
+@click.option("--duration", type=float, default=math.inf, help="Stop after so many seconds.")
+@click.option("--count", type=int, help="Stop after about so many payloads.")
+def record(
+    monitor_socket: Path, recording: Path, force: bool, duration: float, count: int | None
+) -> None:
+    """Save what the monitor socket SOCKET says to FILE, until Ctrl-C.
+
+    A FILE that ends in .gz or .xz is compressed. It is readable by you alone, as it may
+    hold what users consider secret.
+    """
+    limit = math.inf if count is None else count
+    payloads = run_until_done(_record, monitor_socket, recording, force, duration, limit)
+    size = recording.stat().st_size
+    click.echo(f"{payloads} payloads in {recording}, {size} bytes", err=True)

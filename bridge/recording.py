@@ -1,0 +1,168 @@
+"""Recordings: exactly the bytes of one connection to a monitor socket, maybe compressed.
+
+Compression is told from the file's first bytes when reading and from its suffix when
+writing (``.gz``, ``.xz``). A recording ends with a whole message; one that was cut off
+later may not, and readers ignore the torn end.
+
+A recording can hold what users consider secret, so it is made with mode 0600, and never
+over an existing file unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from parsers.errors import ProtocolError, UsageError
+from parsers.framing import MAX_MESSAGE
+from parsers.gob_wire import TypeTable, read_int
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Whole gob messages in order.
+
+    ``definitions`` and ``payloads`` are the messages joined, apart from each other;
+    ``ends`` are the offsets in ``payloads`` at which a message ends.
+    """
+
+    definitions: bytes
+    payloads: bytes
+    ends: list[int]
+
+
+class MessageSplitter:
+    """Sans-I/O: cuts a monitor stream into whole messages and keeps the rest."""
+
+    __slots__ = ("_began", "_buffer")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._began = False
+
+    @property
+    def torn(self) -> int:
+        """Bytes of a message that is not whole yet."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes | memoryview) -> Messages:
+        """What is whole now. ``ProtocolError``: these bytes are no monitor stream."""
+        self._buffer += data
+        buffer = self._buffer
+        definitions: list[bytes] = []
+        payloads: list[bytes] = []
+        ends: list[int] = []
+        position = run = size = 0  # ``run``: where a run of payloads began; ``size``: all before
+        while (bounds := _message_at(buffer, position)) is not None:
+            content, end = bounds
+            if _is_definition(buffer, content):
+                payloads.append(bytes(buffer[run:position]))
+                size += position - run
+                definitions.append(bytes(buffer[position:end]))
+                run = end
+                if not self._began:
+                    _check_definition(bytes(buffer[content:end]))
+                    self._began = True
+            elif not self._began:
+                raise ProtocolError("not a monitor stream: it begins without a type definition")
+            else:
+                ends.append(size + end - run)
+            position = end
+        payloads.append(bytes(buffer[run:position]))
+        del buffer[:position]
+        return Messages(b"".join(definitions), b"".join(payloads), ends)
+
+
+def _message_at(buffer: bytearray, position: int) -> tuple[int, int] | None:
+    """Where the content of the message begins and ends; None when it is not whole."""
+    if position >= len(buffer):
+        return None
+    first = buffer[position]
+    content = position + 1
+    if first >= 0x80:
+        content += 256 - first
+        length = int.from_bytes(buffer[position + 1 : content], "big")
+    else:
+        length = first
+    if not first or 0x80 <= first < 0xF8 or length > MAX_MESSAGE:
+        raise ProtocolError("not a monitor stream: bad message length", offset=position)
+    end = content + length
+    return None if content >= len(buffer) or end > len(buffer) else (content, end)
+
+
+def _is_definition(buffer: bytearray, content: int) -> bool:
+    """A negative type id: gob puts the sign in the lowest bit."""
+    first = buffer[content]
+    last = content + (256 - first if first >= 0x80 else 0)
+    return bool(buffer[last] & 1)
+
+
+def _check_definition(content: bytes) -> None:
+    """Any text can look like a message; hardly one looks like a definition inside."""
+    try:
+        type_id, position = read_int(content, 0)
+        TypeTable().define(-type_id, content, position)
+    except ProtocolError as error:
+        raise ProtocolError(f"not a monitor stream: {error}") from None
+
+
+def open_recording(path: Path) -> IO[bytes]:
+    """A file of plain bytes, whatever the compression; ``UsageError`` says why not."""
+    try:
+        with path.open("rb") as plain:
+            magic = plain.read(6)
+        if magic.startswith(b"\x1f\x8b"):
+            return cast("IO[bytes]", gzip.open(path))
+        if magic == b"\xfd7zXZ\x00":
+            return lzma.open(path)
+        return path.open("rb")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {_reason(error)}") from None
+
+
+def read_messages(path: Path) -> Iterator[Messages]:
+    """A recording about a megabyte at a time. ``UsageError``: it is not one."""
+    splitter = MessageSplitter()
+    with open_recording(path) as file:
+        while True:
+            try:
+                data = file.read(_CHUNK)
+            except EOFError:  # a compressed file that was cut off
+                return
+            except (OSError, lzma.LZMAError, zlib.error) as error:
+                raise UsageError(f"cannot read {path}: {error}") from None
+            if not data:
+                return
+            try:
+                yield splitter.feed(data)
+            except ProtocolError as error:
+                raise UsageError(f"{path} is not a recording: {error}") from None
+
+
+def create_recording(path: Path, *, overwrite: bool = False) -> IO[bytes]:
+    """A new file to write plain bytes to, compressed as its suffix says."""
+    flags = os.O_WRONLY | os.O_CREAT | (0 if overwrite else os.O_EXCL)
+    try:
+        os.close(os.open(path, flags, 0o600))
+        path.chmod(0o600)
+        if path.suffix == ".gz":
+            return cast("IO[bytes]", gzip.open(path, "wb"))
+        if path.suffix == ".xz":
+            return lzma.open(path, "wb", preset=1)
+        return path.open("wb")
+    except FileExistsError:
+        raise UsageError(f"{path} exists; choose another name or say --force") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {_reason(error)}") from None
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else str(error)

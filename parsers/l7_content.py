@@ -1,0 +1,190 @@
+"""What a reader sees of an access-log record: flow.Layer7's record and flow.Summary.
+
+Decoded on demand from the bytes of the record's protocol part (some hundred bytes, without
+the type definitions), because most flows are never read. Texts are Hubble's; it takes the
+record from DNS before HTTP before Kafka, but the summary from HTTP before Kafka before DNS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from parsers.addresses import MAPPED
+from parsers.dns_names import response_code_name, type_name
+from parsers.go_text import quote
+from parsers.go_url import print_url
+from parsers.gob_values import Reader
+from parsers.l7 import Dns, DnsLabels, Http, HttpLabels, Kafka, KafkaLabels, L7Content
+
+UNKNOWN_TYPE, REQUEST, RESPONSE, SAMPLE = range(4)
+"""flow.L7FlowType."""
+
+UINT32 = 0xFFFFFFFF
+
+
+@dataclass(slots=True, eq=False)
+class AccessLogL7:
+    """The ``L7Record`` of an access-log record.
+
+    Not frozen, as one is made for each record: that would double what making it costs.
+    A part is its bytes and the reader that has accepted them.
+    """
+
+    type: int
+    latency_ns: int
+    trace_id: str
+    labels: HttpLabels | DnsLabels | KafkaLabels | None
+    http: tuple[bytes, Reader] | None
+    kafka: tuple[bytes, Reader] | None
+    dns: tuple[bytes, Reader] | None
+    generic: tuple[bytes, Reader] | None
+
+    def content(self) -> L7Content:
+        """Decode what is shown."""
+        record: Http | Dns | Kafka | None = None
+        summary = ""
+        if self.generic:
+            summary = _generic_summary(*_values(self.generic))
+        if self.kafka:
+            record = _kafka(self.type, *_values(self.kafka))
+            summary = "" if self.dns or self.http else _kafka_summary(self.type, record)
+        if self.http:
+            values = _values(self.http)
+            record = _http(self.type, *values)
+        if self.dns:
+            values_of_dns = _values(self.dns)
+            record = _dns(self.type, *values_of_dns)
+            if not self.kafka:
+                summary = _dns_summary(self.type, *values_of_dns)
+        if self.http:
+            summary = _http_summary(self.type, self.latency_ns, *values)
+        return L7Content(record, summary)
+
+
+def _values(part: tuple[bytes, Reader]) -> list[Any]:
+    encoded, read = part
+    values: list[Any] = read(encoded, 0)[0]
+    return values[:-1]  # the last slot took what is unknown
+
+
+def text(value: bytes) -> str:
+    """Strings of the API are UTF-8."""
+    return value.decode("utf-8", "replace")
+
+
+def _http(
+    type_: int, code: int, method: bytes, url: bytes, protocol: bytes,
+    headers: dict[bytes, list[bytes]], *_: Any,
+) -> Http:  # fmt: skip
+    return Http(
+        code=0 if type_ == REQUEST else code & UINT32,
+        method=text(method),
+        url=print_url(url),
+        protocol=text(protocol),
+        headers=tuple((text(k), text(v)) for k in sorted(headers) for v in headers[k]),
+    )
+
+
+def _http_summary(
+    type_: int, latency_ns: int, code: int, method: bytes, url: bytes, protocol: bytes, *_: Any
+) -> str:
+    request = f"{text(method)} {print_url(url)}"
+    if type_ == REQUEST:
+        return f"{text(protocol)} {request}"
+    if type_ == RESPONSE:
+        return f"{text(protocol)} {code} {latency_ns // 1_000_000}ms ({request})"
+    return ""
+
+
+def _kafka(
+    type_: int, error: int, version: int, key: bytes, correlation: int, topic: list[bytes]
+) -> Kafka:
+    signed_error = (error + (1 << 31)) % (1 << 32) - (1 << 31)
+    return Kafka(
+        error_code=0 if type_ == REQUEST else signed_error,
+        api_version=version,
+        api_key=text(key),
+        correlation_id=correlation,
+        topic=text(topic[0]),
+    )
+
+
+def _kafka_summary(type_: int, kafka: Kafka) -> str:
+    about = f"{kafka.api_key} correlation id {kafka.correlation_id} topic '{kafka.topic}'"
+    if type_ == REQUEST:
+        return f"Kafka request {about}"
+    return f"Kafka response {about} return code {kafka.error_code}"
+
+
+def _dns(
+    type_: int, query: bytes, ips: tuple[int, list[bytes]], ttl: int, cnames: list[bytes],
+    source: bytes, rcode: int, qtypes: list[int], rrtypes: list[int],
+) -> Dns:  # fmt: skip
+    answers = type_ != REQUEST
+    return Dns(
+        query=text(query),
+        ips=_address_texts(ips) if answers else (),
+        ttl=ttl if answers else 0,
+        cnames=tuple(map(text, cnames)) if answers else (),
+        observation_source=text(source),
+        rcode=rcode & UINT32 if answers else 0,
+        qtypes=tuple(map(type_name, qtypes)),
+        rrtypes=tuple(map(type_name, rrtypes)) if answers else (),
+    )
+
+
+def _dns_summary(
+    type_: int, query: bytes, ips: tuple[int, list[bytes]], ttl: int, cnames: list[bytes],
+    source: bytes, rcode: int, qtypes: list[int], _: Any,
+) -> str:  # fmt: skip
+    question = f"{text(query)} {','.join(map(type_name, qtypes))}"
+    if type_ == REQUEST:
+        return f"DNS Query {question}"
+    if type_ != RESPONSE:
+        return ""
+    answers = []
+    if rcode & 0xFF:
+        answers.append(f"RCode: {response_code_name(rcode)}")
+    else:
+        if ips[1]:
+            answers.append(quote(",".join(_address_texts(ips)).encode()))
+        if cnames:
+            answers.append(f"CNAMEs: {quote(b','.join(cnames))}")
+    asked = "Proxy" if source == b"proxy" else "Query"
+    return f"DNS Answer {' '.join(answers)} TTL: {ttl} ({asked} {question})"
+
+
+def _address_texts(ips: tuple[int, list[bytes]]) -> tuple[str, ...]:
+    """Shape 0 is Go's ``net.IP`` (until 1.16), shape 1 its ``netip.Addr``."""
+    shape, addresses = ips
+    return tuple(map(_netip_text if shape else _net_ip_text, addresses))
+
+
+def _net_ip_text(address: bytes) -> str:
+    if not address:
+        return "<nil>"
+    if len(address) == 16 and address.startswith(MAPPED):
+        address = address[12:]
+    if len(address) == 4:
+        return str(IPv4Address(address))
+    if len(address) == 16:
+        return str(IPv6Address(address))
+    return f"?{address.hex()}"
+
+
+def _netip_text(address: bytes) -> str:
+    if not address:
+        return "invalid IP"
+    if len(address) == 4:
+        return str(IPv4Address(address))
+    zone = f"%{text(address[16:])}" if len(address) > 16 else ""
+    if address.startswith(MAPPED):
+        return f"::ffff:{IPv4Address(address[12:16])}{zone}"
+    return f"{IPv6Address(address[:16])}{zone}"
+
+
+def _generic_summary(protocol: bytes, fields: dict[bytes, bytes]) -> str:
+    shown = " ".join(f"{text(key)}:{text(fields[key])}" for key in sorted(fields))
+    return f"{text(protocol)} Fields: map[{shown}]"

@@ -1,0 +1,195 @@
+"""What our parser makes of recorded payloads, in the shape of the recorded results.
+
+A result is ``{"kind": ..., "event": ...}`` or, for errors, ``{"kind": "error", "class": ...}``,
+as in the fixtures; the event is the message's JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.wrappers_pb2 import Int32Value
+
+from api.hubble.messages import FlowMessages
+from api.hubble.node import LocalNode
+from api.v1.flow import flow_pb2
+from parsers.details import Detail
+from parsers.directory import Directory
+from parsers.framing import PayloadBatch, PayloadStream
+from parsers.headers import Release
+from parsers.ledger import Ledger
+from parsers.pipeline import LostRecords, MonitorPipeline, ParsedBatch, new_tables
+from parsers.world import directory_of, node_name_of
+from tests.fixtures import Payload
+
+Result = dict[str, Any]
+World = dict[str, Any]
+Facts = tuple[Any, ...]
+
+BATCH = 5000
+
+
+def not_yet(kind: int, data: bytes) -> bool:
+    """Records that the pipeline does not answer yet: debug, agent."""
+    return kind == 9 and data[:1] in (b"\x02", b"\x82")
+
+
+class Parser:
+    """One pipeline over a world, on the world's clock."""
+
+    def __init__(self, world: World, release: Release, *, directory: Directory | None = None) -> None:
+        directory = directory or directory_of(world)
+        self.tables = new_tables()
+        self.ledger = Ledger()
+        self.pipeline = MonitorPipeline(self.tables, directory, self.ledger, release=release)
+        node = LocalNode(
+            node_name_of(world),
+            tuple(sorted(world["node"]["labels"])),
+            emitter_version="0",
+            uuid_prefix=world["uuid_prefix"],
+            interface_name=directory.link_name,
+        )
+        self.messages = FlowMessages(self.tables, node)
+        start = datetime.fromisoformat(world["base_time"])
+        self._start = int(start.timestamp()) * 10**9
+        self._step = int(world["step_ns"])
+
+    def parse(self, batch: PayloadBatch) -> ParsedBatch:
+        """A batch; every record of it has one result, and the books say so."""
+        first = self.pipeline.sequence
+        parsed = self.pipeline.parse(
+            batch, lambda sequence: self._start + sequence.astype(np.int64) * self._step
+        )
+        numbers = parsed.flows.sequence.tolist() + [
+            record.sequence for record in (*parsed.lost_events, *parsed.errors)
+        ] + [s for s, _, _ in (*parsed.agent_events, *parsed.debug_events)]
+        answered = [n for n in range(len(batch)) if not not_yet(batch.kind[n], batch.data(n))]
+        assert sorted(numbers) == [first + n for n in answered]
+        assert parsed.records == len(batch)
+        assert self.ledger.imbalance() == {}
+        account = self.ledger.stages["parser"]
+        assert account.incoming == self.pipeline.sequence
+        return parsed
+
+    def results(self, parsed: ParsedBatch) -> Iterator[tuple[int, Callable[[], Result]]]:
+        """Payload number and result, the latter made when asked for: messages are slow."""
+        for row, sequence in enumerate(parsed.flows.sequence.tolist()):
+            yield sequence, lambda row=row: _shown("flow", self.messages.flow(parsed.flows, row))
+        for lost in parsed.lost_events:
+            yield lost.sequence, lambda lost=lost: _shown("lost", _lost_event(lost))
+        for error in parsed.errors:
+            yield error.sequence, lambda error=error: {"kind": "error", "class": error.error_class}
+
+    def facts(self, parsed: ParsedBatch) -> Iterator[tuple[int, Facts]]:
+        """Payload number and everything its result is made of, to compare two parsers."""
+        flows, tables = parsed.flows, self.tables
+        names = tables.conversations
+        for sequence, time, kind, row, source_port, destination_port, detail in zip(
+            flows.sequence.tolist(),
+            flows.time.tolist(),
+            tables.classes.rows[flows.flow_class].view("V32").tolist(),
+            flows.conversation.tolist(),
+            flows.source_port.tolist(),
+            flows.destination_port.tolist(),
+            flows.detail.tolist(),
+            strict=True,
+        ):
+            yield sequence, (
+                time,
+                kind,
+                names.rows[row].tobytes(),
+                names.entities[int(names.source_entity[row])],
+                names.entities[int(names.destination_entity[row])],
+                names.name_pairs[int(names.names[row])],
+                source_port,
+                destination_port,
+                *_detail_facts(tables.details[detail]),
+            )
+        for lost in parsed.lost_events:
+            yield lost.sequence, ("lost", lost)
+        for error in parsed.errors:
+            yield error.sequence, ("error", error)
+
+
+def _detail_facts(detail: Detail) -> Facts:
+    if detail.l7 is None:
+        return (detail,)
+    l7 = detail.l7
+    return detail._replace(l7=None), l7.type, l7.latency_ns, l7.trace_id, l7.labels, l7.content()
+
+
+def _lost_event(lost: LostRecords) -> flow_pb2.LostEvent:
+    return flow_pb2.LostEvent(
+        source=flow_pb2.PERF_EVENT_RING_BUFFER,
+        num_events_lost=lost.count,
+        cpu=Int32Value(value=lost.cpu),
+    )
+
+
+def _shown(kind: str, message: Any) -> Result:
+    return {"kind": kind, "event": MessageToDict(message, preserving_proto_field_name=True)}
+
+
+def batches(data: bytes, sizes: Iterable[int] = (1 << 30,)) -> Iterator[PayloadBatch]:
+    """What a connection yields that brings ``data`` in pieces of these sizes."""
+    stream = PayloadStream()
+    position = 0
+    for size in sizes:
+        stream.feed(data[position : position + size])
+        position += size
+        while (batch := stream.take(BATCH)) is not None:
+            yield batch
+    assert position >= len(data)
+
+
+def made_by_hand(payloads: Sequence[Payload]) -> Iterator[PayloadBatch]:
+    """Payloads that came from no stream."""
+    for start in range(0, len(payloads), BATCH):
+        yield batch_of(payloads[start : start + BATCH])
+
+
+def results_of(
+    payloads: Iterable[PayloadBatch], world: World, release: Release
+) -> dict[int, Callable[[], Result]]:
+    """By payload number; see ``Parser.results``."""
+    parser = Parser(world, release)
+    return dict(chain.from_iterable(parser.results(parser.parse(b)) for b in payloads))
+
+
+def facts_of(
+    payloads: Iterable[PayloadBatch], world: World, release: Release
+) -> dict[int, Facts]:
+    """By payload number; see ``Parser.facts``."""
+    parser = Parser(world, release)
+    return dict(chain.from_iterable(parser.facts(parser.parse(b)) for b in payloads))
+
+
+def batch_of(payloads: Sequence[Payload]) -> PayloadBatch:
+    """Payloads as the framing would hand them over."""
+    buffer = np.zeros(sum(len(p.data) for p in payloads) + 192, dtype=np.uint8)
+    length = np.array([len(p.data) for p in payloads], dtype=np.int64)
+    buffer[: len(buffer) - 192] = np.frombuffer(
+        b"".join(p.data for p in payloads), dtype=np.uint8
+    )
+    return PayloadBatch(
+        buffer,
+        np.cumsum(length) - length,
+        length,
+        np.array([p.cpu for p in payloads], dtype=np.int64),
+        np.array([p.lost for p in payloads], dtype=np.uint64),
+        np.array([p.type for p in payloads], dtype=np.int64),
+        0,
+    )
+
+
+def differences(want: Any, got: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two results differ: path, wanted, got."""
+    if isinstance(want, dict) and isinstance(got, dict):
+        keys = sorted(k for k in want.keys() | got.keys() if want.get(k) != got.get(k))
+        return [d for k in keys for d in differences(want.get(k), got.get(k), f"{path}.{k}")]
+    return [] if want == got else [(path, want, got)]
