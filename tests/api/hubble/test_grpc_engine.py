@@ -36,7 +36,7 @@ async def in_thread(function: Any, *arguments: Any) -> Any:
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(5):
-        while not condition():  # noqa: ASYNC110  # what is waited for is in another thread
+        while not condition():  # what is waited for is in another thread
             await trio.sleep(0.01)
 
 
