@@ -234,9 +234,9 @@ def _set_translated(flows: FlowColumns, records: Datapath) -> None:
 def _set_trace_ids(flows: FlowColumns, records: Datapath) -> None:
     head, kind = records.head, records.head["kind"]
     number = np.where(
-        (kind == TRACE) & (records.length == 56),
+        (kind == TRACE) & (records.length >= 56),
         head["trace_id"],
-        np.where((kind == DROP) & (records.length == 48), head["drop_trace_id"], 0),
+        np.where((kind == DROP) & (records.length >= 48), head["drop_trace_id"], 0),
     )
     for row in np.flatnonzero(number).tolist():
         flows.extra.setdefault(row, {})["ip_trace_id"] = int(number[row])

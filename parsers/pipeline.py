@@ -38,7 +38,6 @@ from parsers.headers import (
     Layout,
     Release,
     read_datapath,
-    read_heads,
     windows,
 )
 from parsers.intern import InternTable
@@ -125,6 +124,7 @@ class MonitorPipeline:
         self.ledger = ledger
         self.release = release
         self.sequence = 0
+        self.guessed_headers = 0  # records of a version newer than we know
         self._layout = Layout.of(release)
         self._details = DetailBuilder(tables, directory, self._site_of, release)
         self._agent_events = AgentEventDecoder(release)
@@ -188,9 +188,8 @@ class MonitorPipeline:
         problems: dict[int, ProtocolError],
     ) -> FlowColumns:
         offset = payloads.offset[rows]
-        records = read_datapath(
-            read_heads(payloads.buffer, offset), payloads.length[rows], self._layout
-        )
+        records = read_datapath(payloads.buffer, offset, payloads.length[rows], self._layout)
+        self.guessed_headers += records.guessed
         packets = read_packets(payloads.buffer, offset + records.length, records)
         flows, errors = datapath_flows(rows, records, packets)
         return _without(flows, errors, problems)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parsers.headers import Datapath, Layout, read_datapath, read_heads
+from parsers.headers import Datapath, Layout, read_datapath
 from parsers.packet_columns import PacketColumns, read_packets
 from tests.fixtures import Payload, payloads, release_number, streams
 from tests.parsers.recorded import batch_of
@@ -22,8 +22,7 @@ def both_ways(
     records: Sequence[bytes], layout: Layout
 ) -> tuple[Datapath, PacketColumns, PacketColumns]:
     batch = batch_of([Payload(data, 0, 0, 9) for data in records])
-    heads = read_heads(batch.buffer, batch.offset)
-    datapath = read_datapath(heads, batch.length, layout)
+    datapath = read_datapath(batch.buffer, batch.offset, batch.length, layout)
     start = batch.offset + datapath.length
     fast, slow = (read_packets(batch.buffer, start, datapath, fast=f) for f in (True, False))
     return datapath, fast, slow
@@ -136,22 +135,66 @@ def traces(draw: st.DrawFn) -> bytes:
     return head + bytes(16) + packet + draw(st.binary(max_size=7))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(records=st.lists(traces(), min_size=1, max_size=12))
 def test_invented_packets(records: list[bytes]) -> None:
     _, fast, slow = both_ways(records, Layout.of((1, 18)))
     assert_equal(fast, slow)
 
 
-@settings(deadline=None, max_examples=40)
-@given(record=traces())
-def test_packets_cut_at_every_byte(record: bytes) -> None:
-    records = [record[:end] for end in range(48, len(record) + 1)]
-    _, fast, slow = both_ways(records, Layout.of((1, 18)))
+V4 = bytes.fromhex("0a580a000007 0a580a00000c 0800 4500 0000 0007 4000 40 00 0000 0a000005 c633640a")
+V6 = bytes.fromhex("0a580a000007 0a580a00000c 86dd 60000000 0000 00 40" + "fd" * 16 + "fe" * 16)
+TCP = "9c40 1f90 00000001 00000002 b012 ffff 0000 0000"
+WHOLE = {
+    "tcp": (6, TCP + "020405b4 0402 080a0000000100000002 01 030307 00000000"),
+    "multipath tcp": (6, TCP + "1e0c0081 0000000000000001 1e0c1001 000000010000002a"),
+    "udp": (17, "9c40 0035 000a 0000 abcd"),
+    "sctp": (132, "9c40 1f90 00000001 00000002 01000004"),
+    "icmp": (1, "0800 0000 0001 0002"),
+    "icmpv6": (58, "8000 0000 0001 0002"),
+}
+
+
+def ordinary(name: str, *, ipv6: bool) -> bytes:
+    protocol, text = WHOLE[name]
+    payload = bytes.fromhex(text)
+    if ipv6:
+        return V6[:18] + struct.pack(">HB", len(payload), protocol) + V6[21:] + payload
+    total = struct.pack(">H", 20 + len(payload))
+    return V4[:16] + total + V4[18:23] + bytes([protocol]) + V4[24:] + payload
+
+
+def record_of(packet: bytes, captured: int) -> bytes:
+    head = struct.pack("<BBHIIHBBIIHBBI", 4, 3, 152, 0, 200, captured, 1, 0, 7, 8, 0, 0, 0, 2)
+    return head + bytes(16) + packet + b"\x01\x06\x0e\x11"  # filler that could be a chunk
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+@pytest.mark.parametrize("name", WHOLE)
+def test_packets_cut_at_every_byte(name: str, *, ipv6: bool) -> None:
+    whole = ordinary(name, ipv6=ipv6)
+    cut = [record_of(whole[:end], end) for end in range(len(whole) + 1)]
+    long = [record_of(whole[:end], end + 3) for end in range(len(whole) + 1)]
+    _, fast, slow = both_ways(cut + long, Layout.of((1, 18)))
     assert_equal(fast, slow)
 
 
-@settings(deadline=None, max_examples=100)
+@pytest.mark.parametrize("ipv6", [False, True])
+@pytest.mark.parametrize("name", WHOLE)
+def test_packets_with_any_one_byte_changed(name: str, *, ipv6: bool) -> None:
+    whole = ordinary(name, ipv6=ipv6)
+    addresses = range(22, 54) if ipv6 else range(26, 34)
+    changed = [
+        record_of(whole[:at] + bytes([value]) + whole[at + 1 :], len(whole))
+        for at in range(12, len(whole))
+        if at not in addresses
+        for value in range(256)
+    ]
+    _, fast, slow = both_ways(changed, Layout.of((1, 18)))
+    assert_equal(fast, slow)
+
+
+@settings(deadline=None, max_examples=50)
 @given(records=st.lists(traces(), min_size=2, max_size=12))
 def test_a_packet_does_not_depend_on_its_neighbours(records: list[bytes]) -> None:
     _, together, _ = both_ways(records, Layout.of((1, 18)))
