@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.access_log import AccessLog, AccessLogDecoder, AccessLogSide
+from parsers.access_log import AccessLogDecoder, AccessLogSide
 from parsers.datapath_flows import FIXED, FlowColumns
 from parsers.directory import Directory
 from parsers.entities import Entities, Entity
@@ -31,6 +31,7 @@ from parsers.flow_batch import (
     REPLY_TRUE,
 )
 from parsers.headers import ACCESS_LOG, Release
+from parsers.l7_content import RESPONSE
 
 L7 = 2  # flow.FlowType
 _KEY = Struct("<16s16s12xIIIIBBH")
@@ -42,13 +43,14 @@ assert _KEY.size == CONVERSATION.itemsize and _CLASS.size == FLOW_CLASS.itemsize
 class AccessLogFlows:
     """Makes flow columns of access-log records; remembers requests and entities."""
 
-    __slots__ = ("_decoder", "_directory", "_entities", "_generation", "_rows")
+    __slots__ = ("_classes", "_decoder", "_directory", "_entities", "_generation", "_rows")
 
     def __init__(self, entities: Entities, directory: Directory, release: Release) -> None:
         self._decoder = AccessLogDecoder(release)
         self._directory = directory
         self._entities = entities
         self._rows: dict[tuple[Any, ...], int] = {}
+        self._classes: dict[tuple[int, ...], bytes] = {}
         self._generation = -1
 
     def statistics(self) -> dict[str, int]:
@@ -62,84 +64,85 @@ class AccessLogFlows:
         if self._directory.generation != self._generation or len(self._rows) > _ENTITIES:
             self._rows.clear()
             self._generation = self._directory.generation
-        keys, classes, ports = bytearray(), bytearray(), []
+        decode, entity_of, class_of = self._decoder.decode, self._rows.get, self._classes.get
+        keys, classes, ports = [], [], []
         extra: dict[int, dict[str, Any]] = {}
         errors: dict[int, ProtocolError] = {}
-        kept = 0
-        numbers = rows.tolist()
-        for data, number, at in zip(records, numbers, time[rows].tolist(), strict=True):
+        kept: list[int] = []
+        for data, row, at in zip(records, rows.tolist(), time[rows].tolist(), strict=True):
             try:
-                record = self._decoder.decode(data)
+                verdict, direction, version, l4, source, destination, l7_record, l7 = decode(data)
             except ProtocolError as error:
-                errors[number] = error
+                errors[row] = error
                 continue
-            numbers[kept] = number
-            source, destination = record.source, record.destination
-            keys += self._key(record, at)
-            classes += _class(record)
-            ports.append((source.port, destination.port))
-            fields = extra[kept] = {"l7": record.l7}
-            if source.address_text:
-                fields["source_address"] = source.address_text
-            if destination.address_text:
-                fields["destination_address"] = destination.address_text
-            kept += 1
-        port = np.array(ports, dtype=np.uint16).reshape(kept, 2)
+            source_id, source_identity, source_ip, source_text, port, labels, _ = source
+            peer_id, peer_identity, peer_ip, peer_text, peer_port, peer_labels, _ = destination
+            keys.append(
+                _KEY.pack(
+                    source_ip,
+                    peer_ip,
+                    source_identity,
+                    peer_identity,
+                    entity_of((source_ip, source_id, source_identity, labels))
+                    or self._entity(source, at),
+                    entity_of((peer_ip, peer_id, peer_identity, peer_labels))
+                    or self._entity(destination, at),
+                    0,
+                    version,
+                    (0 if source_ip else ABSENT_SOURCE) | (0 if peer_ip else ABSENT_DESTINATION),
+                )
+            )
+            kind = (verdict, direction, version, l4, l7.type, l7_record)
+            classes.append(class_of(kind) or self._class(kind))
+            ports.append(port)
+            ports.append(peer_port)
+            fields = extra[len(kept)] = {"l7": l7}
+            if source_text:
+                fields["source_address"] = source_text
+            if peer_text:
+                fields["destination_address"] = peer_text
+            kept.append(row)
+        count = len(kept)
+        port_pairs = np.array(ports, dtype=np.uint16).reshape(count, 2)
         return FlowColumns(
-            np.array(numbers[:kept], dtype=np.int64),
-            np.frombuffer(keys, dtype=CONVERSATION),
-            np.frombuffer(classes, dtype=FLOW_CLASS),
-            port[:, 0],
-            port[:, 1],
-            np.zeros(kept, dtype=np.uint32),
-            np.zeros(kept, dtype=np.uint16),
-            np.full(kept, FIXED, dtype=np.uint8),
+            np.array(kept, dtype=np.int64),
+            np.frombuffer(bytearray().join(keys), dtype=CONVERSATION),
+            np.frombuffer(bytearray().join(classes), dtype=FLOW_CLASS),
+            port_pairs[:, 0],
+            port_pairs[:, 1],
+            np.zeros(count, dtype=np.uint32),
+            np.zeros(count, dtype=np.uint16),
+            np.full(count, FIXED, dtype=np.uint8),
             extra,
         ), errors
 
-    def _key(self, record: AccessLog, time: int) -> bytes:
-        source, destination = record.source, record.destination
-        absent = (0 if source.address else ABSENT_SOURCE) | (
-            0 if destination.address else ABSENT_DESTINATION
-        )
-        return _KEY.pack(
-            source.address,
-            destination.address,
-            source.identity,
-            destination.identity,
-            self._entity(source, time),
-            self._entity(destination, time),
-            0,
-            record.ip_version,
-            absent,
-        )
-
     def _entity(self, side: AccessLogSide, time: int) -> int:
-        key = (side.address, side.endpoint_id, side.identity, side.labels)
-        row = self._rows.get(key)
-        if row is None:
-            address = side.address or None
-            namespace, pod_name = self._directory.pod_of(address, time)
-            endpoint = self._directory.endpoint(address, time) if address is not None else None
-            row = self._rows[key] = self._entities.intern(
-                Entity(
-                    endpoint_id=side.endpoint_id,
-                    identity=side.identity,
-                    namespace=namespace,
-                    pod_name=pod_name,
-                    labels=side.labels,
-                    workloads=endpoint.workloads if endpoint is not None else (),
-                    cluster_name=side.cluster_name,
-                )
+        """The entity row of a side that was not seen before."""
+        address = side.address or None
+        namespace, pod_name = self._directory.pod_of(address, time)
+        endpoint = self._directory.endpoint(address, time) if address is not None else None
+        row = self._entities.intern(
+            Entity(
+                endpoint_id=side.endpoint_id,
+                identity=side.identity,
+                namespace=namespace,
+                pod_name=pod_name,
+                labels=side.labels,
+                workloads=endpoint.workloads if endpoint is not None else (),
+                cluster_name=side.cluster_name,
             )
+        )
+        self._rows[side.address, side.endpoint_id, side.identity, side.labels] = row
         return row
 
-
-def _class(record: AccessLog) -> bytes:
-    return _CLASS.pack(
-        ACCESS_LOG, 0, record.verdict, record.direction,
-        REPLY_TRUE if record.is_reply else REPLY_FALSE, L7, record.ip_version, record.l4,
-        0, 0, 0, FLAG_L7,
-        0, 0, 0, record.l7.type, record.l7_record, ORIGIN_CILIUM,
-        0, 0, 0,
-    )  # fmt: skip
+    def _class(self, kind: tuple[int, ...]) -> bytes:
+        """The ``FLOW_CLASS`` bytes of a kind; there are a few hundred kinds."""
+        verdict, direction, version, l4, l7_type, l7_record = kind
+        reply = REPLY_TRUE if l7_type == RESPONSE else REPLY_FALSE
+        packed = self._classes[kind] = _CLASS.pack(
+            ACCESS_LOG, 0, verdict, direction, reply, L7, version, l4,
+            0, 0, 0, FLAG_L7,
+            0, 0, 0, l7_type, l7_record, ORIGIN_CILIUM,
+            0, 0, 0,
+        )  # fmt: skip
+        return packed

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from parsers.addresses import address_text, mapped
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
+    CONVERSATION,
     FLAG_ENCRYPTED,
     FLAG_TCP_FLAGS,
     FLOW_CLASS,
@@ -240,3 +241,16 @@ def _set_trace_ids(flows: FlowColumns, records: Datapath) -> None:
     for row in np.flatnonzero(number).tolist():
         flows.extra.setdefault(row, {})["ip_trace_id"] = int(number[row])
 
+
+def no_flows() -> FlowColumns:
+    """Columns of length 0."""
+    return FlowColumns(
+        np.empty(0, dtype=np.int64),
+        np.empty(0, dtype=CONVERSATION),
+        np.empty(0, dtype=FLOW_CLASS),
+        np.empty(0, dtype=np.uint16),
+        np.empty(0, dtype=np.uint16),
+        np.empty(0, dtype=np.uint32),
+        np.empty(0, dtype=np.uint16),
+        np.empty(0, dtype=np.uint8),
+    )

@@ -16,6 +16,7 @@ framing is closed by raising ``ProtocolError``; a message that is bad inside cos
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -63,6 +64,13 @@ class PayloadBatch:
         start = int(self.offset[row])
         return self.buffer[start : start + int(self.length[row])].tobytes()
 
+    def records(self, rows: I64) -> Iterator[bytes]:
+        """The bytes of each payload of ``rows``."""
+        view = memoryview(self.buffer)
+        start = self.offset[rows]
+        ends = (start + self.length[rows]).tolist()
+        return (bytes(view[a:b]) for a, b in zip(start.tolist(), ends, strict=True))
+
 
 class PayloadStream:
     """Sans-I/O reader of one connection: ``feed`` bytes, ``take`` batches."""
@@ -88,7 +96,10 @@ class PayloadStream:
         self._buffer += data
 
     def take(self, limit: int = 5000) -> PayloadBatch | None:
-        """The next complete payloads, at most ``limit``; None when there is none.
+        """The next complete payloads; None when there is none.
+
+        About ``limit`` of them, at most half as many more: a batch has a fixed cost, so
+        what little is left over comes along instead of making one of its own.
 
         Raises ``ProtocolError`` when the stream can no longer be framed: a bad or absurd
         length prefix, or a value whose type was never defined. What came before it is
@@ -98,7 +109,10 @@ class PayloadStream:
             # Until the payload is defined, message by message: the rest goes the fast way.
             if self._failure is not None:
                 raise self._failure
-            starts, end = self._walk(1 if self._payload_id is None else limit)
+            starts, end = self._walk(1 if self._payload_id is None else limit + limit // 2)
+            if len(starts) > limit and len(starts) == limit + limit // 2:
+                end = starts[limit]
+                del starts[limit:]
             if not starts:
                 if self._failure is not None:
                     continue

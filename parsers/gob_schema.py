@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from parsers import gob_values as values
 from parsers.errors import ProtocolError
+from parsers.gob_compiled import compiled_struct
 from parsers.gob_values import CALL, INLINE_TEXT, INLINE_UNSIGNED, Field, Reader
 from parsers.gob_wire import (
     BOOL,
@@ -242,7 +243,8 @@ class Compiler:
                     fields.append((INLINE_UNSIGNED, slots[name], (1 << wanted.bits) - 1))
                 case _:
                     fields.append((CALL, slots[name], read))
-        return values.struct_reader(tuple(fields), [*map(_zero, schema.fields.values()), None])
+        zeros = [*map(_zero, schema.fields.values()), None]
+        return compiled_struct(fields, zeros, values.struct_reader(tuple(fields), zeros))
 
     def _skipper(self, type_id: int) -> Reader:
         """Reader that throws its value away."""

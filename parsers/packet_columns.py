@@ -186,7 +186,37 @@ def _fill_keys(
 def _options_are_sound(
     buffer: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Walk TCP options of many packets in step; false where the slow path must look."""
+    """Whether TCP options are well-formed; false where the slow path must look.
+
+    Nearly all packets of a network have options in one of three arrangements, which a few
+    comparisons recognise; the others are walked.
+    """
+    words = windows(buffer, start, 20).view(np.uint32).reshape(len(start), 5)
+    second = words[:, 1]
+    mss = words[:, 0] & 0xFFFF == _MSS
+    sound = (length == 8) & mss & (second == _NOP_NOP_SACK)
+    sound |= (length == 12) & (words[:, 0] == _NOP_NOP_TIMESTAMP)
+    sound |= (
+        (length == 20) & mss & (second == _SACK_TIMESTAMP) & (words[:, 4] & 0xFFFFFF == _NOP_SCALE)
+    )
+    rest = np.flatnonzero(~sound)
+    if len(rest):
+        sound[rest] = _walk_options(buffer, start[rest], length[rest])
+    return sound
+
+
+# Options by kind and length as little-endian words (RFC 9293 section 3.1, 7323, 2018).
+_MSS = 0x0402
+_NOP_NOP_SACK = 0x02040101
+_NOP_NOP_TIMESTAMP = 0x0A080101
+_SACK_TIMESTAMP = 0x0A080204
+_NOP_SCALE = 0x030301
+
+
+def _walk_options(
+    buffer: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Walk options of many packets in step."""
     sound = np.ones(len(start), dtype=np.bool_)
     position = start.copy()
     end = start + length

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers.access_log_flows import AccessLogFlows
 from parsers.agent_events import AgentEvent, AgentEventDecoder
-from parsers.datapath_flows import FlowColumns, datapath_flows, directions
+from parsers.datapath_flows import FlowColumns, datapath_flows, directions, no_flows
 from parsers.debug_events import DebugEvent, decode_debug_event
 from parsers.details import DetailTable
 from parsers.directory import Directory, local_entity
@@ -166,7 +167,7 @@ class MonitorPipeline:
             parts.append(_without(flows, errors, problems))
         logs = np.flatnonzero(route == ACCESS_LOG)
         if len(logs):
-            flows, errors = self._access_logs.flows(logs, map(payloads.data, logs.tolist()), time)
+            flows, errors = self._access_logs.flows(logs, payloads.records(logs), time)
             problems.update(errors)
             parts.append(flows)
         batch = self._finish(parts, time, sequence)
@@ -197,33 +198,31 @@ class MonitorPipeline:
     def _finish(
         self, parts: list[FlowColumns], time: NDArray[np.int64], sequence: NDArray[np.uint64]
     ) -> FlowBatch:
-        """Name, class and detail the flows, and put them in order of arrival.
-
-        Kind by kind, into columns that have a place for every record: cheaper than to sort.
-        """
-        count = len(time)
-        is_flow = np.zeros(count, dtype=np.bool_)
-        columns = [np.zeros(count, dtype=t) for t in ("u4", "u4", "u2", "u2", "u4")]
+        """Name, class and detail the flows, and put them in order of arrival."""
+        flows = _joined(parts)
         tables = self.tables
         conversations = tables.conversations
-        for flows in parts:
-            at = time[flows.row]
-            conversation = conversations.lookup(flows.key, at, self.directory)
-            owner = conversations.entities.endpoint_id[conversations.source_entity[conversation]]
-            flow_class = flows.flow_class
-            flow_class["direction"] = directions(
-                flows.direction_rule, flows.reporter == owner & 0xFFFF, flow_class["direction"]
-            )
-            classes, _ = tables.classes.lookup(flow_class)
-            detail = self._details.build(flows, conversation, at)
-            is_flow[flows.row] = True
-            made = (classes, conversation, flows.source_port, flows.destination_port, detail)
-            for column, values in zip(columns, made, strict=True):
-                column[flows.row] = values
-        if not is_flow.all():
-            columns = [column[is_flow] for column in columns]
-            time, sequence = time[is_flow], sequence[is_flow]
-        return FlowBatch(tables, time, sequence, *columns)
+        at = time[flows.row]
+        conversation = conversations.lookup(flows.key, at, self.directory)
+        owner = conversations.entities.endpoint_id[conversations.source_entity[conversation]]
+        flow_class = flows.flow_class
+        flow_class["direction"] = directions(
+            flows.direction_rule, flows.reporter == owner & 0xFFFF, flow_class["direction"]
+        )
+        classes, _ = tables.classes.lookup(flow_class)
+        columns: tuple[NDArray[Any], ...] = (
+            at,
+            sequence[flows.row],
+            classes,
+            conversation,
+            flows.source_port,
+            flows.destination_port,
+            self._details.build(flows, conversation, at),
+        )
+        if len(parts) > 1:
+            order = np.argsort(flows.row, kind="stable")
+            columns = tuple(column[order] for column in columns)
+        return FlowBatch(tables, *columns)
 
     def _events(
         self,
@@ -315,6 +314,21 @@ def _without(
     place = np.cumsum(keep) - 1
     extra = {int(place[i]): fields for i, fields in flows.extra.items() if keep[i]}
     return FlowColumns(*(column[keep] for column in _columns(flows)), extra)  # type: ignore[arg-type]
+
+
+def _joined(parts: list[FlowColumns]) -> FlowColumns:
+    """All parts, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return no_flows()
+    extra = {}
+    start = 0
+    for part in parts:
+        extra.update((start + index, fields) for index, fields in part.extra.items())
+        start += len(part.row)
+    columns = zip(*map(_columns, parts), strict=True)
+    return FlowColumns(*map(np.concatenate, columns), extra)  # type: ignore[arg-type]
 
 
 def _columns(flows: FlowColumns) -> list[NDArray[np.generic]]:

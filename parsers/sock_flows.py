@@ -37,6 +37,8 @@ _REVERSE[[3, 4]] = True
 _L4 = np.zeros(256, dtype=np.uint8)
 _L4[1:3] = [L4_TCP, L4_UDP]
 
+_FEW_PROTOCOLS = 8  # numbers of layer 4: 0 to 2 today
+
 
 def sock_flows(
     rows: NDArray[np.int64],
@@ -130,9 +132,12 @@ def _are_packed(
     if layout.sock:
         return np.full(len(windows), layout.sock == 38)
     # A live socket's cookie is never 0; in the packed layout these bytes are the
-    # rest of an IPv4 address (zero) or of an IPv6 one, and its last two are small.
+    # rest of an IPv4 address (zero) or of an IPv6 one, which begins with 0x20 or more.
+    # Nor is the cgroup's id, whose place in the packed layout an aligned IPv4 record has zero.
     raw = windows.view(np.uint8).reshape(len(windows), RECORD_WINDOW)
-    aligned = (length >= 40) & (raw[:, 2] <= 2) & (raw[:, 3] <= 1)
+    aligned = (length >= 40) & (raw[:, 2] < _FEW_PROTOCOLS) & (raw[:, 3] <= 1)
     aligned &= ~raw[:, 6:8].any(axis=1) & raw[:, 8:16].any(axis=1)
-    packed: NDArray[np.bool_] = (length >= 38) & (raw[:, 36] <= 2) & (raw[:, 37] <= 1) & ~aligned
+    packed: NDArray[np.bool_] = ~aligned & (length >= 38)
+    packed &= (raw[:, 36] < _FEW_PROTOCOLS) & (raw[:, 37] <= 1)
+    packed &= raw[:, 28:36].any(axis=1)
     return packed

@@ -16,13 +16,14 @@ was overtaken lost it, and books that itself.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from api.history.ring import FlowRing
+from api.v1.flow import flow_pb2
 from parsers.flow_batch import FlowBatch, FlowTables
 from parsers.ledger import Ledger
 
@@ -71,7 +72,7 @@ class EventQueue(Generic[T]):
         self._events.append(event)
         self.seen += 1
 
-    def since(self, number: int) -> Iterable[PastEvent[T]]:
+    def since(self, number: int) -> Sequence[PastEvent[T]]:
         """Events from the ``number``-th on, as far as they are kept."""
         first = self.seen - len(self._events)
         return [self._events[i - first] for i in range(max(number, first), self.seen)]
@@ -91,7 +92,7 @@ class History:
         if drop_capacity is None:
             drop_capacity = max(1, capacity // 16)
         self.drops = FlowRing(tables, drop_capacity) if drop_capacity else None
-        self.lost: EventQueue[object] = EventQueue()
+        self.lost: EventQueue[flow_pb2.LostEvent] = EventQueue()
         self.agent: EventQueue[object] = EventQueue()
         self.debug: EventQueue[object] = EventQueue()
         self._ledger = ledger

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 import h11
@@ -215,7 +216,10 @@ class _Connection:
         if not reusable:  # the rest of the request is not worth waiting for
             headers.append(("Connection", "close"))
         with trio.fail_after(self._limits.answer):
-            await self._send(h11.Response(status_code=response.status, headers=headers))
+            reason = HTTPStatus(response.status).phrase
+            await self._send(
+                h11.Response(status_code=response.status, headers=headers, reason=reason)
+            )
             for chunk in () if self._is_head else chunks:
                 if chunk:
                     await self._send(h11.Data(data=chunk))

@@ -98,4 +98,4 @@ class HubbleMetrics:
         series = sum(
             len(family) * (14 if isinstance(family, Histograms) else 1) for family in self.families
         )
-        return HubbleStatistics(len(self._classes), series)
+        return HubbleStatistics(len(self._classes) - 1, series)

@@ -96,6 +96,7 @@ class MonitorClient:
         """State of one connection."""
         self._stream = PayloadStream()
         self._drained = trio.Event()
+        self._room = trio.Event()
         self._over = ""  # why nothing more will be drained
 
     @property
@@ -192,7 +193,8 @@ class MonitorClient:
         self._ledger.book_unobservable("socket", "agent_queue")
         self._log.warning("monitor.stalled", waiting_bytes=self._stream.waiting)
         while self._stream.waiting > MAX_WAITING // 2:
-            await trio.sleep(_SHORTEST_NAP)
+            self._room = trio.Event()
+            await self._room.wait()
 
     async def _watch(self, inode: int) -> None:
         while True:
@@ -216,6 +218,7 @@ class MonitorClient:
                 self._payloads += len(batch)
                 self._ledger.book("socket", incoming=len(batch), outgoing=len(batch))
                 self._deliver(batch)
+                self._room.set()
                 await trio.lowlevel.checkpoint()
             if over:
                 return

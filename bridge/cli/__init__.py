@@ -56,9 +56,9 @@ def root() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run a command line; ``UsageError`` becomes one line and exit code 1."""
+    """Run a command line; ``UsageError`` becomes its sentence and its exit code."""
     try:
         return root.main(arguments, prog_name="ciliary")
     except UsageError as error:
         print(f"ciliary: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))

@@ -23,7 +23,7 @@ from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.world import directory_of
 
-BATCH = 5000  # records, as the agent caps a batch
+BATCH = 4000  # records; as the agent takes them
 CHUNK = 1 << 20  # bytes a read gives at most
 HANDLERS = (
     "flow", "drop", "tcp", "dns", "icmp", "port-distribution", "http", "policy",

@@ -11,14 +11,12 @@ from pathlib import Path
 import trio
 
 
-def definition(type_id: int = 64) -> bytes:
+def definition() -> bytes:
     """The payload's type definition, from the worked example of the monitor reference."""
-    assert type_id == 64
     return bytes.fromhex(
-        "377f030101075061796c6f616401ff80000104"
-        "01044461746101 0a00 01034350550104 00 01044c6f73740106 00 01045479706501 0400 0000".replace(
-            " ", ""
-        )
+        "37 7f 03 01 01 07 5061796c6f6164 01 ff80 00 01 04"
+        "01 04 44617461 01 0a 00  01 03 435055 01 04 00"
+        "01 04 4c6f7374 01 06 00  01 04 54797065 01 04 00  00 00"
     )
 
 

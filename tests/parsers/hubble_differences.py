@@ -9,6 +9,7 @@ and ``event`` says whether it changed something: an entry that never does is not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -267,6 +268,41 @@ def _crypto_points(event: Event, data: bytes, world: World) -> bool:
     )
 
 
+# Access logs
+
+
+def _unknown_dns_types(event: Event, data: bytes, world: World) -> bool:
+    dns = event.get("l7", {}).get("dns", {})
+    changed = False
+    for field in ("qtypes", "rrtypes"):
+        types = ["Unknown" if t in ("SVCB", "HTTPS") else t for t in dns.get(field, ())]
+        if types:
+            changed |= _replaced(event["l7"]["dns"], field, types)
+    if not changed:
+        return False
+    text, _, types_in_text = event["Summary"].rpartition(" ")
+    shown = types_in_text.replace("HTTPS", "Unknown").replace("SVCB", "Unknown")
+    event["Summary"] = f"{text} {shown}"
+    return True
+
+
+def _server_failure_with_a_space(event: Event, data: bytes, world: World) -> bool:
+    if not event.get("Summary", "").startswith("DNS Answer RCode: Server Failure TTL"):
+        return False
+    event["Summary"] = event["Summary"].replace("Server Failure TTL", "Server Failure  TTL")
+    return True
+
+
+def _passwords_are_shown(event: Event, data: bytes, world: World) -> bool:
+    http = event.get("l7", {}).get("http", {})
+    if "HUBBLE_REDACTED" not in http.get("url", ""):
+        return False
+    found = re.search(rb"//[^/:@]*:([^@/]*)@", data)
+    assert found
+    event["Summary"] = event["Summary"].replace("HUBBLE_REDACTED", found[1].decode())
+    return True
+
+
 # Policies
 
 
@@ -483,7 +519,7 @@ TABLE = (
         "no sctp chunks", "new in 1.20", until="v1.19",
         event=_without("l4.SCTP.chunk_type"),
     ),
-    Difference("no vni", "new in 1.19", until="v1.18", event=_without("tunnel.vni")),
+    Difference("no vni", "new in 1.19", until="v1.18", event=_without("tunnel.vni"), since="v1.18"),
     Difference(
         "encrypt-overlay is an encapsulation",
         "from 1.16 to 1.18 trace reason 8 left is_reply unset and was egress in any case",
@@ -517,7 +553,7 @@ TABLE = (
         "until 1.16 a policy had a name together with a namespace only",
         until="v1.16",
         event=_names_without_namespace,
-        since="v1.15",
+        since="v1.16",
     ),
     Difference("no policy log", "new in 1.18", until="v1.17", event=_without("policy_log")),
     Difference("no drop file", "new in 1.17", until="v1.16", event=_without("file")),
@@ -559,6 +595,24 @@ TABLE = (
     Difference(
         "no policies", "new in 1.15", until="v1.14",
         event=_without(*_POLICIES),
+    ),
+    Difference(
+        "unknown dns types",
+        "until 1.16 SVCB and HTTPS had no name",
+        until="v1.16",
+        event=_unknown_dns_types,
+    ),
+    Difference(
+        "server failure with a space",
+        "until 1.16 the name of DNS response code 2 ended in a space",
+        until="v1.16",
+        event=_server_failure_with_a_space,
+    ),
+    Difference(
+        "passwords are shown",
+        "1.14 hides the password of a URL in the record, but not in the summary",
+        until="v1.14",
+        event=_passwords_are_shown,
     ),
     *(
         Difference(

@@ -18,6 +18,7 @@ from google.protobuf.wrappers_pb2 import Int32Value
 from api.hubble.messages import FlowMessages
 from api.hubble.node import LocalNode
 from api.v1.flow import flow_pb2
+from parsers.details import Detail
 from parsers.directory import Directory
 from parsers.framing import PayloadBatch, PayloadStream
 from parsers.headers import Release
@@ -107,12 +108,19 @@ class Parser:
                 names.name_pairs[int(names.names[row])],
                 source_port,
                 destination_port,
-                tables.details[detail],
+                *_detail_facts(tables.details[detail]),
             )
         for lost in parsed.lost_events:
             yield lost.sequence, ("lost", lost)
         for error in parsed.errors:
             yield error.sequence, ("error", error)
+
+
+def _detail_facts(detail: Detail) -> Facts:
+    if detail.l7 is None:
+        return (detail,)
+    l7 = detail.l7
+    return detail._replace(l7=None), l7.type, l7.latency_ns, l7.trace_id, l7.labels, l7.content()
 
 
 def _lost_event(lost: LostRecords) -> flow_pb2.LostEvent:

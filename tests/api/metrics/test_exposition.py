@@ -238,3 +238,13 @@ def test_a_registry_is_read_back_without_created_series(form: Format) -> None:
         ("c_total", 'a"\n\\'): 3, ("g",): 1.5e9, ("h_bucket", bounds[0]): 0,
         ("h_bucket", bounds[1]): 1, ("h_bucket", "+Inf"): 1, ("h_sum",): 2, ("h_count",): 1,
     }  # fmt: skip
+
+
+def test_histograms_keep_their_buckets_while_the_family_grows() -> None:
+    family = Histograms("a_duration_seconds", "Durations", ("method",))
+    for n in range(100):
+        family.observe((f"M{n:02}",), [n, *[0] * 10, 1], n * 1_000_000_000)
+    (found,) = read_classic(text_of(family))
+    first = {s.labels["method"]: s.value for s in found.samples if s.labels.get("le") == "0.005"}
+    sums = {s.labels["method"]: s.value for s in found.samples if s.name.endswith("_sum")}
+    assert first == sums == {f"M{n:02}": n for n in range(100)}

@@ -1,0 +1,164 @@
+"""The Observer service: what the pipeline publishes, and the answers made of it.
+
+``Observer.publish`` is called by the pipeline with each parsed batch, in the trio thread;
+it stores the batch and wakes whoever follows. Calls read from the history (see
+``api.hubble.flow_stream``); nothing here waits for a client.
+
+Encoders are shared by calls with the same field mask, so that their caches pay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import trio
+
+from api.history import History, PastEvent
+from api.hubble.encode import FlowEncoder
+from api.hubble.filters import FlowSelection
+from api.hubble.flow_stream import FlowStream
+from api.hubble.mask import FieldMask
+from api.hubble.node import LocalNode
+from api.hubble.rpc import Chunks, RpcError, Streaming, Unary
+from api.v1.flow import flow_pb2
+from api.v1.observer import observer_pb2
+from parsers.errors import UsageError
+from parsers.ledger import Ledger
+from parsers.pipeline import LostRecords, ParsedBatch
+
+SERVICE = "hubble.server.Observer"
+"""The name clients ask the health service for."""
+
+_MASKS = 8  # encoders kept; the CLI's default mask and none are nearly all there is
+_RATE_WINDOW = 60 * 10**9
+
+
+class Observer:
+    """The API over one history.
+
+    ``version`` is shown by ``hubble status``; ``clock`` gives ns since the epoch.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        node: LocalNode,
+        ledger: Ledger,
+        *,
+        version: str = "ciliary",
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.history = history
+        self.node = node
+        self._ledger = ledger
+        self._version = version
+        self._clock = clock
+        self._started = clock()
+        self._published = trio.Event()
+        self._encoders: OrderedDict[tuple[str, ...], FlowEncoder] = OrderedDict()
+        self.followers = 0
+        """Calls that wait for new flows now."""
+
+    def publish(self, parsed: ParsedBatch) -> None:
+        """Make a batch visible to all calls. Not from another thread than trio's."""
+        first = self.history.flows.end
+        for lost in parsed.lost_events:
+            before = int(np.searchsorted(parsed.flows.sequence, lost.sequence))
+            self._add_lost(first + before, lost)
+        self.history.append(parsed.flows)
+        self._wake()
+
+    def publish_queue_loss(self, count: int) -> None:
+        """Tell clients that the agent itself had to discard ``count`` records."""
+        event = flow_pb2.LostEvent(source=flow_pb2.OBSERVER_EVENTS_QUEUE, num_events_lost=count)
+        self.history.lost.add(PastEvent(self.history.flows.end, self._clock(), event))
+        self._wake()
+
+    def methods(self) -> Mapping[str, Unary | Streaming]:
+        """For an engine."""
+        return {
+            "/observer.Observer/GetFlows": Streaming(observer_pb2.GetFlowsRequest, self.get_flows),
+            "/observer.Observer/ServerStatus": Unary(
+                observer_pb2.ServerStatusRequest,
+                lambda _: self.server_status().SerializeToString(),
+            ),
+        }
+
+    async def get_flows(self, request: observer_pb2.GetFlowsRequest) -> Chunks:
+        """Serialized ``GetFlowsResponse`` messages; raises ``RpcError`` before the first."""
+        stream = self._flow_stream(request)
+        for chunk in stream.chunks():
+            if chunk is None:
+                await self._next_publication()
+            elif chunk:
+                yield chunk
+            else:
+                await trio.lowlevel.checkpoint()
+
+    def server_status(self) -> observer_pb2.ServerStatusResponse:
+        """Fill of the history, flows seen, rate of the last minute."""
+        flows = self.history.flows
+        return observer_pb2.ServerStatusResponse(
+            num_flows=len(flows),
+            max_flows=flows.capacity,
+            seen_flows=flows.end,
+            uptime_ns=self._clock() - self._started,
+            version=self._version,
+            flows_rate=self._flows_rate(),
+        )
+
+    def _flow_stream(self, request: observer_pb2.GetFlowsRequest) -> FlowStream:
+        if request.first and request.follow:
+            raise RpcError("INVALID_ARGUMENT", "first cannot be specified with follow")
+        try:
+            selection = FlowSelection(
+                self.history.tables, self.node, request.whitelist, request.blacklist
+            )
+            encoder = self._encoder(FieldMask(request.field_mask.paths))
+        except UsageError as error:
+            raise RpcError("UNKNOWN", str(error)) from None  # as Hubble does for both
+        return FlowStream(
+            request, self.history, selection, encoder, self.node, self._ledger, self._clock
+        )
+
+    def _encoder(self, mask: FieldMask) -> FlowEncoder:
+        encoder = self._encoders.pop(mask.paths, None)
+        if encoder is None:
+            encoder = FlowEncoder(self.history.tables, self.node, mask)
+            while len(self._encoders) >= _MASKS:
+                self._encoders.popitem(last=False)
+        self._encoders[mask.paths] = encoder
+        return encoder
+
+    def _flows_rate(self) -> float:
+        """Flows a second of the last minute, or of the time the history spans."""
+        now, flows = self._clock(), self.history.flows
+        count, oldest = 0, now
+        for _, piece in flows.pieces_backwards(flows.oldest, flows.end, 1 << 16):
+            recent = piece.time >= now - _RATE_WINDOW
+            if not recent.all():
+                return (count + int(recent[::-1].argmin())) / 60
+            count += len(piece)
+            oldest = int(piece.time[0])
+        return count * 1e9 / (now - oldest) if now > oldest else 0.0
+
+    def _add_lost(self, position: int, lost: LostRecords) -> None:
+        event = flow_pb2.LostEvent(
+            source=flow_pb2.PERF_EVENT_RING_BUFFER, num_events_lost=lost.count
+        )
+        event.cpu.value = lost.cpu
+        self.history.lost.add(PastEvent(position, lost.time, event))
+
+    def _wake(self) -> None:
+        self._published.set()
+        self._published = trio.Event()
+
+    async def _next_publication(self) -> None:
+        self.followers += 1
+        try:
+            await self._published.wait()
+        finally:
+            self.followers -= 1

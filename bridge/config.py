@@ -1,0 +1,243 @@
+"""The configuration: one YAML file, ``CILIARY_…`` overrides, every mistake at once.
+
+``CILIARY_CILIUM__SOCKET=/run/x`` sets ``cilium.socket``: section and key are joined by two
+underscores, and the value is YAML. Unknown keys and variables are mistakes.
+
+A ``ConfigError`` has all mistakes with their paths; it ends the agent with exit code 2.
+What is only not so *now* (a taken port, a missing socket) is not looked at here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
+from bridge.addresses import is_loopback, split_address
+from parsers.errors import UsageError
+
+PREFIX = "CILIARY_"
+_JOINT = "__"
+
+
+class ConfigError(UsageError):
+    """Everything that is wrong with the configuration; ``problems`` has a line each."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(["the configuration is wrong:", *problems]))
+
+
+def _checked_address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def _checked_release(text: str) -> str:
+    major, dot, minor = text.partition(".")
+    if not (dot and major.isdecimal() and minor.isdecimal()):
+        raise ValueError(f"'{text}' is not a release, such as 1.18; quote it in YAML")
+    return text
+
+
+def _checked_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        HubbleMetrics(names)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return names
+
+
+Address = Annotated[str, AfterValidator(_checked_address)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Node(_Section):
+    """Who this is."""
+
+    name: str = Field("", description="Name of the node in flows; empty for the host's name.")
+    cluster: str = Field("default", description="Name of the cluster.")
+
+
+class Cilium(_Section):
+    """Cilium's agent as the source."""
+
+    socket: Path = Field(
+        Path("/var/run/cilium/monitor1_2.sock"),
+        description="The monitor socket. It may be missing: the agent waits for it.",
+    )
+    release: Annotated[str, AfterValidator(_checked_release)] | None = Field(
+        None,
+        description="The agent's release, such as 1.18, where records do not tell.",
+    )
+
+    @property
+    def release_number(self) -> tuple[int, int] | None:
+        """``release`` as (major, minor)."""
+        if self.release is None:
+            return None
+        major, minor = self.release.split(".")
+        return int(major), int(minor)
+
+
+class Identity(_Section):
+    """Where names come from."""
+
+    file: Path | None = Field(
+        None, description="A JSON or YAML file with endpoints, identities and addresses."
+    )
+
+
+class Hubble(_Section):
+    """The Hubble API."""
+
+    unix_socket: Path | None = Field(
+        Path("/run/ciliary/hubble.sock"), description="Where to serve it; null for nowhere."
+    )
+    listen: Address | None = Field(None, description="TCP address, such as :4244; null for none.")
+    insecure: bool = Field(False, description="Allow plain TCP that other machines can reach.")
+
+    @model_validator(mode="after")
+    def _plain_tcp_is_a_decision(self) -> Hubble:
+        if self.listen and not self.insecure and not is_loopback(split_address(self.listen)[0]):
+            raise ValueError(
+                f"listen: {self.listen} is plain TCP that other machines can reach; "
+                "listen on 127.0.0.1, or say insecure: true"
+            )
+        return self
+
+
+class HubbleMetricsConfig(_Section):
+    """hubble_* metrics."""
+
+    listen: Address | None = Field(":9965", description="Address of /metrics; null for none.")
+    enabled: Annotated[tuple[str, ...], AfterValidator(_checked_metrics)] = Field(
+        DEFAULT_HANDLERS, description="Metrics by Hubble's names."
+    )
+
+
+class AgentMetricsConfig(_Section):
+    """ciliary_* metrics."""
+
+    listen: Address | None = Field(":10093", description="Address of /metrics; null for none.")
+
+
+class Metrics(_Section):
+    """Prometheus metrics."""
+
+    hubble: HubbleMetricsConfig = HubbleMetricsConfig()
+    agent: AgentMetricsConfig = AgentMetricsConfig()
+
+
+class Health(_Section):
+    """Health and debugging."""
+
+    listen: Address | None = Field(
+        "127.0.0.1:10094", description="Address of /healthz, /readyz and /debug; null for none."
+    )
+
+
+class HistoryConfig(_Section):
+    """Flows that can be asked for later."""
+
+    flows: Annotated[int, Field(ge=1, le=1 << 28)] | Literal["auto"] = Field(
+        "auto", description="How many; auto for 1,000,000 or what a quarter of the memory holds."
+    )
+
+
+class Log(_Section):
+    """The log on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level.")
+    format: Literal["text", "json"] = Field("text", description="Lines for people or machines.")
+
+
+class Config(_Section):
+    """Everything that can be configured."""
+
+    node: Node = Node()
+    cilium: Cilium = Cilium()
+    identity: Identity = Identity()
+    hubble: Hubble = Hubble()
+    metrics: Metrics = Metrics()
+    health: Health = Health()
+    history: HistoryConfig = HistoryConfig()
+    log: Log = Log()
+
+
+def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
+    """The configuration of a file, or the defaults, with the environment's overrides."""
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError([f"{path}: {os.strerror(error.errno or 0).lower()}"]) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError([f"{path}: not YAML: {' '.join(str(error).split())}"]) from None
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise ConfigError([f"{path}: not a mapping of sections"])
+    return parse_config(values, environment)
+
+
+def parse_config(values: dict[str, Any], environment: Mapping[str, str]) -> Config:
+    """Validate a mapping of sections; ``ConfigError`` has everything that is wrong."""
+    origin, problems = _override(values, environment)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_context=False):
+            problems.append(_sentence(problem, origin))
+        raise ConfigError(problems) from None
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _override(
+    values: dict[str, Any], environment: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Lay the environment over ``values``; returns path -> variable, and problems."""
+    origin: dict[str, str] = {}
+    problems: list[str] = []
+    for variable in sorted(v for v in environment if v.startswith(PREFIX)):
+        keys = variable.removeprefix(PREFIX).lower().split(_JOINT)
+        try:
+            value = yaml.safe_load(environment[variable])
+        except yaml.YAMLError:
+            problems.append(f"{variable}: not a YAML value")
+            continue
+        section: Any = values
+        for key in keys[:-1]:
+            section = section.setdefault(key, {}) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section[keys[-1]] = value
+            origin[".".join(keys)] = variable
+    return origin, problems
+
+
+def _sentence(problem: Any, origin: Mapping[str, str]) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    where = f"{path} (from {origin[path]})" if path in origin else path
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: there is no such key; there is {', '.join(_keys_beside(problem['loc']))}"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {text[:1].lower()}{text[1:]}"
+
+
+def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
+    section: Any = Config
+    for key in location[:-1]:
+        section = section.model_fields[key].annotation
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""Where names come from: a static file now."""
