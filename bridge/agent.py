@@ -11,6 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -35,6 +36,8 @@ from bridge.hubble_listener import hubble_part
 from bridge.identity.file import load_identity_file
 from bridge.memory_limit import memory_limit
 from bridge.supervision import Part, Supervisor
+from parsers.directory import Directory
+from parsers.errors import UsageError
 from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.world import directory_of, node_name_of
@@ -51,8 +54,7 @@ class Agent:
     ) -> None:
         self.config = config
         self.log = log
-        world = load_identity_file(config.identity.file) if config.identity.file else {}
-        directory = directory_of(world)
+        world, directory = _identity(config.identity.file)
         self.ledger = Ledger()
         tables = new_tables()
         pipeline = MonitorPipeline(
@@ -159,6 +161,16 @@ class Agent:
         (_, oldest), *_ = flows.pieces(flows.oldest, flows.oldest + 1, 1)
         (_, newest), *_ = flows.pieces(flows.end - 1, flows.end, 1)
         return float(newest.time[0] - oldest.time[0]) / 1e9
+
+
+def _identity(file: Path | None) -> tuple[Mapping[str, Any], Directory]:
+    if file is None:
+        return {}, directory_of({})
+    world = load_identity_file(file)
+    try:
+        return world, directory_of(world)
+    except ValueError as error:  # a prefix that is none
+        raise UsageError(f"identity file {file}: {error}") from None
 
 
 def _history_size(config: Config) -> int:

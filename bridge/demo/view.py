@@ -13,7 +13,7 @@ from rich.text import Text
 from bridge.demo.tally import FlowLine, Tally
 
 _COLOURS = {"FORWARDED": "green", "DROPPED": "red", "AUDIT": "yellow", "REDIRECTED": "cyan"}
-_OTHER_ROWS = 12  # lines of the screen that are not flows
+_OTHER_ROWS = 14  # lines of the screen that are not flows
 
 
 def live_view(
@@ -26,8 +26,8 @@ def live_view(
         f"   lost {tally.lost:,}   unexplained {unexplained:,}",
     )
     flows = Table.grid(padding=(0, 1), expand=True)
-    for ratio in (None, 3, 3, 2, 2, 4):
-        flows.add_column(ratio=ratio, no_wrap=True, overflow="ellipsis")
+    for ratio, width in ((None, 12), (3, None), (3, None), (None, 14), (None, 10), (2, None)):
+        flows.add_column(ratio=ratio, width=width, no_wrap=True, overflow="ellipsis")
     for line in list(tally.recent)[-max(3, height - _OTHER_ROWS - len(hints)) :]:
         flows.add_row(*cells(line))
     counts = Table.grid(padding=(0, 2), expand=True)
@@ -35,7 +35,11 @@ def live_view(
         counts.add_column(ratio=1)
     counts.add_row(_bars("verdicts", tally.verdicts), _bars("drop reasons", tally.drop_reasons))
     return Group(
-        head, Panel(flows, title="flows"), counts, *(Text(hint, style="dim") for hint in hints)
+        head,
+        Panel(flows, title="flows"),
+        counts,
+        Text("\npaste into another terminal, Ctrl-C ends:", style="bold"),
+        *(Text(f"  {hint}", style="cyan") for hint in hints),
     )
 
 

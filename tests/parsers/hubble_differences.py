@@ -31,7 +31,8 @@ NO_SUCH_VERSION = 255
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One entry. ``event`` changes a flow's JSON in place, ``record`` a payload's bytes;
-    the former is given the payload as it was. ``until``: the last release that differs."""
+    the former is given the payload as it was. ``until``: the last release that differs.
+    """
 
     name: str
     reason: str

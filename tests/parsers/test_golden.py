@@ -37,6 +37,7 @@ from tests.parsers.recorded import (
     results_of,
 )
 
+
 @cache
 def explained(release: str, mix: str) -> tuple[list[Any], frozenset[str]]:
     """What the table does not explain, and the entries that explained something."""
