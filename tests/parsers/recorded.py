@@ -89,10 +89,13 @@ class Parser:
         """Payload number and everything its result is made of, to compare two parsers."""
         flows, tables = parsed.flows, self.tables
         names = tables.conversations
-        for sequence, time, kind, row, source_port, destination_port, detail in zip(
+        keys = names.rows[flows.conversation]
+        keys["source_entity"] = keys["destination_entity"] = 0  # row numbers: below by content
+        for sequence, time, kind, key, row, source_port, destination_port, detail in zip(
             flows.sequence.tolist(),
             flows.time.tolist(),
             tables.classes.rows[flows.flow_class].view("V32").tolist(),
+            keys.view("V64").tolist(),
             flows.conversation.tolist(),
             flows.source_port.tolist(),
             flows.destination_port.tolist(),
@@ -102,7 +105,7 @@ class Parser:
             yield sequence, (
                 time,
                 kind,
-                names.rows[row].tobytes(),
+                key,
                 names.entities[int(names.source_entity[row])],
                 names.entities[int(names.destination_entity[row])],
                 names.name_pairs[int(names.names[row])],
