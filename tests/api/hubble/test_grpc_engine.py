@@ -160,7 +160,7 @@ async def test_a_taken_port_is_refused_while_other_listeners_serve(tmp_path: Pat
                 UsageError, match=f"cannot listen on 127.0.0.1:{port}: address already in use"
             ):
                 await engine.listen(f"127.0.0.1:{port}")
-            with pytest.raises(UsageError, match="cannot listen on nowhere.invalid:1: "):
+            with pytest.raises(UsageError, match=r"cannot listen on nowhere\.invalid:1: "):
                 await engine.listen("nowhere.invalid:1")
             await engine.listen(f"unix://{tmp_path}/s")
             assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
