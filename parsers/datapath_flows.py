@@ -33,6 +33,7 @@ from parsers.headers import (
     POLICY_VERDICT,
     PROBLEMS,
     TRACE,
+    UNKNOWN_VERSION,
     Columns,
     Datapath,
 )
@@ -175,10 +176,10 @@ def datapath_flows(
         )
     errors = dict(packets.refused)
     for index in np.flatnonzero(records.problem != OK).tolist():
-        text = PROBLEMS[records.problem[index]]
-        errors[index] = ProtocolError(
-            f"{text}: type {kind[index]}, version {head['version'][index]}"
-        )
+        text = f"{PROBLEMS[records.problem[index]]}: type {kind[index]}"
+        if records.problem[index] == UNKNOWN_VERSION:  # else it may lie behind the record
+            text += f", version {head['version'][index]}"
+        errors[index] = ProtocolError(text)
     return flows, errors
 
 

@@ -219,6 +219,23 @@ def test_random_mutations_raise_nothing_but_protocol_errors_and_fill_no_cache(se
     assert fill["addresses"] <= 8192
 
 
+def test_records_read_alike_whether_their_definitions_are_new_or_known() -> None:
+    good, _ = next(records("v1.19", "steady"))
+    known = AccessLogDecoder()
+    outcomes: Counter[str] = Counter()
+    for data in [good, good, *[data for data, _ in records(*MUTATED)][:1500]]:
+        known._request_times.clear()
+        known._trace_ids.clear()
+        first, later = outcome(AccessLogDecoder(), data), outcome(known, data)
+        if isinstance(first, AccessLog) and isinstance(later, AccessLog):
+            assert shown(first) == shown(later)
+            outcomes["record"] += 1
+        else:
+            assert first == later
+            outcomes[str(first)] += 1
+    assert 100 < min(outcomes["record"], outcomes["gob"])
+
+
 def test_huge_texts_are_not_kept() -> None:
     """What a client can send by the megabyte must not stay, ten thousand times over."""
     request, _, request_id = http_pair()

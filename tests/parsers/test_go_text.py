@@ -1,8 +1,8 @@
 """URLs, times, quoted strings and JSON come out as Go's standard library makes them.
 
 ``data/go_text.jsonl.xz`` holds byte strings, random changes of valid ones among them, and
-what Go 1.26 made of each: ``net/url`` (with passwords replaced), ``time``, ``strconv``,
-``encoding/json``; null where it refused.
+what Go 1.26 made of each: ``net/url`` (with urlstrictcolons=0, passwords replaced), ``time``,
+``strconv``, ``encoding/json``; null where it refused.
 """
 
 from __future__ import annotations
@@ -85,3 +85,9 @@ def test_members_are_found_as_go_finds_them(text: str, fields: dict[str, int]) -
 def test_members_of_another_type_are_refused(text: str) -> None:
     with pytest.raises(go_json.MismatchError):
         go_json.fields(go_json.parse(text), {"id": go_json.unsigned(32)})
+
+
+def test_a_number_of_thousands_of_digits_is_json_but_fits_nothing() -> None:
+    parsed = go_json.parse('{"id": ' + "9" * 5000 + "}")
+    with pytest.raises(go_json.MismatchError):
+        go_json.fields(parsed, {"id": go_json.unsigned(32)})
