@@ -7,8 +7,9 @@ set right.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from parsers.headers import (
     POLICY_VERDICT,
     PROBLEMS,
     TRACE,
+    UNKNOWN_VERSION,
     Columns,
     Datapath,
 )
@@ -60,8 +62,9 @@ class FlowColumns:
     """Flows under construction, one row a record that gives one.
 
     ``row`` (int64): number within the payload batch. ``key``, ``flow_class``: the interned
-    structs before they are interned. ``site`` (uint32): drop line, | file << 16 |
-    version << 24 | 1 << 31; 0 for none. ``extra``: row here to fields of ``Detail`` that are no column.
+    structs before they are interned. ``site`` (uint32): drop line | file << 16 |
+    version << 24 | 1 << 31; 0 for none. ``extra``: row here to fields of ``Detail`` that are
+    no column.
     ``direction_rule`` (uint8) and ``reporter`` (uint16) decide the direction once the
     source is known: see ``directions``.
     """
@@ -75,6 +78,21 @@ class FlowColumns:
     reporter: NDArray[np.uint16]
     direction_rule: NDArray[np.uint8]
     extra: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    COLUMNS: ClassVar = (
+        "row", "key", "flow_class", "source_port", "destination_port", "site", "reporter",
+        "direction_rule",
+    )  # fmt: skip
+
+    def columns(self) -> list[NDArray[Any]]:
+        """All but ``extra``, in the order of ``COLUMNS``."""
+        return [getattr(self, name) for name in self.COLUMNS]
+
+    @classmethod
+    def of(cls, columns: Iterable[NDArray[Any]], extra: dict[int, dict[str, Any]]) -> FlowColumns:
+        """Of columns in the order of ``COLUMNS``."""
+        named: dict[str, Any] = dict(zip(cls.COLUMNS, columns, strict=True))
+        return cls(**named, extra=extra)
 
 
 FIXED, EGRESS_IF_OWN, INGRESS_IF_OWN, EGRESS_ALWAYS = range(4)
@@ -158,8 +176,10 @@ def datapath_flows(
         )
     errors = dict(packets.refused)
     for index in np.flatnonzero(records.problem != OK).tolist():
-        text = PROBLEMS[records.problem[index]]
-        errors[index] = ProtocolError(f"{text}: type {kind[index]}, version {head['version'][index]}")
+        text = f"{PROBLEMS[records.problem[index]]}: type {kind[index]}"
+        if records.problem[index] == UNKNOWN_VERSION:  # else it may lie behind the record
+            text += f", version {head['version'][index]}"
+        errors[index] = ProtocolError(text)
     return flows, errors
 
 

@@ -120,9 +120,23 @@ class Conversations:
     """
 
     __slots__ = (
-        "_current", "_entity_limit", "_entity_of", "_fresh", "_generation", "_keys", "_pair_of", "_previous",
-        "_since", "_first_seen", "destination_entity", "entities", "generation", "name_pairs", "names",
-        "services", "source_entity",
+        "_current",
+        "_entity_limit",
+        "_entity_of",
+        "_first_seen",
+        "_fresh",
+        "_generation",
+        "_keys",
+        "_pair_of",
+        "_previous",
+        "_since",
+        "destination_entity",
+        "entities",
+        "generation",
+        "name_pairs",
+        "names",
+        "services",
+        "source_entity",
     )  # fmt: skip
 
     _BY_ROW = (
@@ -280,9 +294,7 @@ class Conversations:
         self._current[first], self._current[version] = version, version
         self._previous[version], self._fresh[version] = row, True
 
-    def _entity(
-        self, address: bytes | None, identity: int, time: int, directory: Directory
-    ) -> int:
+    def _entity(self, address: bytes | None, identity: int, time: int, directory: Directory) -> int:
         row = self._entity_of.get((address, identity))
         if row is None:
             if len(self._entity_of) >= _ENTITY_CACHE:

@@ -136,7 +136,9 @@ def read_datapath(
         flags[drops] = np.where(version[drops] >= 2, head["drop_flags"][drops], 0)
         length[verdicts] = layout.verdict or np.where(
             # Where the two lengths contradict (a cut record), believe the newest release.
-            (total[verdicts] - captured[verdicts]) >> 3 == 4, 32, 40,
+            (total[verdicts] - captured[verdicts]) >> 3 == 4,
+            32,
+            40,
         )
         # A verdict keeps its bits elsewhere: 2 is IPv6, 7 an L3 device (1.19 on).
         bits = head["byte27"][verdicts]

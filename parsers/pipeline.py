@@ -312,7 +312,7 @@ def _without(
         problems[int(flows.row[index])] = error
     place = np.cumsum(keep) - 1
     extra = {int(place[i]): fields for i, fields in flows.extra.items() if keep[i]}
-    return FlowColumns(*(column[keep] for column in _columns(flows)), extra)  # type: ignore[arg-type]
+    return FlowColumns.of((column[keep] for column in flows.columns()), extra)
 
 
 def _joined(parts: list[FlowColumns]) -> FlowColumns:
@@ -321,17 +321,10 @@ def _joined(parts: list[FlowColumns]) -> FlowColumns:
         return parts[0]
     if not parts:
         return no_flows()
-    extra = {}
+    extra: dict[int, dict[str, Any]] = {}
     start = 0
     for part in parts:
         extra.update((start + index, fields) for index, fields in part.extra.items())
         start += len(part.row)
-    columns = zip(*map(_columns, parts), strict=True)
-    return FlowColumns(*map(np.concatenate, columns), extra)  # type: ignore[arg-type]
-
-
-def _columns(flows: FlowColumns) -> list[NDArray[np.generic]]:
-    return [
-        flows.row, flows.key, flows.flow_class, flows.source_port, flows.destination_port,
-        flows.site, flows.reporter, flows.direction_rule,
-    ]  # fmt: skip
+    columns = zip(*(part.columns() for part in parts), strict=True)
+    return FlowColumns.of(map(np.concatenate, columns), extra)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -58,15 +59,19 @@ async def serve(services: Services, listeners: Sequence[str]) -> AsyncIterator[G
 @asynccontextmanager
 async def open_engine(services: Services) -> AsyncIterator[GrpcEngine]:
     """An engine that listens nowhere yet; it stops when the block is left."""
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         engine = GrpcEngine(services, nursery)
         await engine.start()
         try:
             yield engine
+        except Exception as error:  # noqa: BLE001  # raised again without the nursery's group
+            failure = error
         finally:
             with trio.CancelScope(shield=True):
                 await engine.stop()
-            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 class GrpcEngine:
@@ -80,6 +85,7 @@ class GrpcEngine:
         self._loop = asyncio.new_event_loop()
         self._servers: list[grpc.aio.Server] = []
         self._thread = threading.Thread(target=self._run_loop, name="grpc", daemon=True)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._ended = trio.Event()
         self.open_calls = 0
         """Streaming calls of the moment."""
@@ -95,6 +101,8 @@ class GrpcEngine:
         A dead socket file at the path is the caller's to remove, a living one to respect.
         ``UsageError`` says why it cannot be had.
         """
+        if not target.startswith("unix:"):
+            await trio.to_thread.run_sync(_try_port, target)
         port = await self._in_asyncio(lambda: self._open(target))
         if target.startswith("unix:"):
             address = target
@@ -128,7 +136,7 @@ class GrpcEngine:
             port = 0
         if not port:
             await server.stop(None)
-            raise UsageError(f"cannot listen on {target}; is it in use, or not ours to use?")
+            raise UsageError(f"cannot listen on {target}; choose another address or path")
         await server.start()
         self._servers.append(server)
         return port
@@ -156,9 +164,8 @@ class GrpcEngine:
         return result
 
     def _keep(self, task: asyncio.Task[None]) -> None:
-        # The loop itself holds tasks weakly only.
-        task.add_done_callback(lambda _: None)
-        self._task = task
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
 
     def _to_trio(self, function: Callable[[], object]) -> None:
         with suppress(trio.RunFinishedError):
@@ -302,6 +309,22 @@ class _Handlers(grpc.GenericRpcHandler):
             yield
         except RpcError as refused:
             await context.abort(grpc.StatusCode[refused.code], str(refused))
+
+
+def _try_port(target: str) -> None:
+    """Say why a port cannot be had; the library only writes to standard error."""
+    host, _, port = target.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(
+            f"cannot listen on {target}: {reason}; choose another address or free this one"
+        ) from None
 
 
 def _parse(method: Unary | Streaming, data: bytes) -> Any:

@@ -69,7 +69,8 @@ COMMANDS = [
     "--uuid 00000000-0000-4000-8000-000000000064 -o json",
     "--drop-reason-desc POLICY_DENIED",
     "--interface eth0",
-    "--field-mask time,node_name,source.pod_name,l4.TCP.destination_port -o json --last 9",
+    # Of flows that are no TCP, Hubble would show the port of an earlier one.
+    "--field-mask time,node_name,source.pod_name,l4.TCP.destination_port -o json --protocol tcp",
     '--allowlist {"reply":[false]} --last 11',
     '--denylist {"destination_label":["reserved:world"]} --last 11',
     "--pod kube-system/coredns --not --verdict DROPPED",

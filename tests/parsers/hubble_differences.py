@@ -30,8 +30,11 @@ NO_SUCH_VERSION = 255
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One entry. ``event`` changes a flow's JSON in place, ``record`` a payload's bytes;
-    the former is given the payload as it was. ``until``: the last release that differs."""
+    """One entry. ``event`` changes the JSON of an event of that ``kind`` in place, ``record``
+    a payload's bytes; the former is given the payload as it was.
+
+    ``until``: the last release that differs.
+    """
 
     name: str
     reason: str
@@ -39,6 +42,7 @@ class Difference:
     record: RecordRule | None = None
     event: EventRule | None = None
     since: str = "v1.14"
+    kind: str = "flow"
 
     def holds_for(self, release: str) -> bool:
         """Whether the entry is about this release."""
@@ -301,6 +305,46 @@ def _passwords_are_shown(event: Event, data: bytes, world: World) -> bool:
     assert found
     event["Summary"] = event["Summary"].replace("HUBBLE_REDACTED", found[1].decode())
     return True
+
+
+# Debug messages
+
+DEBUG_TYPES = {
+    "DBG_L7_LB": (65, "v1.15"),
+    "DBG_SKIP_POLICY": (66, "v1.15"),
+    "DBG_LB6_LOOPBACK_SNAT": (67, "v1.19"),
+    "DBG_LB6_LOOPBACK_SNAT_REV": (68, "v1.19"),
+}
+"""Number and first release."""
+
+
+def _debug_types(release: str) -> EventRule:
+    new = {name: number for name, (number, since) in DEBUG_TYPES.items() if since == release}
+
+    def rule(event: Event, data: bytes, world: World) -> bool:
+        if event.get("type") not in new:
+            return False
+        return _replaced(event, "type", new[event["type"]])
+
+    return rule
+
+
+def _no_loopback_texts(event: Event, data: bytes, world: World) -> bool:
+    if data[1] not in (66, 67):
+        return False
+    arguments = f"arg1={event['arg1']} arg2={event['arg2']}"
+    return _replaced(event, "message", f"Unknown message type={data[1]} {arguments}")
+
+
+def _two_arguments(event: Event, data: bytes, world: World) -> bool:
+    if event.get("type") != "DBG_GENERIC":
+        return False
+    return _replaced(event, "message", event["message"].partition(" arg3=")[0])
+
+
+def _misspelt(event: Event, data: bytes, world: World) -> bool:
+    shown = event["message"].replace("neighbour solicitation", "neighbour soliciation")
+    return _replaced(event, "message", shown)
 
 
 # Policies
@@ -614,6 +658,40 @@ TABLE = (
         until="v1.14",
         event=_passwords_are_shown,
     ),
+    Difference(
+        "no cluster names of debug sources",
+        "new in 1.16",
+        until="v1.15",
+        event=_without("source.cluster_name"),
+        kind="debug",
+    ),
+    Difference(
+        "two arguments of generic debug messages",
+        "1.20 began to print the third",
+        until="v1.19",
+        event=_two_arguments,
+        kind="debug",
+    ),
+    Difference(
+        "no texts of loopback debug messages",
+        "new in 1.19",
+        until="v1.18",
+        event=_no_loopback_texts,
+        kind="debug",
+    ),
+    Difference(
+        "soliciation", "a spelling mended in 1.20", until="v1.19", event=_misspelt, kind="debug",
+    ),
+    *(
+        Difference(
+            f"debug types of {release[1:]}",
+            "older agents print the number of a type they do not know",
+            until=f"v1.{int(release[3:]) - 1}",
+            event=_debug_types(release),
+            kind="debug",
+        )
+        for release in ("v1.15", "v1.19")
+    ),
     *(
         Difference(
             f"drop reasons of {release[1:]}",
@@ -639,10 +717,10 @@ def read_as(release: str, data: bytes, world: World, fired: set[str]) -> bytes:
 
 
 def print_as(
-    release: str, event: Event, data: bytes, world: World, fired: set[str]
+    release: str, result: Event, data: bytes, world: World, fired: set[str]
 ) -> None:
-    """Change our event into what this release printed."""
+    """Change the event of our result into what this release printed."""
     for entry in TABLE:
-        if entry.event is not None and entry.holds_for(release):
-            if entry.event(event, data, world):
+        if entry.event is not None and entry.kind == result["kind"] and entry.holds_for(release):
+            if entry.event(result["event"], data, world):
                 fired.add(entry.name)

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.wrappers_pb2 import Int32Value
 
+from api.hubble.events import agent_event_message, debug_event_message, lost_event_message
 from api.hubble.messages import FlowMessages
 from api.hubble.node import LocalNode
-from api.v1.flow import flow_pb2
 from parsers.details import Detail
 from parsers.directory import Directory
 from parsers.framing import PayloadBatch, PayloadStream
 from parsers.headers import Release
 from parsers.ledger import Ledger
-from parsers.pipeline import LostRecords, MonitorPipeline, ParsedBatch, new_tables
+from parsers.pipeline import MonitorPipeline, ParsedBatch, new_tables
 from parsers.world import directory_of, node_name_of
 from tests.fixtures import Payload
 
@@ -32,11 +32,6 @@ World = dict[str, Any]
 Facts = tuple[Any, ...]
 
 BATCH = 5000
-
-
-def not_yet(kind: int, data: bytes) -> bool:
-    """Records that the pipeline does not answer yet: debug, agent."""
-    return kind == 9 and data[:1] in (b"\x02", b"\x82")
 
 
 class Parser:
@@ -65,11 +60,11 @@ class Parser:
         parsed = self.pipeline.parse(
             batch, lambda sequence: self._start + sequence.astype(np.int64) * self._step
         )
-        numbers = parsed.flows.sequence.tolist() + [
-            record.sequence for record in (*parsed.lost_events, *parsed.errors)
-        ] + [s for s, _, _ in (*parsed.agent_events, *parsed.debug_events)]
-        answered = [n for n in range(len(batch)) if not not_yet(batch.kind[n], batch.data(n))]
-        assert sorted(numbers) == [first + n for n in answered]
+        others = (
+            *parsed.agent_events, *parsed.debug_events, *parsed.lost_events, *parsed.errors,
+        )  # fmt: skip
+        numbers = parsed.flows.sequence.tolist() + [record.sequence for record in others]
+        assert sorted(numbers) == list(range(first, first + len(batch)))
         assert parsed.records == len(batch)
         assert self.ledger.imbalance() == {}
         account = self.ledger.stages["parser"]
@@ -79,20 +74,28 @@ class Parser:
     def results(self, parsed: ParsedBatch) -> Iterator[tuple[int, Callable[[], Result]]]:
         """Payload number and result, the latter made when asked for: messages are slow."""
         for row, sequence in enumerate(parsed.flows.sequence.tolist()):
-            yield sequence, lambda row=row: _shown("flow", self.messages.flow(parsed.flows, row))
+            make = partial(self.messages.flow, parsed.flows, row)
+            yield sequence, partial(_shown, "flow", make)
+        for agent in parsed.agent_events:
+            yield agent.sequence, partial(_shown, "agent", partial(agent_event_message, agent.event))
+        for debug in parsed.debug_events:
+            yield debug.sequence, partial(_shown, "debug", partial(debug_event_message, debug))
         for lost in parsed.lost_events:
-            yield lost.sequence, lambda lost=lost: _shown("lost", _lost_event(lost))
+            yield lost.sequence, partial(_shown, "lost", partial(lost_event_message, lost))
         for error in parsed.errors:
-            yield error.sequence, lambda error=error: {"kind": "error", "class": error.error_class}
+            yield error.sequence, partial(_error, error.error_class)
 
     def facts(self, parsed: ParsedBatch) -> Iterator[tuple[int, Facts]]:
         """Payload number and everything its result is made of, to compare two parsers."""
         flows, tables = parsed.flows, self.tables
         names = tables.conversations
-        for sequence, time, kind, row, source_port, destination_port, detail in zip(
+        keys = names.rows[flows.conversation]
+        keys["source_entity"] = keys["destination_entity"] = 0  # row numbers: below by content
+        for sequence, time, kind, key, row, source_port, destination_port, detail in zip(
             flows.sequence.tolist(),
             flows.time.tolist(),
             tables.classes.rows[flows.flow_class].view("V32").tolist(),
+            keys.view("V64").tolist(),
             flows.conversation.tolist(),
             flows.source_port.tolist(),
             flows.destination_port.tolist(),
@@ -102,7 +105,7 @@ class Parser:
             yield sequence, (
                 time,
                 kind,
-                names.rows[row].tobytes(),
+                key,
                 names.entities[int(names.source_entity[row])],
                 names.entities[int(names.destination_entity[row])],
                 names.name_pairs[int(names.names[row])],
@@ -110,10 +113,10 @@ class Parser:
                 destination_port,
                 *_detail_facts(tables.details[detail]),
             )
-        for lost in parsed.lost_events:
-            yield lost.sequence, ("lost", lost)
-        for error in parsed.errors:
-            yield error.sequence, ("error", error)
+        for record in (
+            *parsed.agent_events, *parsed.debug_events, *parsed.lost_events, *parsed.errors,
+        ):  # fmt: skip
+            yield record.sequence, (record,)
 
 
 def _detail_facts(detail: Detail) -> Facts:
@@ -123,16 +126,12 @@ def _detail_facts(detail: Detail) -> Facts:
     return detail._replace(l7=None), l7.type, l7.latency_ns, l7.trace_id, l7.labels, l7.content()
 
 
-def _lost_event(lost: LostRecords) -> flow_pb2.LostEvent:
-    return flow_pb2.LostEvent(
-        source=flow_pb2.PERF_EVENT_RING_BUFFER,
-        num_events_lost=lost.count,
-        cpu=Int32Value(value=lost.cpu),
-    )
+def _shown(kind: str, make: Callable[[], Any]) -> Result:
+    return {"kind": kind, "event": MessageToDict(make(), preserving_proto_field_name=True)}
 
 
-def _shown(kind: str, message: Any) -> Result:
-    return {"kind": kind, "event": MessageToDict(message, preserving_proto_field_name=True)}
+def _error(error_class: str) -> Result:
+    return {"kind": "error", "class": error_class}
 
 
 def batches(data: bytes, sizes: Iterable[int] = (1 << 30,)) -> Iterator[PayloadBatch]:

@@ -36,7 +36,7 @@ async def in_thread(function: Any, *arguments: Any) -> Any:
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(5):
-        while not condition():  # noqa: ASYNC110  # what is waited for is in another thread
+        while not condition():  # what is waited for is in another thread
             await trio.sleep(0.01)
 
 
@@ -150,9 +150,18 @@ async def test_leaving_ends_streams_with_unavailable_within_half_a_second() -> N
 async def test_a_taken_port_is_refused_while_other_listeners_serve(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
+        with pytest.raises(
+            UsageError, match=f"cannot listen on 127.0.0.1:{port}: address already in use"
+        ):
+            async with serve(services(Agent()), [f"127.0.0.1:{port}"]):
+                pytest.fail("it serves")
         async with open_engine(services(Agent())) as engine:
-            with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1:{port}"):
+            with pytest.raises(
+                UsageError, match=f"cannot listen on 127.0.0.1:{port}: address already in use"
+            ):
                 await engine.listen(f"127.0.0.1:{port}")
+            with pytest.raises(UsageError, match=r"cannot listen on nowhere\.invalid:1: "):
+                await engine.listen("nowhere.invalid:1")
             await engine.listen(f"unix://{tmp_path}/s")
             assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
             assert engine.addresses == [f"unix://{tmp_path}/s"]
