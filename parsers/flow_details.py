@@ -36,7 +36,7 @@ _COVERING_SINCE = (1, 20)
 class DetailBuilder:
     """Finds or makes the ``Detail`` row of each flow."""
 
-    __slots__ = ("_covering", "_directory", "_memo", "_seen", "_site_of", "_tables")
+    __slots__ = ("_covering", "_directory", "_memo", "_seen", "_site_of", "_site_rows", "_tables")
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class DetailBuilder:
         self._site_of = site_of
         self._covering = release is None or release >= _COVERING_SINCE
         self._memo: dict[tuple[int, ...], int] = {}
+        self._site_rows: dict[int, int] = {}
         self._seen: tuple[int, ...] = ()
 
     def build(self, flows: FlowColumns, conversation: U32, time: NDArray[np.int64]) -> U32:
@@ -63,9 +64,13 @@ class DetailBuilder:
         if flows.extra:
             shared = wanted.copy()
             shared[list(flows.extra)] = False
-        rows = np.flatnonzero(shared)
+        self._forget_when_stale()
+        # Drops without anything else, the most of them: their site is the whole key.
+        plain_drops = shared & (services == 0) & ~verdict
+        rows = np.flatnonzero(plain_drops)
+        detail[rows] = self._at_sites(flows.site[rows].tolist())
+        rows = np.flatnonzero(shared & ~plain_drops)
         if len(rows):
-            self._forget_when_stale()
             detail[rows] = self._shared(flows, rows, conversation, services, verdict, time)
         if flows.extra:
             own = np.fromiter(flows.extra, dtype=np.int64, count=len(flows.extra))
@@ -79,6 +84,16 @@ class DetailBuilder:
             ]
         return detail
 
+    def _at_sites(self, sites: list[int]) -> list[int]:
+        """Rows of details that are a drop site alone."""
+        memo = self._site_rows
+        for site in set(sites) - memo.keys():
+            memo[site] = self._tables.details.intern(Detail(drop_site=self._drop_site(site)))
+        return [memo[site] for site in sites]
+
+    def _drop_site(self, site: int) -> DropSite:
+        return DropSite(self._site_of(site >> 16 & 0xFF, site >> 24 & 0x7F), site & 0xFFFF)
+
     def _forget_when_stale(self) -> None:
         tables = self._tables
         seen = (
@@ -86,6 +101,7 @@ class DetailBuilder:
         )  # fmt: skip
         if seen != self._seen or len(self._memo) > _MEMO:
             self._memo.clear()
+            self._site_rows.clear()
             self._seen = seen
 
     def _shared(
@@ -167,8 +183,7 @@ class DetailBuilder:
                 )
         site = int(flows.site[index])
         if site:
-            name = self._site_of(site >> 16 & 0xFF, site >> 24 & 0x7F)
-            fields["drop_site"] = DropSite(name, site & 0xFFFF)
+            fields["drop_site"] = self._drop_site(site)
         if flows.flow_class["event_type"][index] == POLICY_VERDICT:
             fields["policy"] = self._policy(flows, index, conversation, time)
         detail = Detail(**fields)
