@@ -1,3 +1,3 @@
 """The agent: command line, configuration, supervision, sources and identity."""
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"

@@ -65,19 +65,21 @@ class _Section(BaseModel):
 class Node(_Section):
     """Who this is."""
 
-    name: str = Field("", description="Name of the node in flows; empty for the host's name.")
-    cluster: str = Field("default", description="Name of the cluster.")
+    name: str = Field(
+        default="", description="Name of the node in flows; empty for the host's name."
+    )
+    cluster: str = Field(default="default", description="Name of the cluster.")
 
 
 class Cilium(_Section):
     """Cilium's agent as the source."""
 
     socket: Path = Field(
-        Path("/var/run/cilium/monitor1_2.sock"),
+        default=Path("/var/run/cilium/monitor1_2.sock"),
         description="The monitor socket. It may be missing: the agent waits for it.",
     )
     release: Annotated[str, AfterValidator(_checked_release)] | None = Field(
-        None,
+        default=None,
         description="The agent's release, such as 1.18, where records do not tell.",
     )
 
@@ -94,7 +96,7 @@ class Identity(_Section):
     """Where names come from."""
 
     file: Path | None = Field(
-        None, description="A JSON or YAML file with endpoints, identities and addresses."
+        default=None, description="A JSON or YAML file with endpoints, identities and addresses."
     )
 
 
@@ -102,10 +104,14 @@ class Hubble(_Section):
     """The Hubble API."""
 
     unix_socket: Path | None = Field(
-        Path("/run/ciliary/hubble.sock"), description="Where to serve it; null for nowhere."
+        default=Path("/run/ciliary/hubble.sock"), description="Where to serve it; null for nowhere."
     )
-    listen: Address | None = Field(None, description="TCP address, such as :4244; null for none.")
-    insecure: bool = Field(False, description="Allow plain TCP that other machines can reach.")
+    listen: Address | None = Field(
+        default=None, description="TCP address, such as :4244; null for none."
+    )
+    insecure: bool = Field(
+        default=False, description="Allow plain TCP that other machines can reach."
+    )
 
     @model_validator(mode="after")
     def _plain_tcp_is_a_decision(self) -> Hubble:
@@ -120,16 +126,20 @@ class Hubble(_Section):
 class HubbleMetricsConfig(_Section):
     """hubble_* metrics."""
 
-    listen: Address | None = Field(":9965", description="Address of /metrics; null for none.")
+    listen: Address | None = Field(
+        default=":9965", description="Address of /metrics; null for none."
+    )
     enabled: Annotated[tuple[str, ...], AfterValidator(_checked_metrics)] = Field(
-        DEFAULT_HANDLERS, description="Metrics by Hubble's names."
+        default=DEFAULT_HANDLERS, description="Metrics by Hubble's names."
     )
 
 
 class AgentMetricsConfig(_Section):
     """ciliary_* metrics."""
 
-    listen: Address | None = Field(":10093", description="Address of /metrics; null for none.")
+    listen: Address | None = Field(
+        default=":10093", description="Address of /metrics; null for none."
+    )
 
 
 class Metrics(_Section):
@@ -143,7 +153,8 @@ class Health(_Section):
     """Health and debugging."""
 
     listen: Address | None = Field(
-        "127.0.0.1:10094", description="Address of /healthz, /readyz and /debug; null for none."
+        default="127.0.0.1:10094",
+        description="Address of /healthz, /readyz and /debug; null for none.",
     )
 
 
@@ -151,15 +162,20 @@ class HistoryConfig(_Section):
     """Flows that can be asked for later."""
 
     flows: Annotated[int, Field(ge=1, le=1 << 28)] | Literal["auto"] = Field(
-        "auto", description="How many; auto for 1,000,000 or what a quarter of the memory holds."
+        default="auto",
+        description="How many; auto for 1,000,000 or what a quarter of the memory holds.",
     )
 
 
 class Log(_Section):
     """The log on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level.")
-    format: Literal["text", "json"] = Field("text", description="Lines for people or machines.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level."
+    )
+    format: Literal["text", "json"] = Field(
+        default="text", description="Lines for people or machines."
+    )
 
 
 class Config(_Section):
@@ -212,6 +228,8 @@ def _override(
     origin: dict[str, str] = {}
     problems: list[str] = []
     for variable in sorted(v for v in environment if v.startswith(PREFIX)):
+        if variable == PREFIX + "CONFIG":  # names the file
+            continue
         keys = variable.removeprefix(PREFIX).lower().split(_JOINT)
         try:
             value = yaml.safe_load(environment[variable])

@@ -1,9 +1,9 @@
-"""The way of an event through this process: payloads in, everything that looks at flows.
+"""The way of an event through this process: payloads in, to everything that looks at flows.
 
-    payloads -> MonitorPipeline -> metrics -> history -> those who follow
+    payloads -> MonitorPipeline -> HubbleMetrics -> history and its readers
 
-One call a batch, on the loop, no queue between. Metrics come before the history, because
-appending may free table rows of flows that only just fell out of it.
+One call a batch, on the loop, with no queue between. Metrics come before the history,
+because appending may free rows that details of this batch are looked up by.
 """
 
 from __future__ import annotations
@@ -11,66 +11,53 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from api.history import History, PastEvent
 from api.metrics.hubble import HubbleMetrics
 from parsers.framing import PayloadBatch
-from parsers.pipeline import Clock, MonitorPipeline, ParsedBatch
+from parsers.ledger import Ledger
+from parsers.pipeline import MonitorPipeline, ParsedBatch
 
 Follower = Callable[[ParsedBatch], None]
 Watch = Callable[[int, float], None]
-"""Told of each batch: events, seconds it took."""
-
-
-def _ignore(_events: int, _seconds: float) -> None:
-    pass
+"""Told of each batch: events, and the seconds it took."""
 
 
 class FlowPath:
-    """``followers`` are called with each batch once the history has it."""
+    """``followers`` are called with each batch, in order; the first one keeps it."""
 
-    __slots__ = ("_clock", "_watch", "followers", "history", "metrics", "pipeline")
+    __slots__ = ("_clock", "_ledger", "_watch", "followers", "metrics", "pipeline")
 
     def __init__(
         self,
         pipeline: MonitorPipeline,
-        history: History,
         metrics: HubbleMetrics,
+        keep: Follower,
         *,
+        watch: Watch,
         clock: Callable[[], int] = time.time_ns,
-        watch: Watch = _ignore,
     ) -> None:
         self.pipeline = pipeline
-        self.history = history
         self.metrics = metrics
-        self.followers: list[Follower] = []
+        self.followers = [keep]
+        self._ledger = pipeline.ledger
         self._clock = clock
         self._watch = watch
 
     def deliver(self, payloads: PayloadBatch) -> None:
-        """Take a batch that was read now."""
+        """Take a batch that was read from a connection just now."""
         began = time.perf_counter()
-        self.take(payloads, self.pipeline.live_clock(self._clock()))
-        self._watch(len(payloads), time.perf_counter() - began)
-
-    def take(self, payloads: PayloadBatch, clock: Clock) -> ParsedBatch:
-        """Take a batch whose records ``clock`` stamps."""
-        parsed = self.pipeline.parse(payloads, clock)
+        book_framing(self._ledger, payloads)
+        parsed = self.pipeline.parse(payloads, self.pipeline.live_clock(self._clock()))
         for lost in parsed.lost_events:
             self.metrics.count_lost("perf_event_ring_buffer", lost.count)
         self.metrics.count(parsed.flows)
-        history = self.history
-        position = history.flows.end
-        history.append(parsed.flows)
-        sequences = parsed.flows.sequence
-        for record in parsed.lost_events:
-            before = int(sequences.searchsorted(record.sequence))
-            history.lost.add(PastEvent(position + before, record.time, record))
-        for queue, events in (
-            (history.agent, parsed.agent_events),
-            (history.debug, parsed.debug_events),
-        ):
-            for sequence, when, event in events:
-                queue.add(PastEvent(position + int(sequences.searchsorted(sequence)), when, event))
         for follower in self.followers:
             follower(parsed)
-        return parsed
+        self._watch(len(payloads), time.perf_counter() - began)
+
+
+def book_framing(ledger: Ledger, payloads: PayloadBatch) -> None:
+    """Messages that came in, and those of them that were payloads."""
+    whole, malformed = len(payloads), payloads.malformed
+    ledger.book("socket", incoming=whole + malformed, outgoing=whole + malformed)
+    ledger.book("framing", incoming=whole + malformed, outgoing=whole)
+    ledger.book_lost("framing", "malformed", malformed)

@@ -291,21 +291,28 @@ class AccessLogDecoder:
 
     def _side(self, endpoint: list[Any], ip_version: int, l4: int) -> AccessLogSide:
         endpoint_id, ipv4, ipv6, port, identity, (labels, cluster_name), _ = endpoint
-        if ip_version < 2:
-            shown = ipv6 if ip_version else ipv4
-            known = self._addresses
-            found = known.get(shown)
-            if found is None:
-                found = _address(shown)
-                if len(known) >= _MOST_INTERNED:
-                    known.clear()
-                if len(shown) <= _LONGEST_ADDRESS:
-                    known[shown] = found
-        else:
-            found = (b"", "")
+        shown = (ipv4, ipv6)[ip_version] if ip_version < 2 else b""
+        found = self._addresses.get(shown)
+        if found is None:
+            found = self._address(shown)
+        address, address_text_ = found
         return AccessLogSide(
-            endpoint_id & UINT32, identity & UINT32, *found, port if l4 else 0, labels, cluster_name
+            endpoint_id & UINT32,
+            identity & UINT32,
+            address,
+            address_text_,
+            port if l4 else 0,
+            labels,
+            cluster_name,
         )
+
+    def _address(self, shown: bytes) -> tuple[bytes, str]:
+        found = _address(shown)
+        if len(self._addresses) >= _MOST_INTERNED:
+            self._addresses.clear()
+        if len(shown) <= _LONGEST_ADDRESS:
+            self._addresses[shown] = found
+        return found
 
     def _http_labels(self, type_: int, values: list[Any]) -> HttpLabels:
         code, method, _, protocol, *_ = values

@@ -51,7 +51,7 @@ class AccessLogFlows:
         self._entities = entities
         self._rows: dict[tuple[Any, ...], int] = {}
         self._classes: dict[tuple[int, ...], bytes] = {}
-        self._generation = -1
+        self._generation = (-1, -1)
 
     def statistics(self) -> dict[str, int]:
         """Fill of every cache."""
@@ -61,9 +61,10 @@ class AccessLogFlows:
         self, rows: NDArray[np.int64], records: Iterable[bytes], time: NDArray[np.int64]
     ) -> tuple[FlowColumns, dict[int, ProtocolError]]:
         """Flows of the records at ``rows``, and the error of each row that gives none."""
-        if self._directory.generation != self._generation or len(self._rows) > _ENTITIES:
+        generation = (self._directory.generation, self._entities.generation)
+        if generation != self._generation or len(self._rows) > _ENTITIES:
             self._rows.clear()
-            self._generation = self._directory.generation
+            self._generation = generation
         decode, entity_of, class_of = self._decoder.decode, self._rows.get, self._classes.get
         keys, classes, ports = [], [], []
         extra: dict[int, dict[str, Any]] = {}

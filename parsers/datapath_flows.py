@@ -7,8 +7,9 @@ set right.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +62,9 @@ class FlowColumns:
     """Flows under construction, one row a record that gives one.
 
     ``row`` (int64): number within the payload batch. ``key``, ``flow_class``: the interned
-    structs before they are interned. ``site`` (uint32): drop line, | file << 16 |
-    version << 24 | 1 << 31; 0 for none. ``extra``: row here to fields of ``Detail`` that are no column.
+    structs before they are interned. ``site`` (uint32): drop line | file << 16 |
+    version << 24 | 1 << 31; 0 for none. ``extra``: row here to fields of ``Detail`` that are
+    no column.
     ``direction_rule`` (uint8) and ``reporter`` (uint16) decide the direction once the
     source is known: see ``directions``.
     """
@@ -76,6 +78,21 @@ class FlowColumns:
     reporter: NDArray[np.uint16]
     direction_rule: NDArray[np.uint8]
     extra: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    COLUMNS: ClassVar = (
+        "row", "key", "flow_class", "source_port", "destination_port", "site", "reporter",
+        "direction_rule",
+    )  # fmt: skip
+
+    def columns(self) -> list[NDArray[Any]]:
+        """All but ``extra``, in the order of ``COLUMNS``."""
+        return [getattr(self, name) for name in self.COLUMNS]
+
+    @classmethod
+    def of(cls, columns: Iterable[NDArray[Any]], extra: dict[int, dict[str, Any]]) -> FlowColumns:
+        """Of columns in the order of ``COLUMNS``."""
+        named: dict[str, Any] = dict(zip(cls.COLUMNS, columns, strict=True))
+        return cls(**named, extra=extra)
 
 
 FIXED, EGRESS_IF_OWN, INGRESS_IF_OWN, EGRESS_ALWAYS = range(4)
@@ -237,9 +254,9 @@ def _set_translated(flows: FlowColumns, records: Datapath) -> None:
 def _set_trace_ids(flows: FlowColumns, records: Datapath) -> None:
     head, kind = records.head, records.head["kind"]
     number = np.where(
-        (kind == TRACE) & (records.length == 56),
+        (kind == TRACE) & (records.length >= 56),
         head["trace_id"],
-        np.where((kind == DROP) & (records.length == 48), head["drop_trace_id"], 0),
+        np.where((kind == DROP) & (records.length >= 48), head["drop_trace_id"], 0),
     )
     for row in np.flatnonzero(number).tolist():
         flows.extra.setdefault(row, {})["ip_trace_id"] = int(number[row])

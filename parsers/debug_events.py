@@ -7,7 +7,6 @@ lists connection flags in random order, this is the alphabetical one.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from ipaddress import IPv4Address
 from types import MappingProxyType
 
 from parsers.drop_reasons import drop_reason_text
+from parsers.errno_texts import errno_text
 from parsers.errors import ProtocolError
 
 _RECORD = struct.Struct("<xBHIIII")
-_LARGEST_ERRNO = 133  # EHWPOISON, the last that Go has a text for
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class _Arguments:
     # Names.
     state_a = property(lambda self: _connection_state(self.a))
     direction_b = property(lambda self: _DIRECTIONS.get(self.b, ""))
-    errno_a = property(lambda self: _errno_text(self.a))
+    errno_a = property(lambda self: _assign_result(self.a))
 
 
 _CONNECTION = "sport={0.high_a} dport={0.low_a} nexthdr={0.protocol_b} flags={0.flags_b}"
@@ -198,11 +197,5 @@ def _connection_state(value: int) -> str:
     return _STATES.get(value) or drop_reason_text(value & 0xFF)
 
 
-def _errno_text(number: int) -> str:
-    """Linux's text as Go prints it: lower case, ``errno N`` where there is none."""
-    if number == 0:
-        return "Success"
-    text = os.strerror(number) if number <= _LARGEST_ERRNO else "Unknown"
-    if text.startswith("Unknown"):
-        return f"errno {number}"
-    return text[0].lower() + text[1:] if text[1].islower() else text
+def _assign_result(number: int) -> str:
+    return errno_text(number) if number else "Success"

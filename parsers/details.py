@@ -1,7 +1,8 @@
 """What only a few flows have: L7 records, policy names, drop site, tunnel, services.
 
 A ``Detail`` is an immutable record; equal ones share a row, except those with an L7
-record or a socket's cookie, which are as good as unique. Rows are freed when nothing refers to them.
+record or a socket's cookie, which are as good as unique. Rows are freed when nothing refers
+to them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class PolicyMatch:
     """The rules behind a policy verdict. ``denied``: they refused it; the flow's
-    direction says whether the API's ingress_ or egress_ field gets them."""
+    direction says whether the API's ingress_ or egress_ field gets them.
+    """
 
     policies: tuple[Policy, ...]
     denied: bool

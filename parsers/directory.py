@@ -123,7 +123,7 @@ class Directory:
         self, endpoint: LocalEndpoint | None, addresses: tuple[bytes, ...], *, since: int = 0,
         endpoint_id: int | None = None,
     ) -> None:  # fmt: skip
-        """From ``since`` (ns; 0: ever) on ``addresses`` belong to ``endpoint`` (None: to nobody)."""
+        """From ``since`` (ns; 0: ever) on ``addresses`` belong to ``endpoint``; None: nobody."""
         for address in addresses:
             self._endpoints.setdefault(address, Timeline()).set(endpoint, since)
             if since:
@@ -308,7 +308,7 @@ def shown_labels(labels: tuple[str, ...], identity: int) -> tuple[str, ...]:
         longest = max(
             (label for label in labels if label.startswith("cidr:")), key=_cidr_length, default=""
         )
-        labels = tuple(others + [longest] if _cidr_length(longest) > 0 else others)
+        labels = tuple([*others, longest] if _cidr_length(longest) > 0 else others)
     return tuple(sorted(labels))
 
 

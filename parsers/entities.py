@@ -43,21 +43,44 @@ class Entity:
 
 
 class Entities:
-    """Rows of ``Entity``; row 0 is no endpoint at all (the message is absent)."""
+    """Rows of ``Entity``; row 0 is no endpoint at all (the message is absent).
 
-    __slots__ = ("_row_of", "_rows", "endpoint_id", "identity")
+    ``reclaim`` forgets entities, but their numbers are not used again: what is cached by
+    row stays true, and a row costs 8 bytes once its entity is gone.
+    """
+
+    __slots__ = ("_row_of", "_rows", "endpoint_id", "generation", "identity")
 
     def __init__(self) -> None:
-        self._rows: list[Entity] = [Entity()]
+        self._rows: list[Entity | None] = [Entity()]
         self._row_of: dict[Entity, int] = {}
+        self.generation = 0  # rises when entities were forgotten: who interned must again
         self.endpoint_id: U32 = np.zeros(64, dtype=np.uint32)  # by row
         self.identity: U32 = np.zeros(64, dtype=np.uint32)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        """Entities there are, the absent one included."""
+        return len(self._row_of) + 1
 
     def __getitem__(self, row: int) -> Entity:
-        return self._rows[row]
+        entity = self._rows[row]
+        if entity is None:
+            raise IndexError(row)
+        return entity
+
+    def reclaim(self, used: U32) -> int:
+        """Forget every entity but those of the rows ``used``; returns how many."""
+        in_use = np.zeros(len(self._rows), dtype=np.bool_)
+        in_use[used] = True
+        in_use[0] = True
+        before = len(self)
+        for row in np.flatnonzero(~in_use).tolist():
+            entity = self._rows[row]
+            if entity is not None:
+                del self._row_of[entity]
+                self._rows[row] = None
+        self.generation += 1
+        return before - len(self)
 
     def intern(self, entity: Entity) -> int:
         """The row of an equal entity, made when there is none; never 0."""
@@ -78,6 +101,7 @@ _TAIL = Struct("<IIIIBBH")
 _TAIL_OFFSET = 44
 _SINCE_EVER = -(2**63)
 _ENTITY_CACHE = 1 << 16
+_FEWEST_ENTITIES = 1 << 14  # below it they are not worth a look
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
 
 
@@ -96,9 +120,23 @@ class Conversations:
     """
 
     __slots__ = (
-        "_current", "_entity_of", "_fresh", "_generation", "_keys", "_pair_of", "_previous",
-        "_since", "_first_seen", "destination_entity", "entities", "generation", "name_pairs", "names",
-        "services", "source_entity",
+        "_current",
+        "_entity_limit",
+        "_entity_of",
+        "_first_seen",
+        "_fresh",
+        "_generation",
+        "_keys",
+        "_pair_of",
+        "_previous",
+        "_since",
+        "destination_entity",
+        "entities",
+        "generation",
+        "name_pairs",
+        "names",
+        "services",
+        "source_entity",
     )  # fmt: skip
 
     _BY_ROW = (
@@ -124,6 +162,7 @@ class Conversations:
         self.name_pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), ())]
         self._pair_of: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {((), ()): 0}
         self._entity_of: dict[tuple[bytes | None, int], int] = {}
+        self._entity_limit = _FEWEST_ENTITIES
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -185,6 +224,12 @@ class Conversations:
         self._current[dead] = 0
         self._previous[dead] = 0
         self.generation += 1
+        if len(self.entities) > self._entity_limit:
+            live = self._keys.live_rows()
+            sides = np.concatenate([self.source_entity[live], self.destination_entity[live]])
+            self.entities.reclaim(sides)
+            self._entity_of.clear()
+            self._entity_limit = max(_FEWEST_ENTITIES, 2 * len(self.entities))
         return freed
 
     def _grow(self) -> None:
@@ -249,9 +294,7 @@ class Conversations:
         self._current[first], self._current[version] = version, version
         self._previous[version], self._fresh[version] = row, True
 
-    def _entity(
-        self, address: bytes | None, identity: int, time: int, directory: Directory
-    ) -> int:
+    def _entity(self, address: bytes | None, identity: int, time: int, directory: Directory) -> int:
         row = self._entity_of.get((address, identity))
         if row is None:
             if len(self._entity_of) >= _ENTITY_CACHE:

@@ -140,8 +140,14 @@ class FlowBatch:
     detail: U32
 
     COLUMNS = (
-        "time", "sequence", "flow_class", "conversation", "source_port", "destination_port", "detail",
-    )  # fmt: skip
+        "time",
+        "sequence",
+        "flow_class",
+        "conversation",
+        "source_port",
+        "destination_port",
+        "detail",
+    )
 
     def __len__(self) -> int:
         return len(self.time)

@@ -136,7 +136,7 @@ class DetailBuilder:
 
     def _judged(self, flow_class: Columns) -> NDArray[np.bool_]:
         """Policy verdicts whose rules are named (see ``policies.names_policies``)."""
-        verdict = flow_class["event_type"] == POLICY_VERDICT
+        verdict: NDArray[np.bool_] = flow_class["event_type"] == POLICY_VERDICT
         rows = np.flatnonzero(verdict)
         kinds = zip(
             flow_class["verdict"][rows].tolist(), flow_class["drop_reason"][rows].tolist(),

@@ -66,7 +66,7 @@ class PayloadBatch:
 
     def records(self, rows: I64) -> Iterator[bytes]:
         """The bytes of each payload of ``rows``."""
-        view = memoryview(self.buffer)
+        view = self.buffer.data
         start = self.offset[rows]
         ends = (start + self.length[rows]).tolist()
         return (bytes(view[a:b]) for a, b in zip(start.tolist(), ends, strict=True))
@@ -105,18 +105,14 @@ class PayloadStream:
         length prefix, or a value whose type was never defined. What came before it is
         returned first; afterwards every call raises.
         """
-        while True:
+        while self._failure is None:
             # Until the payload is defined, message by message: the rest goes the fast way.
-            if self._failure is not None:
-                raise self._failure
             starts, end = self._walk(1 if self._payload_id is None else limit + limit // 2)
             if len(starts) > limit and len(starts) == limit + limit // 2:
                 end = starts[limit]
                 del starts[limit:]
             if not starts:
-                if self._failure is not None:
-                    continue
-                return None
+                break
             starts.append(end)
             raw = np.zeros(end + _KEPT_BYTES, dtype=np.uint8)
             raw[:end] = np.frombuffer(memoryview(self._buffer)[:end], dtype=np.uint8)
@@ -125,6 +121,9 @@ class PayloadStream:
             self.offset += end
             if len(batch) or batch.malformed:
                 return batch
+        if self._failure is not None:
+            raise self._failure
+        return None
 
     def _walk(self, limit: int) -> tuple[list[int], int]:
         """Where the next whole messages start, and where the last of them ends."""
@@ -217,7 +216,7 @@ class PayloadStream:
         first = raw[starts]
         position = starts + np.where(first < 0x80, 1, 257 - first.astype(np.int64))
         prefix = _encode_int(self._payload_id) + b"\x01"
-        usual = raw[position] == prefix[0]
+        usual: NDArray[np.bool_] = raw[position] == prefix[0]
         for index in range(1, len(prefix)):
             usual &= raw[position + index] == prefix[index]
         position += len(prefix)

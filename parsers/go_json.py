@@ -34,10 +34,19 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+_MOST_DIGITS = 64  # of a number that any field could hold; Python refuses to read thousands
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else float("inf")
+
+
 def parse(text: str) -> Any:
     """The value; objects as lists of pairs. ValueError when it is not JSON."""
     try:
-        return json.loads(text, object_pairs_hook=_Object, parse_constant=_no_constant)
+        return json.loads(
+            text, object_pairs_hook=_Object, parse_int=_number, parse_constant=_no_constant
+        )
     except RecursionError:
         raise ValueError("JSON is nested too deeply") from None
 

@@ -4,7 +4,7 @@ An access log carries a URL as text that the agent's encoder made; Go parses it 
 decodes and refuses the whole record when it cannot, and what it prints afterwards is not
 always what came in. Nearly all URLs are ``_PLAIN``: accepted, printed unchanged.
 
-Source: documentation of package net/url (as of Go 1.26), RFC 3986, RFC 6874.
+Source: documentation of package net/url (as of Go 1.25), RFC 3986, RFC 6874.
 """
 
 from __future__ import annotations
@@ -91,18 +91,16 @@ def _parse(text: bytes) -> _Url:
     elif rest.startswith(b"//") and (scheme or not rest.startswith(b"///")):
         authority, slash, rest = rest[2:].partition(b"/")
         rest = slash + rest
-        user, host = _parse_authority(scheme, authority)
+        user, host = _parse_authority(authority)
     else:
         omit_host = scheme != b""
     _unescape(rest)
     return _Url(scheme, opaque, user, host, omit_host, rest, query, fragment)
 
 
-def _parse_authority(
-    scheme: bytes, authority: bytes
-) -> tuple[tuple[bytes, bytes | None] | None, bytes]:
+def _parse_authority(authority: bytes) -> tuple[tuple[bytes, bytes | None] | None, bytes]:
     info, at, host = authority.rpartition(b"@")
-    host = _parse_host(scheme, host)
+    host = _parse_host(host)
     if not at:
         return None, host
     if not _USER_INFO.fullmatch(info):
@@ -111,7 +109,7 @@ def _parse_authority(
     return (_unescape(name), _unescape(password) if colon else None), host
 
 
-def _parse_host(scheme: bytes, host: bytes) -> bytes:
+def _parse_host(host: bytes) -> bytes:
     bracket = host.rfind(b"[")
     if bracket > 0:
         raise _RefusedError
@@ -126,8 +124,9 @@ def _parse_host(scheme: bytes, host: bytes) -> bytes:
         except (AddressValueError, ValueError):
             raise _RefusedError from None
         return b"[" + address + b"]" + port
-    # Web schemes have one colon; others may list hosts, and the last port counts.
-    colon = host.find(b":") if scheme in (b"http", b"https") else host.rfind(b":")
+    # Of many colons the last counts. Programs declared for Go 1.26 refuse them in web URLs;
+    # Cilium 1.19 is for 1.25.
+    colon = host.rfind(b":")
     if colon >= 0 and not _PORT.fullmatch(host[colon:]):
         raise _RefusedError
     return _unescape_host(host)

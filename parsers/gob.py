@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from parsers.gob_compiled import compiled_struct
 from parsers.gob_schema import BUILTINS, Compiler, List, Signed, Struct, Text, WireType
 from parsers.gob_values import Reader, read_type_id
 from parsers.gob_wire import bad, read_uint
@@ -67,13 +68,17 @@ class DefinitionReader:
         return definition, at
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """Definitions seen before, as bytes, and what they were compiled to."""
+    """Definitions seen before, as bytes and as types, and their reader.
+
+    Fast readers take milliseconds to make, so that is done when definitions come again.
+    """
 
     definitions: bytes
     type_id: bytes  # of the value, as encoded
-    read: Reader
+    types: dict[int, WireType]
+    read: Reader | None = None
 
 
 class StreamDecoder:
@@ -104,7 +109,8 @@ class StreamDecoder:
                         if known is not self._known[0]:
                             self._known.remove(known)
                             self._known.insert(0, known)
-                        value: list[Any] = known.read(data[start:stop], len(known.type_id))[0]
+                        read = known.read or self._prepare(known)
+                        value: list[Any] = read(data[start:stop], len(known.type_id))[0]
                         return value
             return self._decode_new(data, at)
         except IndexError:
@@ -132,9 +138,14 @@ class StreamDecoder:
         read = Compiler(types).struct_stream(type_id, self._schema)
         value: list[Any] = read(message, start)[0]
         if at > begin:  # a stream without definitions has nothing to know it by
-            self._known.insert(0, _Known(data[begin:at], message[:start], read))
+            self._known.insert(0, _Known(data[begin:at], message[:start], types))
             del self._known[self._most_known :]
         return value
+
+    def _prepare(self, known: _Known) -> Reader:
+        type_id, _ = read_type_id(known.type_id, 0)
+        known.read = Compiler(known.types, compiled_struct).struct_stream(type_id, self._schema)
+        return known.read
 
 
 def _message(data: bytes, at: int) -> tuple[int, int]:

@@ -5,15 +5,14 @@ written one after the other, and L7 records are what the pipeline spends most of
 on. The text is made of field numbers alone; names and values of the stream never enter it.
 
 Fields come in rising order, so the written-out reader tests "is it this one?" once for each
-field. What is unusual (a field number step of 128 or more) goes to the plain reader.
+field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from parsers.gob_values import INLINE_TEXT, INLINE_UNSIGNED, Field, Reader
+from parsers.gob_values import INLINE_TEXT, INLINE_UNSIGNED, Field, Reader, struct_reader
 from parsers.gob_wire import bad, read_uint
 
 _MOST_FIELDS = 64  # more would be a long text for a struct nobody has
@@ -55,19 +54,22 @@ _NEXT = """
         n = data[at]
         if not n:
             return [{values}], at + 1
-        if n > 127:
-            return slow(data, begin)
-        at += 1
+        if n < 128:
+            at += 1
+        else:
+            n, at = read_uint(data, at)
+            if not n:
+                return [{values}], at
         field += n"""
 
 
-def compiled_struct(fields: Sequence[Field], zeros: Sequence[Any], slow: Reader) -> Reader:
-    """A reader equal to ``slow``, which is ``struct_reader`` of the same arguments."""
+def compiled_struct(fields: tuple[Field, ...], zeros: list[Any]) -> Reader:
+    """A reader equal to ``struct_reader`` of the same arguments."""
     if len(fields) > _MOST_FIELDS:
-        return slow
-    names: dict[str, Any] = {"read_uint": read_uint, "bad": bad, "slow": slow}
+        return struct_reader(fields, zeros)
+    names: dict[str, Any] = {"read_uint": read_uint, "bad": bad}
     values = ", ".join(f"v{slot}" for slot in range(len(zeros)))
-    lines = ["def read(data, at):", "    begin = at", "    end = len(data)", "    field = -1"]
+    lines = ["def read(data, at):", "    end = len(data)", "    field = -1"]
     for slot, zero in enumerate(zeros):
         names[f"z{slot}"] = zero
         lines.append(f"    v{slot} = z{slot}")

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 from parsers import gob_values as values
 from parsers.errors import ProtocolError
-from parsers.gob_compiled import compiled_struct
 from parsers.gob_values import CALL, INLINE_TEXT, INLINE_UNSIGNED, Field, Reader
 from parsers.gob_wire import (
     BOOL,
@@ -149,11 +148,20 @@ BUILTINS: dict[int, WireType] = {
 }  # fmt: skip
 
 
-class Compiler:
-    """Makes readers from a stream's definitions; one stream's use only."""
+StructReader: TypeAlias = Callable[[tuple[Field, ...], list[Any]], Reader]
 
-    def __init__(self, types: Mapping[int, WireType]) -> None:
+
+class Compiler:
+    """Makes readers from a stream's definitions; one stream's use only.
+
+    ``struct_reader`` makes those of structs: at once, or fast ones (``gob_compiled``).
+    """
+
+    def __init__(
+        self, types: Mapping[int, WireType], struct_reader: StructReader = values.struct_reader
+    ) -> None:
         self._types = types
+        self._struct_reader = struct_reader
         self._skippers: dict[int, Reader] = {}
 
     def struct_stream(self, type_id: int, schema: Struct) -> Reader:
@@ -243,8 +251,7 @@ class Compiler:
                     fields.append((INLINE_UNSIGNED, slots[name], (1 << wanted.bits) - 1))
                 case _:
                     fields.append((CALL, slots[name], read))
-        zeros = [*map(_zero, schema.fields.values()), None]
-        return compiled_struct(fields, zeros, values.struct_reader(tuple(fields), zeros))
+        return self._struct_reader(tuple(fields), [*map(_zero, schema.fields.values()), None])
 
     def _skipper(self, type_id: int) -> Reader:
         """Reader that throws its value away."""

@@ -84,20 +84,23 @@ def kept_reader(inner: Reader) -> Reader:
     return read
 
 
-_HEAD = 64  # bytes by which a known encoding is looked up before it is compared in full
+_HEADS = (64, 6)  # bytes by which a known encoding is looked up: a long one, a short one
 _LONGEST_REPEATED = 4096  # bytes; longer encodings are not remembered
 _MOST_REPEATED = 1024  # encodings; so at most 4 MiB a part, then it starts anew
 
 
 def repeated_reader(inner: Reader, make: Callable[[Any], Any]) -> Reader:
     """A value out of few: known encodings are compared, not decoded."""
+    long_head, short_head = _HEADS
     known: dict[bytes, list[tuple[bytes, Any]]] = {}
     count = 0
 
     def read(data: bytes, at: int) -> tuple[Any, int]:
         nonlocal count
-        head = data[at : at + _HEAD]
-        for encoding, value in known.get(head, ()):
+        for encoding, value in known.get(data[at : at + long_head], ()):
+            if data.startswith(encoding, at):
+                return value, at + len(encoding)
+        for encoding, value in known.get(data[at : at + short_head], ()):
             if data.startswith(encoding, at):
                 return value, at + len(encoding)
         raw, stop = inner(data, at)
@@ -107,8 +110,11 @@ def repeated_reader(inner: Reader, make: Callable[[Any], Any]) -> Reader:
             if count == _MOST_REPEATED:
                 known.clear()
                 count = 0
-            known.setdefault(head, []).append((data[at:stop], value))
-            count += 1
+            # A head must not reach beyond the encoding, into what does not repeat.
+            head = long_head if stop - at >= long_head else short_head
+            if stop - at >= head:
+                known.setdefault(data[at : at + head], []).append((data[at:stop], value))
+                count += 1
         return value, stop
 
     return read

@@ -80,7 +80,8 @@ class Datapath:
     ``head``: ``HEAD`` views. ``length`` (int64): header length, 0 where the record cannot
     be read; ``problem`` (uint8) then says why (``PROBLEMS``). ``available`` (int64): packet
     bytes behind the header, cut at the captured length. ``l3_device``, ``ipv6`` (bool);
-    ``tunnel`` (uint8): 0, 1 VXLAN, 2 Geneve.
+    ``tunnel`` (uint8): 0, 1 VXLAN, 2 Geneve. ``guessed``: how many records have a version
+    that is newer than we know, and a packet where their lengths say.
     """
 
     head: Columns
@@ -90,6 +91,7 @@ class Datapath:
     l3_device: NDArray[np.bool_]
     ipv6: NDArray[np.bool_]
     tunnel: NDArray[np.uint8]
+    guessed: int
 
 
 OK, TOO_SHORT, UNKNOWN_VERSION = range(3)
@@ -107,16 +109,18 @@ def windows(buffer: NDArray[np.uint8], start: NDArray[np.int64], width: int) -> 
     return every[start]
 
 
-def read_heads(buffer: NDArray[np.uint8], offset: NDArray[np.int64]) -> Columns:
-    """The first 64 bytes at each offset as ``HEAD``."""
-    return windows(buffer, offset, HEAD.itemsize).view(HEAD)
+def read_datapath(
+    buffer: NDArray[np.uint8],
+    offset: NDArray[np.int64],
+    total: NDArray[np.int64],
+    layout: Layout,
+) -> Datapath:
+    """Headers of the drop, capture, trace and policy verdict records at ``offset``.
 
-
-def read_datapath(head: Columns, total: NDArray[np.int64], layout: Layout) -> Datapath:
-    """Headers of drop, capture, trace and policy verdict records.
-
-    ``total`` (int64): length of each record.
+    ``total`` (int64): length of each record. ``buffer`` must reach 64 bytes beyond the last
+    offset.
     """
+    head = windows(buffer, offset, HEAD.itemsize).view(HEAD)
     kind, version = head["kind"], head["version"]
     captured = head["len_cap"].astype(np.int64)
     length = _TRACE_LENGTHS[np.minimum(version, 3)]
@@ -132,7 +136,9 @@ def read_datapath(head: Columns, total: NDArray[np.int64], layout: Layout) -> Da
         flags[drops] = np.where(version[drops] >= 2, head["drop_flags"][drops], 0)
         length[verdicts] = layout.verdict or np.where(
             # Where the two lengths contradict (a cut record), believe the newest release.
-            (total[verdicts] - captured[verdicts]) >> 3 == 4, 32, 40,
+            (total[verdicts] - captured[verdicts]) >> 3 == 4,
+            32,
+            40,
         )
         # A verdict keeps its bits elsewhere: 2 is IPv6, 7 an L3 device (1.19 on).
         bits = head["byte27"][verdicts]
@@ -141,6 +147,17 @@ def read_datapath(head: Columns, total: NDArray[np.int64], layout: Layout) -> Da
     smallest = np.where(kind == DROP, 36, np.where(kind == TRACE, 32, length))
     problem[length == 0] = UNKNOWN_VERSION
     problem[(total < smallest) | (total < length)] = TOO_SHORT
+    guessed = np.flatnonzero(problem == UNKNOWN_VERSION)
+    if len(guessed):
+        # Records were only ever extended at the end, and in multiples of 8.
+        guess = total[guessed] - captured[guessed] & ~7
+        newer = guess > np.where(kind[guessed] == DROP, 48, 56)
+        newer &= _looks_like_packet(
+            buffer, offset[guessed] + guess, newer, flags[guessed] & _FLAG_L3_DEVICE != 0
+        )
+        guessed = guessed[newer]
+        length[guessed] = guess[newer]
+        problem[guessed] = OK
     length[problem != OK] = 0
     available = np.minimum(captured, total - length)
     return Datapath(
@@ -151,4 +168,22 @@ def read_datapath(head: Columns, total: NDArray[np.int64], layout: Layout) -> Da
         flags & _FLAG_L3_DEVICE != 0,
         flags & _FLAG_IPV6 != 0,
         np.where(flags & _FLAG_VXLAN, 1, np.where(flags & _FLAG_GENEVE, 2, 0)).astype(np.uint8),
+        len(guessed),
     )
+
+
+def _looks_like_packet(
+    buffer: NDArray[np.uint8],
+    start: NDArray[np.int64],
+    inside: NDArray[np.bool_],
+    l3_device: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Whether IPv4, IPv6, ARP or VLAN begins there; only looks where ``inside`` is true."""
+    raw = windows(buffer, np.where(inside, start, 0), 16).view(np.uint8).reshape(len(start), 16)
+    ether_type = raw[:, 12].astype(np.int64) << 8 | raw[:, 13]
+    nibble = raw[:, 14] >> 4
+    ethernet = (ether_type == 0x0800) & (nibble == 4) | (ether_type == 0x86DD) & (nibble == 6)
+    ethernet |= (ether_type == 0x0806) | (ether_type == 0x8100)
+    bare = np.isin(raw[:, 0] >> 4, (4, 6))
+    looks: NDArray[np.bool_] = np.where(l3_device, bare, ethernet)
+    return looks

@@ -15,7 +15,6 @@ Deliberately not done: removal of single keys, and keys that are not whole 64-bi
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Any, TypeAlias
 
 import numpy as np

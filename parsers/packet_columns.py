@@ -66,7 +66,8 @@ _KEY_WORDS = CONVERSATION.itemsize // 4
 class PacketColumns:
     """One row a record; ``key`` (``CONVERSATION``) has MACs, addresses and their versions
     set. ``refused``: row to error, for packets that no flow is made of. ``odd``: row to
-    packet, where there is more than columns hold."""
+    packet, where there is more than columns hold.
+    """
 
     key: Columns
     l4: NDArray[np.uint8]
@@ -194,7 +195,7 @@ def _options_are_sound(
     words = windows(buffer, start, 20).view(np.uint32).reshape(len(start), 5)
     second = words[:, 1]
     mss = words[:, 0] & 0xFFFF == _MSS
-    sound = (length == 8) & mss & (second == _NOP_NOP_SACK)
+    sound: NDArray[np.bool_] = (length == 8) & mss & (second == _NOP_NOP_SACK)
     sound |= (length == 12) & (words[:, 0] == _NOP_NOP_TIMESTAMP)
     sound |= (
         (length == 20) & mss & (second == _SACK_TIMESTAMP) & (words[:, 4] & 0xFFFFFF == _NOP_SCALE)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from parsers.addresses import address_text, mapped
 from parsers.details import Tunnel
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
@@ -26,7 +27,6 @@ from parsers.flow_batch import (
     L4_UDP,
     L4_VRRP,
 )
-from parsers.addresses import address_text, mapped
 
 VXLAN, GENEVE = 1, 2
 """``flow.Tunnel.Protocol``."""

@@ -38,7 +38,6 @@ from parsers.headers import (
     Layout,
     Release,
     read_datapath,
-    read_heads,
     windows,
 )
 from parsers.intern import InternTable
@@ -125,6 +124,7 @@ class MonitorPipeline:
         self.ledger = ledger
         self.release = release
         self.sequence = 0
+        self.guessed_headers = 0  # records of a version newer than we know
         self._layout = Layout.of(release)
         self._details = DetailBuilder(tables, directory, self._site_of, release)
         self._agent_events = AgentEventDecoder(release)
@@ -188,9 +188,8 @@ class MonitorPipeline:
         problems: dict[int, ProtocolError],
     ) -> FlowColumns:
         offset = payloads.offset[rows]
-        records = read_datapath(
-            read_heads(payloads.buffer, offset), payloads.length[rows], self._layout
-        )
+        records = read_datapath(payloads.buffer, offset, payloads.length[rows], self._layout)
+        self.guessed_headers += records.guessed
         packets = read_packets(payloads.buffer, offset + records.length, records)
         flows, errors = datapath_flows(rows, records, packets)
         return _without(flows, errors, problems)
@@ -313,7 +312,7 @@ def _without(
         problems[int(flows.row[index])] = error
     place = np.cumsum(keep) - 1
     extra = {int(place[i]): fields for i, fields in flows.extra.items() if keep[i]}
-    return FlowColumns(*(column[keep] for column in _columns(flows)), extra)  # type: ignore[arg-type]
+    return FlowColumns.of((column[keep] for column in flows.columns()), extra)
 
 
 def _joined(parts: list[FlowColumns]) -> FlowColumns:
@@ -322,17 +321,10 @@ def _joined(parts: list[FlowColumns]) -> FlowColumns:
         return parts[0]
     if not parts:
         return no_flows()
-    extra = {}
+    extra: dict[int, dict[str, Any]] = {}
     start = 0
     for part in parts:
         extra.update((start + index, fields) for index, fields in part.extra.items())
         start += len(part.row)
-    columns = zip(*map(_columns, parts), strict=True)
-    return FlowColumns(*map(np.concatenate, columns), extra)  # type: ignore[arg-type]
-
-
-def _columns(flows: FlowColumns) -> list[NDArray[np.generic]]:
-    return [
-        flows.row, flows.key, flows.flow_class, flows.source_port, flows.destination_port,
-        flows.site, flows.reporter, flows.direction_rule,
-    ]  # fmt: skip
+    columns = zip(*(part.columns() for part in parts), strict=True)
+    return FlowColumns.of(map(np.concatenate, columns), extra)

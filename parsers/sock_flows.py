@@ -126,9 +126,7 @@ def _pod_address(directory: Directory, cgroup: int, ipv6: bool) -> bytes | None:
     return None
 
 
-def _are_packed(
-    windows: Columns, length: NDArray[np.int64], layout: Layout
-) -> NDArray[np.bool_]:
+def _are_packed(windows: Columns, length: NDArray[np.int64], layout: Layout) -> NDArray[np.bool_]:
     if layout.sock:
         return np.full(len(windows), layout.sock == 38)
     # A live socket's cookie is never 0; in the packed layout these bytes are the

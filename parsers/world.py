@@ -44,9 +44,7 @@ def directory_of(world: Mapping[str, Any]) -> Directory:
     )
     directory.set_links({k["index"]: k["name"] for k in world.get("links") or ()})
     directory.set_cgroups(
-        {
-            c["id"]: _first_of_each_family(c.get("ips") or ()) for c in world.get("cgroups") or ()
-        }
+        {c["id"]: _first_of_each_family(c.get("ips") or ()) for c in world.get("cgroups") or ()}
     )
     return directory
 

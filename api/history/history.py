@@ -26,6 +26,7 @@ from api.history.ring import FlowRing
 from api.v1.flow import flow_pb2
 from parsers.flow_batch import FlowBatch, FlowTables
 from parsers.ledger import Ledger
+from parsers.pipeline import AgentRecord, DebugRecord
 
 T = TypeVar("T")
 
@@ -93,8 +94,8 @@ class History:
             drop_capacity = max(1, capacity // 16)
         self.drops = FlowRing(tables, drop_capacity) if drop_capacity else None
         self.lost: EventQueue[flow_pb2.LostEvent] = EventQueue()
-        self.agent: EventQueue[object] = EventQueue()
-        self.debug: EventQueue[object] = EventQueue()
+        self.agent: EventQueue[AgentRecord] = EventQueue()
+        self.debug: EventQueue[DebugRecord] = EventQueue()
         self._ledger = ledger
         self._reclaims = 0
         self._conversation_limit = self._detail_limit = _FEWEST_ROWS

@@ -17,7 +17,8 @@ ports, time and uuid (where the flow ends), then the envelope's node name and ti
 numbers are varints of fixed width (padded with continuation bits, which every parser must
 accept), so that all rows are equally long. No sub-message is split over two fragments.
 
-L7, VRRP and IGMP flows take the plain path: they have nothing to share.
+Of an L7 flow the detail is made anew. VRRP and IGMP flows take the plain path, as their
+``l4`` stands partly in the detail.
 """
 
 from __future__ import annotations
@@ -112,9 +113,8 @@ class FlowEncoder:
         if self._plain_only or (len(batch) and batch.time.min() < 0):
             return np.ones(len(batch), dtype=np.bool_)
         l4 = batch.attribute("l4")
-        plain: NDArray[np.bool_] = (l4 == L4_VRRP) | (l4 == L4_IGMP)
-        plain |= batch.attribute("flags") & FLAG_L7 != 0
-        return plain
+        odd: NDArray[np.bool_] = (l4 == L4_VRRP) | (l4 == L4_IGMP)
+        return odd
 
     def _plain(self, batch: FlowBatch, index: int) -> bytes:
         flow = self._messages.flow(batch, index)
@@ -124,15 +124,21 @@ class FlowEncoder:
 
     def _compose(self, batch: FlowBatch) -> list[bytes]:
         conversations = self._tables.conversations
-        encrypted = batch.attribute("flags") & FLAG_ENCRYPTED != 0
-        direction = batch.attribute("direction")
+        flags = batch.attribute("flags")
+        encrypted = flags & FLAG_ENCRYPTED != 0
         conversation = self._conversations.take(
             (batch.conversation.astype(np.int64) << 1 | encrypted).tolist()
         )
-        detail = self._details.take((batch.detail.astype(np.int64) << 2 | direction).tolist())
+        # An L7 record is as good as unique: nothing to cache.
+        is_l7 = flags & FLAG_L7 != 0
+        rows = np.where(is_l7, 0, batch.detail).astype(np.int64)
+        detail = self._details.take((rows << 2 | batch.attribute("direction")).tolist())
+        for i in np.flatnonzero(is_l7).tolist():
+            detail[i] = self._l7_detail(int(batch.flow_class[i]), int(batch.detail[i]))
         for i in np.flatnonzero(batch.detail).tolist():
             extra = self._tables.details[int(batch.detail[i])]
-            if extra.source_xlated:  # a field of IP that is not the conversation's
+            # Some hold a part of ``IP``.
+            if extra.source_xlated or extra.source_address or extra.destination_address:
                 key = int(batch.conversation[i]) << 1 | int(encrypted[i])
                 conversation[i] = self._conversation(key, extra)
         own, envelope = self._own_parts(batch)
@@ -235,6 +241,12 @@ class FlowEncoder:
         flow_class = np.zeros((), dtype=FLOW_CLASS)
         flow_class["direction"] = direction
         flow = flow_pb2.Flow()
+        self._messages.put_detail(flow, flow_class, self._tables.details[row])
+        return self._masked(flow)
+
+    def _l7_detail(self, class_row: int, row: int) -> bytes:
+        flow = flow_pb2.Flow()
+        flow_class = self._tables.classes.rows[class_row]
         self._messages.put_detail(flow, flow_class, self._tables.details[row])
         return self._masked(flow)
 

@@ -39,13 +39,9 @@ _OVERRUN_INTERVAL = 1_000_000_000  # ns between two reports of a reader that is 
 
 
 def nanoseconds(timestamp: Timestamp) -> int:
-    """Since the epoch."""
-    return int(timestamp.seconds) * 1_000_000_000 + int(timestamp.nanos)
-
-
-def put_nanoseconds(timestamp: Timestamp, time: int) -> None:
-    """Set from ns since the epoch."""
-    timestamp.seconds, timestamp.nanos = divmod(time, 1_000_000_000)
+    """Since the epoch; what no clock of a flow can show is clipped."""
+    time = int(timestamp.seconds) * 1_000_000_000 + int(timestamp.nanos)
+    return min(max(time, _BEGIN + 1), _END - 1)
 
 
 class FlowStream:
@@ -240,13 +236,13 @@ class FlowStream:
         event = flow_pb2.LostEvent(
             source=flow_pb2.HUBBLE_RING_BUFFER, num_events_lost=self._overrun
         )
-        put_nanoseconds(event.first, self._first_overrun)
-        put_nanoseconds(event.last, now)
+        event.first.FromNanoseconds(self._first_overrun)
+        event.last.FromNanoseconds(now)
         self._overrun = self._first_overrun = 0
         return [self._lost_message(PastEvent(self._position, now, event))]
 
     def _lost_message(self, event: PastEvent[flow_pb2.LostEvent]) -> bytes:
         response = observer_pb2.GetFlowsResponse(node_name=self._node.name)
         response.lost_events.CopyFrom(event.event)
-        put_nanoseconds(response.time, event.time)
+        response.time.FromNanoseconds(event.time)
         return response.SerializeToString()

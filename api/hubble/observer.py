@@ -18,6 +18,7 @@ import trio
 
 from api.history import History, PastEvent
 from api.hubble.encode import FlowEncoder
+from api.hubble.events import lost_event_message
 from api.hubble.filters import FlowSelection
 from api.hubble.flow_stream import FlowStream
 from api.hubble.mask import FieldMask
@@ -27,7 +28,7 @@ from api.v1.flow import flow_pb2
 from api.v1.observer import observer_pb2
 from parsers.errors import UsageError
 from parsers.ledger import Ledger
-from parsers.pipeline import LostRecords, ParsedBatch
+from parsers.pipeline import AgentRecord, DebugRecord, LostRecords, ParsedBatch
 
 SERVICE = "hubble.server.Observer"
 """The name clients ask the health service for."""
@@ -64,11 +65,15 @@ class Observer:
 
     def publish(self, parsed: ParsedBatch) -> None:
         """Make a batch visible to all calls. Not from another thread than trio's."""
-        first = self.history.flows.end
+        history = self.history
         for lost in parsed.lost_events:
-            before = int(np.searchsorted(parsed.flows.sequence, lost.sequence))
-            self._add_lost(first + before, lost)
-        self.history.append(parsed.flows)
+            message = lost_event_message(lost)
+            history.lost.add(PastEvent(self._position(parsed, lost), lost.time, message))
+        for agent in parsed.agent_events:
+            history.agent.add(PastEvent(self._position(parsed, agent), agent.time, agent))
+        for debug in parsed.debug_events:
+            history.debug.add(PastEvent(self._position(parsed, debug), debug.time, debug))
+        history.append(parsed.flows)
         self._wake()
 
     def publish_queue_loss(self, count: int) -> None:
@@ -145,12 +150,12 @@ class Observer:
             oldest = int(piece.time[0])
         return count * 1e9 / (now - oldest) if now > oldest else 0.0
 
-    def _add_lost(self, position: int, lost: LostRecords) -> None:
-        event = flow_pb2.LostEvent(
-            source=flow_pb2.PERF_EVENT_RING_BUFFER, num_events_lost=lost.count
-        )
-        event.cpu.value = lost.cpu
-        self.history.lost.add(PastEvent(position, lost.time, event))
+    def _position(
+        self, parsed: ParsedBatch, record: LostRecords | AgentRecord | DebugRecord
+    ) -> int:
+        """Of the flow that comes next after the record; before ``parsed`` is appended."""
+        before = int(np.searchsorted(parsed.flows.sequence, record.sequence))
+        return self.history.flows.end + before
 
     def _wake(self) -> None:
         self._published.set()

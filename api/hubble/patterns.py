@@ -116,13 +116,13 @@ def networks(texts: Iterable[str]) -> list[IPv4Network | IPv6Network]:
         if "/" in text:
             try:
                 found.append(ip_network(text, strict=False))
-            except ValueError as error:
-                raise UsageError(f'invalid IP prefix "{text}" in filter: {error}') from None
+            except ValueError:
+                raise UsageError(f'invalid IP prefix "{text}" in filter: no prefix') from None
             continue
         try:
             address = ip_address(text)
-        except ValueError as error:
-            raise UsageError(f'invalid IP address "{text}" in filter: {error}') from None
+        except ValueError:
+            raise UsageError(f'invalid IP address "{text}" in filter: no address') from None
         if str(address) == text:
             found.append(ip_network(text))
     return found

@@ -67,7 +67,8 @@ class MonitorStatistics:
 class MonitorClient:
     """Reads the socket at ``path`` and hands batches of payloads to ``deliver``.
 
-    ``deliver`` is called on the loop; ``watched`` says whether somebody waits for flows.
+    ``deliver`` is called on the loop; ``watched`` says whether somebody waits for flows;
+    ``on_connect`` is told of each connection made.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class MonitorClient:
         ledger: Ledger,
         log: EventLog,
         watched: Callable[[], bool] = lambda: True,
+        on_connect: Callable[[], None] = lambda: None,
         backoff: Backoff | None = None,
     ) -> None:
         self._path = path
@@ -85,6 +87,7 @@ class MonitorClient:
         self._ledger = ledger
         self._log = log
         self._watched = watched
+        self._on_connect = on_connect
         self._backoff = backoff or Backoff()
         self._state = "not tried yet"
         self._connected = False
@@ -135,6 +138,7 @@ class MonitorClient:
         self._begin()
         self._connected = True
         self._connections += 1
+        self._on_connect()
         self._say("connected")
         payloads = self._payloads
         try:
@@ -216,7 +220,6 @@ class MonitorClient:
             over = self._over  # as of now: what is drained meanwhile has a turn of its own
             while (batch := self._stream.take(BATCH)) is not None:
                 self._payloads += len(batch)
-                self._ledger.book("socket", incoming=len(batch), outgoing=len(batch))
                 self._deliver(batch)
                 self._room.set()
                 await trio.lowlevel.checkpoint()

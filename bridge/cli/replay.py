@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from math import inf
 from pathlib import Path
 
 import click
 import trio
 
 from bridge.cli.event_loop import run_until_done
+from bridge.cli.rate import Rate
 from bridge.replay import Replay
 from bridge.signals import end_on_signal
-
-
-class Rate(click.ParamType[float]):
-    """A number of payloads a second, or ``max``."""
-
-    name = "N|max"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """``inf`` for ``max``."""
-        if value == "max":
-            return inf
-        try:
-            rate = float(str(value))
-        except ValueError:
-            rate = 0
-        if not rate > 0:
-            self.fail(f"{value} is neither a positive number nor 'max'", param, ctx)
-        return rate
 
 
 async def _run(replay: Replay) -> None:

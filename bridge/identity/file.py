@@ -23,7 +23,7 @@ U64 = Annotated[int, Meta(ge=0)]
 Labels = list[str] | None
 
 
-class _Record(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class _Record(Struct, forbid_unknown_fields=True, kw_only=True):
     pass
 
 

@@ -5,15 +5,13 @@ The server here is 1.19.4; what 1.20 added is the closed list ``ADDED_IN_1_20``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
-)
 
 from api.v1.flow import flow_pb2
 from api.v1.observer import observer_pb2
@@ -106,14 +104,17 @@ def _of_enum(enum: descriptor_pb2.EnumDescriptorProto, name: str) -> Facts:
 
 
 @pytest.fixture(scope="module")
-def reflected(hubble_server: str) -> ProtoReflectionDescriptorDatabase:
-    return ProtoReflectionDescriptorDatabase(grpc.insecure_channel(hubble_server))
+def reflected(hubble_server: str) -> Iterator[Any]:
+    """The server's descriptors by reflection: ``FindFileByName``."""
+    client = pytest.importorskip(
+        "grpc_reflection.v1alpha.proto_reflection_descriptor_database"
+    )  # of the package grpcio-reflection
+    with grpc.insecure_channel(hubble_server) as channel:
+        yield client.ProtoReflectionDescriptorDatabase(channel)
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_a_proto_file_equals_ciliums_but_for_what_1_20_added(
-    name: str, reflected: ProtoReflectionDescriptorDatabase
-) -> None:
+def test_a_proto_file_equals_ciliums_but_for_what_1_20_added(name: str, reflected: Any) -> None:
     ours = descriptor_pb2.FileDescriptorProto()
     OURS[name].CopyToProto(ours)
     added = ADDED_IN_1_20 if name == "flow/flow.proto" else {}
@@ -121,7 +122,7 @@ def test_a_proto_file_equals_ciliums_but_for_what_1_20_added(
 
 
 def test_the_list_of_additions_holds_nothing_that_1_19_had(
-    reflected: ProtoReflectionDescriptorDatabase,
+    reflected: Any,
 ) -> None:
     old = facts(reflected.FindFileByName("flow/flow.proto"))
     assert [name for name in ADDED_IN_1_20 if name in old] == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parsers.headers import Datapath, Layout, read_datapath, read_heads
+from parsers.headers import Datapath, Layout, read_datapath
 from parsers.packet_columns import PacketColumns, read_packets
 from tests.fixtures import Payload, payloads, release_number, streams
 from tests.parsers.recorded import batch_of
@@ -22,8 +22,7 @@ def both_ways(
     records: Sequence[bytes], layout: Layout
 ) -> tuple[Datapath, PacketColumns, PacketColumns]:
     batch = batch_of([Payload(data, 0, 0, 9) for data in records])
-    heads = read_heads(batch.buffer, batch.offset)
-    datapath = read_datapath(heads, batch.length, layout)
+    datapath = read_datapath(batch.buffer, batch.offset, batch.length, layout)
     start = batch.offset + datapath.length
     fast, slow = (read_packets(batch.buffer, start, datapath, fast=f) for f in (True, False))
     return datapath, fast, slow

@@ -24,6 +24,7 @@ from tests.parsers.hubble_differences import FILLER, TABLE, policy_rule_of_1_20
 from tests.parsers.recorded import batches, differences, facts_of, results_of
 
 
+
 @cache
 def explained(release: str, mix: str) -> tuple[list[Unexplained], frozenset[str]]:
     """What the table does not explain, and the entries that explained something."""

@@ -260,7 +260,7 @@ async def test_a_client_that_does_not_read_is_let_go(
         started = trio.current_time()
         while not statistics.connections:
             await trio.lowlevel.checkpoint()
-        while statistics.connections:  # noqa: ASYNC110 - nothing is to be read meanwhile
+        while statistics.connections:
             await trio.sleep(1)
         assert trio.current_time() - started >= LIMITS.answer - 1
         await stream.aclose()

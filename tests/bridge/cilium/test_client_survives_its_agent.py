@@ -72,7 +72,7 @@ async def test_payloads_arrive_whole_and_in_order(path: Path, autojump_clock: Mo
                 await connection.send_all(sample(b"record %d" % number, cpu=number % 4))
             await subject.until_got(1000)
     assert [b"record %d" % number for number in range(1000)] == subject.got
-    assert 1000 == subject.ledger.stages["socket"].incoming
+    assert 1000 == subject.client.statistics().payloads
 
 
 async def test_a_socket_that_is_absent_is_waited_for(path: Path, autojump_clock: MockClock) -> None:

@@ -1,0 +1,205 @@
+"""The agent: what a configuration asks for, put together and kept running.
+
+``Agent`` builds everything that needs no socket (tables, pipeline, history, metrics), so
+that a wrong configuration is found before anything starts. ``run`` starts one supervised
+part for the source and one for each listener.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from api.history import History
+from api.hubble.node import LocalNode
+from api.hubble.observer import Observer
+from api.hubble.services import services_of
+from api.metrics.agent import AgentMetrics, watch_loop_lag
+from api.metrics.exposition import Writable
+from api.metrics.hubble import HubbleMetrics
+from api.metrics.routes import health_route, ledger_route, metrics_route
+from api.metrics.scrapes import ScrapeCounts
+from bridge import __version__
+from bridge.cilium.client import MonitorClient
+from bridge.config import Config
+from bridge.event_log import EventLog
+from bridge.flow_path import FlowPath
+from bridge.http_listener import http_part
+from bridge.hubble_listener import hubble_part
+from bridge.identity.file import load_identity_file
+from bridge.memory_limit import memory_limit
+from bridge.supervision import Part, Supervisor
+from parsers.directory import Directory
+from parsers.errors import UsageError
+from parsers.ledger import Ledger
+from parsers.pipeline import MonitorPipeline, new_tables
+from parsers.world import directory_of, node_name_of
+
+_FLOW_BYTES = 80  # what a flow of the history costs, its share of the tables included
+_MOST_FLOWS = 1_000_000
+
+
+class Agent:
+    """One node's agent. ``UsageError`` when its configuration cannot work."""
+
+    def __init__(
+        self, config: Config, log: EventLog, *, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.config = config
+        self.log = log
+        world, directory = _identity(config.identity.file)
+        self.ledger = Ledger()
+        tables = new_tables()
+        pipeline = MonitorPipeline(
+            tables, directory, self.ledger, release=config.cilium.release_number
+        )
+        self.node = _local_node(config, world, directory.link_name)
+        self.history = History(tables, self.ledger, _history_size(config))
+        self.metrics = HubbleMetrics(config.metrics.hubble.enabled)
+        self.observer = Observer(
+            self.history, self.node, self.ledger, version=f"ciliary {__version__}", clock=clock
+        )
+        self.registry = CollectorRegistry()
+        self.agent_metrics = AgentMetrics(self.registry, self.ledger, __version__)
+        self.path = FlowPath(
+            pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=clock
+        )
+        self.client = MonitorClient(
+            config.cilium.socket,
+            self.path.deliver,
+            ledger=self.ledger,
+            log=log,
+            watched=lambda: self.observer.followers > 0,
+            on_connect=self.agent_metrics.source_connects.labels("cilium").inc,
+        )
+        self.supervisor = Supervisor(log)
+        self._scrapes = ScrapeCounts()
+        self._feed_gauges()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; started at once, as every part may come later."""
+        async with trio.open_nursery() as nursery:
+            for name, part in self._parts():
+                nursery.start_soon(self.supervisor.keep, name, part)
+            nursery.start_soon(watch_loop_lag, self.agent_metrics.loop_lag)
+            task_status.started()
+
+    def complaints(self) -> Mapping[str, str]:
+        """Part -> why it does not serve now; empty when all is well."""
+        found = dict(self.supervisor.complaints)
+        statistics = self.client.statistics()
+        if not statistics.connected:
+            found["cilium"] = statistics.state
+        return found
+
+    def reload(self, config: Config) -> list[str]:
+        """Take over what can be changed while running; returns the keys that need a restart."""
+        self.log.set_level(config.log.level)
+        old, new = dict(_flat(self.config.model_dump())), dict(_flat(config.model_dump()))
+        return [key for key in new if old[key] != new[key] and key != "log.level"]
+
+    def _parts(self) -> Iterator[tuple[str, Part]]:
+        config = self.config
+        yield "cilium", self._read
+        services = services_of(self.observer, version=__version__)
+        yield "hubble", hubble_part(services, config.hubble, self.supervisor)
+        if (address := config.metrics.hubble.listen) is not None:
+            routes = {"/metrics": metrics_route(self._hubble_families)}
+            yield (
+                "hubble metrics",
+                http_part("metrics.hubble.listen", address, routes, self._scrapes.observe),
+            )
+        if (address := config.metrics.agent.listen) is not None:
+            routes = {"/metrics": metrics_route(tuple, (self.registry,))}
+            yield "agent metrics", http_part("metrics.agent.listen", address, routes)
+        if (address := config.health.listen) is not None:
+            routes = {
+                "/healthz": health_route(dict),
+                "/readyz": health_route(self.complaints),
+                "/debug/ledger": ledger_route(self.ledger),
+            }
+            yield "health", http_part("health.listen", address, routes)
+
+    async def _read(self, ready: Callable[[], None]) -> None:
+        ready()  # whether the socket is there is the client's to say
+        await self.client.run()
+
+    def _hubble_families(self) -> tuple[Writable, ...]:
+        self.metrics.fold()
+        return (*self.metrics.families, *self._scrapes.families)
+
+    def _watch_batch(self, events: int, seconds: float) -> None:
+        self.agent_metrics.batch_events.observe(events)
+        self.agent_metrics.batch_seconds.observe(seconds)
+
+    def _feed_gauges(self) -> None:
+        told, history, client = self.agent_metrics, self.history, self.client
+        tables = history.tables
+        told.source_connected.labels("cilium").set_function(lambda: client.connected)
+        told.followers.set_function(lambda: self.observer.followers)
+        told.history_flows.set_function(lambda: len(history.flows))
+        told.history_capacity.set_function(lambda: history.flows.capacity)
+        told.history_bytes.set_function(
+            lambda: (
+                history.statistics().bytes + tables.conversations.nbytes() + tables.classes.nbytes()
+            )
+        )
+        told.history_span.set_function(self._history_span)
+        told.series.set_function(lambda: self.metrics.statistics().series)
+
+    def _history_span(self) -> float:
+        flows = self.history.flows
+        if not len(flows):
+            return 0.0
+        (_, oldest), *_ = flows.pieces(flows.oldest, flows.oldest + 1, 1)
+        (_, newest), *_ = flows.pieces(flows.end - 1, flows.end, 1)
+        return float(newest.time[0] - oldest.time[0]) / 1e9
+
+
+def _identity(file: Path | None) -> tuple[Mapping[str, Any], Directory]:
+    if file is None:
+        return {}, directory_of({})
+    world = load_identity_file(file)
+    try:
+        return world, directory_of(world)
+    except ValueError as error:  # a prefix that is none
+        raise UsageError(f"identity file {file}: {error}") from None
+
+
+def _history_size(config: Config) -> int:
+    if config.history.flows != "auto":
+        return config.history.flows
+    return min(_MOST_FLOWS, memory_limit() // 4 // _FLOW_BYTES)
+
+
+def _local_node(
+    config: Config, world: Mapping[str, Any], link_name: Callable[[int], str]
+) -> LocalNode:
+    """The configuration's names win over the identity file's, and that over the host's."""
+    told = world.get("node") or {}
+    cluster = config.node.cluster
+    if cluster == "default":
+        cluster = told.get("cluster") or cluster
+    name = config.node.name or told.get("name") or socket.gethostname()
+    return LocalNode(
+        name=node_name_of({"node": {"name": name, "cluster": cluster}}),
+        labels=tuple(sorted(told.get("labels") or ())),
+        emitter_version=__version__,
+        uuid_prefix=str(uuid.uuid4())[:24],
+        interface_name=link_name,
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,65 @@
+"""The Hubble API's listeners: one engine, and a supervised part for each address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from api.hubble.grpc_engine import GrpcEngine, open_engine
+from api.hubble.rpc import Services
+from bridge.addresses import split_address
+from bridge.config import Hubble
+from bridge.supervision import Part, Supervisor
+from bridge.unix_socket import make_room_for_socket
+from parsers.errors import UsageError
+
+
+def hubble_part(services: Services, config: Hubble, supervisor: Supervisor) -> Part:
+    """Serve on the configured addresses; each may come later than the others."""
+
+    async def serve(ready: Callable[[], None]) -> None:
+        async with open_engine(services) as engine, trio.open_nursery() as nursery:
+            if config.unix_socket is not None:
+                part = _on_unix_socket(engine, config.unix_socket)
+                nursery.start_soon(supervisor.keep, "hubble unix socket", part)
+            if config.listen is not None:
+                part = _on_tcp(engine, config.listen)
+                nursery.start_soon(supervisor.keep, "hubble tcp", part)
+            ready()
+
+    return serve
+
+
+def _on_unix_socket(engine: GrpcEngine, path: Path) -> Part:
+    target = f"unix://{path.absolute()}"
+
+    async def listen(ready: Callable[[], None]) -> None:
+        try:
+            make_room_for_socket(path)
+        except UsageError as error:
+            raise UsageError(f"{error} (hubble.unix_socket)") from None
+        await engine.listen(target)
+        ready()
+        await trio.sleep_forever()
+
+    return listen
+
+
+def _on_tcp(engine: GrpcEngine, address: str) -> Part:
+    host, port = split_address(address)
+    shown = f"[{host}]" if ":" in host else host or "[::]"
+
+    async def listen(ready: Callable[[], None]) -> None:
+        try:
+            await engine.listen(f"{shown}:{port}")
+        except UsageError:
+            raise UsageError(
+                f"{address} cannot be had, maybe another process has it; "
+                "stop that, or set hubble.listen to another port"
+            ) from None
+        ready()
+        await trio.sleep_forever()
+
+    return listen

@@ -1,0 +1,108 @@
+"""The rules of Hubble's filter package for pods, DNS names, nodes, ports and status codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from api.hubble import patterns
+from parsers.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "namespace", "name", "matches"),
+    [
+        ("xwing", "default", "xwing-1", True),
+        ("xwing", "other", "xwing-1", False),
+        ("kube-system/coredns-", "kube-system", "coredns-x", True),
+        ("kube-system/coredns-", "kube-system", "dns", False),
+        ("kube-system/", "kube-system", "", True),
+        ("/xwing", "any", "xwing", True),
+        ("/", "", "name", True),
+        ("/", "", "", False),
+        ("a/b/c", "a", "bd", True),
+        ("a/*", "a", "x", False),
+    ],
+)
+def test_pods_go_by_namespace_and_prefix(
+    text: str, namespace: str, name: str, matches: bool
+) -> None:
+    assert patterns.name_prefix(text)(namespace, name) is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "matches"),
+    [
+        ("example.com", "example.com", True),
+        (" Example.COM. ", "example.com", True),
+        ("example.com", "www.example.com", False),
+        ("*.example.com", "a.b.example.com", True),
+        ("*.example.com", "example.com", False),
+        ("*", "", True),
+        ("*", "under_score", False),
+        ("*.cluster.local*", "x.svc.cluster.local", True),
+        ("ex.mple.com", "example.com", False),
+    ],
+)
+def test_a_star_in_a_dns_name_is_any_run_of_its_characters(
+    text: str, name: str, matches: bool
+) -> None:
+    assert bool(patterns.fqdn(text).fullmatch(name)) is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "matches"),
+    [
+        ("node-a", "node-a", True),
+        ("node-a", "prod/node-a", True),
+        ("default/node-a", "node-a", True),
+        ("default/node-a", "prod/node-a", False),
+        ("prod/", "prod/any-node.x", True),
+        ("prod/", "any", False),
+        ("node-*", "prod/node-7", True),
+        ("*", "", False),
+    ],
+)
+def test_a_node_may_be_named_with_its_cluster(text: str, name: str, matches: bool) -> None:
+    absolute = patterns.absolute_node_name(name)
+    assert bool(patterns.node_name(text).fullmatch(absolute)) is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"), [("404", {404}), ("4+", {400, 404}), ("40+", {400, 404}), ("2+", {200})]
+)
+def test_a_status_code_is_exact_or_a_prefix(text: str, codes: set[int]) -> None:
+    matches = patterns.status_code(text)
+    assert {code for code in (0, 200, 400, 404, 503) if matches(code)} == codes
+
+
+@pytest.mark.parametrize(
+    ("compile_it", "text", "message"),
+    [
+        (patterns.name_prefix, "", "name must not be empty"),
+        (patterns.fqdn, "", "empty pattern"),
+        (patterns.fqdn, "a..", "multiple trailing dots in pattern"),
+        (patterns.fqdn, "a b", "'a b': invalid rune in pattern"),
+        (patterns.node_name, "a/b/c", "too many slashes in pattern"),
+        (patterns.status_code, "600", 'invalid status code prefix: "600"'),
+        (patterns.status_code, "5++", "invalid status code prefix"),
+        (patterns.status_code, "+", "invalid status code prefix"),
+        (patterns.status_code, "4xx", "invalid status code prefix"),
+        (patterns.port, "65536", "value out of range"),
+        (patterns.port, "-1", "invalid syntax"),
+        (patterns.port, "80-90", "invalid syntax"),
+        (patterns.port, "9" * 5000, "value out of range"),
+        (patterns.expression, "(", "error parsing regexp"),
+        (patterns.expression, "(?=a)", "error parsing regexp"),
+        (patterns.expression, r"(a)\1", "error parsing regexp"),
+        (patterns.expression, "a" * 2000, "too long"),
+    ],
+)
+def test_what_names_nothing_is_refused(
+    compile_it: Callable[[str], Any], text: str, message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        compile_it(text)
+    assert message in str(caught.value)

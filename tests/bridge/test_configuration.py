@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bridge.cli import main, root
+from bridge.config import Config, ConfigError, load_config, parse_config
+
+
+def problems(values: dict[str, object], environment: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values, environment or {})
+    return caught.value.problems
+
+
+def test_every_mistake_is_told_at_once_with_its_path() -> None:
+    told = problems(
+        {
+            "cilium": {"sockt": "/x", "release": "new"},
+            "metrics": {"hubble": {"enabled": ["dns", "nonsense"], "listen": "9965"}},
+            "histry": {},
+            "log": {"level": "loud"},
+        }
+    )
+    paths = {line.split(":")[0] for line in told}
+    assert {
+        "cilium.sockt",
+        "cilium.release",
+        "metrics.hubble.enabled",
+        "metrics.hubble.listen",
+        "histry",
+        "log.level",
+    } == paths
+
+
+def test_an_unknown_key_is_told_with_the_keys_that_there_are() -> None:
+    assert ["cilium.sockt: there is no such key; there is socket, release"] == problems(
+        {"cilium": {"sockt": "/x"}}
+    )
+
+
+@pytest.mark.parametrize("listen", [":4244", "0.0.0.0:4244", "10.1.2.3:4244", "[::]:4244"])
+def test_plain_tcp_that_others_can_reach_is_a_decision(listen: str) -> None:
+    assert "insecure: true" in problems({"hubble": {"listen": listen}})[0]
+    config = parse_config({"hubble": {"listen": listen, "insecure": True}}, {})
+    assert listen == config.hubble.listen
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:4244", "localhost:4244", "[::1]:4244"])
+def test_loopback_needs_no_decision(listen: str) -> None:
+    assert listen == parse_config({"hubble": {"listen": listen}}, {}).hubble.listen
+
+
+@pytest.mark.parametrize("address", ["4244", "host", "::1:4244", "host:99999", "host:http"])
+def test_an_address_that_is_none_is_told_with_an_example(address: str) -> None:
+    (told,) = problems({"health": {"listen": address}})
+    assert told.startswith("health.listen: ")
+    assert "host:port" in told or "brackets" in told
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("cilium: {socket: /a}\nlog: {level: debug}\n")
+    config = load_config(
+        file, {"CILIARY_CILIUM__SOCKET": "/b", "CILIARY_HUBBLE__UNIX_SOCKET": "null", "HOME": "/"}
+    )
+    assert Path("/b") == config.cilium.socket
+    assert config.hubble.unix_socket is None
+    assert "debug" == config.log.level
+
+
+def test_a_mistake_of_the_environment_names_its_variable() -> None:
+    told = problems({}, {"CILIARY_LOG__LEVEL": "loud", "CILIARY_NONSENSE": "1"})
+    assert "(from CILIARY_LOG__LEVEL)" in told[0]
+    assert "(from CILIARY_NONSENSE)" in told[1]
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "just text", "a: [", "a: !!python/object:os.system x"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        load_config(file, {})
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("# nothing\n")
+    assert Config() == load_config(file, {})
+
+
+def test_what_is_shown_can_be_read_back(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(root, ["config", "show"]).output
+    file = tmp_path / "config.yaml"
+    file.write_text(shown)
+    assert Config() == load_config(file, {})
+
+
+def test_the_schema_documents_every_key() -> None:
+    schema = json.loads(CliRunner().invoke(root, ["config", "schema"]).output)
+    for name, section in schema["$defs"].items():
+        for key, value in section["properties"].items():
+            assert "description" in value or "$ref" in value, f"{name}.{key}"
+
+
+def test_a_wrong_configuration_ends_with_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("nonsense: 1")
+    with pytest.raises(SystemExit) as ended:
+        main(["config", "check", str(file)])
+    assert 2 == ended.value.code
+    assert "nonsense: there is no such key" in capsys.readouterr().err

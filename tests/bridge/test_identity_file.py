@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bridge.identity import file as identity_file
+from bridge.identity.file import World, load_identity_file, parse_identity
+from parsers.errors import UsageError
+from parsers.world import directory_of
+from tests import fixtures
+
+
+@pytest.mark.parametrize("release", fixtures.RELEASES)
+def test_every_recorded_world_is_an_identity_file(tmp_path: Path, release: str) -> None:
+    world = fixtures.world(release)
+    path = tmp_path / "world.json"
+    path.write_text(json.dumps(world))
+    assert world == load_identity_file(path)
+
+
+def test_yaml_says_the_same_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "world.yaml"
+    world = {"ips": [{"cidr": "10.0.0.0/8", "identity": 2}], "node": {"name": "n"}}
+    path.write_text(yaml.safe_dump(world))
+    assert world == load_identity_file(path)
+
+
+@pytest.mark.parametrize(
+    ("world", "place"),
+    [
+        ({"endpoint": []}, "unknown field `endpoint`"),
+        ({"endpoints": [{"id": 70000}]}, "$.endpoints[0].id"),
+        ({"endpoints": [{"id": 1, "policy": [{"direction": "up"}]}]}, "direction"),
+        ({"services": [{"ip": "10.0.0.1", "port": "http", "name": "x"}]}, "$.services[0].port"),
+        ([], "expected `object`"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(world: object, place: str) -> None:
+    with pytest.raises(UsageError) as told:
+        parse_identity(json.dumps(world).encode(), "w.json")
+    assert place in str(told.value)
+    assert "w.json" in str(told.value)
+
+
+def test_text_that_is_no_json_is_told() -> None:
+    with pytest.raises(UsageError, match="truncated"):
+        parse_identity(b"{", "w.json")
+
+
+def test_a_missing_file_is_told() -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        load_identity_file(Path("/nonexistent/world.json"))
+
+
+def test_an_empty_file_of_identities_is_nobody_known() -> None:
+    directory_of(parse_identity(b"{}", "w.json"))
+
+
+def test_the_page_about_the_file_names_every_key() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "identity-file.md"
+    text = page.read_text()
+    structs = [s for s in vars(identity_file).values() if isinstance(s, type(World))]
+    keys = {key for struct in structs for key in struct.__struct_fields__}
+    assert keys
+    assert [] == sorted(key for key in keys if f"`{key}`" not in text)
