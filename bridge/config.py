@@ -1,7 +1,8 @@
 """The configuration: one YAML file, ``CILIARY_…`` overrides, every mistake at once.
 
 ``CILIARY_CILIUM__SOCKET=/run/x`` sets ``cilium.socket``: section and key are joined by two
-underscores, and the value is YAML. Unknown keys and variables are mistakes.
+underscores, and the value is YAML. Unknown keys, and unknown variables of that form, are
+mistakes.
 
 A ``ConfigError`` has all mistakes with their paths; it ends the agent with exit code 2.
 What is only not so *now* (a taken port, a missing socket) is not looked at here.
@@ -10,7 +11,7 @@ What is only not so *now* (a taken port, a missing socket) is not looked at here
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -227,10 +228,15 @@ def _override(
     """Lay the environment over ``values``; returns path -> variable, and problems."""
     origin: dict[str, str] = {}
     problems: list[str] = []
+    joined = {path.replace(".", "_"): path for path in _paths(Config, "")}
     for variable in sorted(v for v in environment if v.startswith(PREFIX)):
-        if variable == PREFIX + "CONFIG":  # names the file
+        name = variable.removeprefix(PREFIX).lower()
+        if _JOINT not in name:  # CILIARY_PORT and the like: Kubernetes makes them for Services
+            if name in joined:
+                meant = PREFIX + joined[name].replace(".", _JOINT).upper()
+                problems.append(f"{variable}: sections are joined by two underscores: {meant}")
             continue
-        keys = variable.removeprefix(PREFIX).lower().split(_JOINT)
+        keys = name.split(_JOINT)
         try:
             value = yaml.safe_load(environment[variable])
         except yaml.YAMLError:
@@ -243,6 +249,14 @@ def _override(
             section[keys[-1]] = value
             origin[".".join(keys)] = variable
     return origin, problems
+
+
+def _paths(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for key, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _paths(field.annotation, f"{prefix}{key}.")
+        else:
+            yield prefix + key
 
 
 def _sentence(problem: Any, origin: Mapping[str, str]) -> str:

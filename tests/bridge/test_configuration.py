@@ -73,9 +73,19 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
 
 
 def test_a_mistake_of_the_environment_names_its_variable() -> None:
-    told = problems({}, {"CILIARY_LOG__LEVEL": "loud", "CILIARY_NONSENSE": "1"})
+    told = problems({}, {"CILIARY_LOG__LEVEL": "loud", "CILIARY_LOG__NONSENSE": "1"})
     assert "(from CILIARY_LOG__LEVEL)" in told[0]
-    assert "(from CILIARY_NONSENSE)" in told[1]
+    assert "(from CILIARY_LOG__NONSENSE)" in told[1]
+
+
+def test_a_variable_with_one_underscore_is_told_how_it_is_written() -> None:
+    (told,) = problems({}, {"CILIARY_HUBBLE_UNIX_SOCKET": "/x"})
+    assert told.endswith(": CILIARY_HUBBLE__UNIX_SOCKET")
+
+
+def test_the_variables_that_kubernetes_makes_for_services_are_not_ours() -> None:
+    services = {"CILIARY_PORT": "tcp://10.0.0.1:80", "CILIARY_METRICS_SERVICE_HOST": "10.0.0.1"}
+    assert Config() == parse_config({}, services)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "just text", "a: [", "a: !!python/object:os.system x"])

@@ -1,0 +1,119 @@
+"""Every command of the README does what it says.
+
+``./dev demo`` and ``./dev ciliary`` are run as the interpreter of the tests, since ``./dev``
+would make an environment of its own; ``./dev test`` and the like are looked up in ``dev``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+CILIARY = f"{sys.executable} -m bridge"
+
+
+def block_with(word: str) -> str:
+    (block,) = (str(block) for block in BLOCKS if word in block)
+    return block
+
+
+def shell(script: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[dict[str, str]]:
+    """The README's ports, and those that the demo has here."""
+    (command,) = block_with("./dev demo").splitlines()
+    with subprocess.Popen(
+        [*command.replace("./dev", CILIARY).split(), "--duration", "60"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        ports = {port: port for port in ("4244", "9965", "10093", "10094")}
+        for line in process.stdout:
+            if moved := re.match(r"port (\d+) .* is taken here: (\d+) instead", line):
+                ports[moved[1]] = moved[2]
+            if "FORWARDED" in line:
+                break
+        yield ports
+        process.terminate()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("command", block_with("hubble observe").splitlines())
+def test_what_the_demo_is_asked_is_answered(demo: dict[str, str], command: str) -> None:
+    program, rest = command.split(" ", 1)
+    built = ROOT / ".cache" / "oracle" / program
+    found = os.environ.get(f"CILIARY_{program.upper()}") or shutil.which(program)
+    found = found or (str(built) if built.exists() else None)
+    if found is None:
+        pytest.skip(f"there is no {program} here")
+    for port, here in demo.items():
+        rest = rest.replace(f":{port}", f":{here}")
+    assert shell(f"{found} {rest}", ROOT).strip()
+
+
+def test_demo_check_passes() -> None:
+    (command,) = set(re.findall(r"`\./dev (demo --check)`", README))
+    assert "FAILED" not in shell(f"{CILIARY} {command} --duration 1.5", ROOT)
+
+
+def test_dev_knows_every_word_the_readme_gives_it() -> None:
+    words = set(re.findall(r"\./dev (\w+)", README))
+    assert {"demo", "test", "lint", "bench", "ciliary"} == words
+    script = (ROOT / "dev").read_text()
+    known = {word for line in re.findall(r"^([\w| ]+)\)$", script, re.MULTILINE)
+             for word in line.split(" | ")}  # fmt: skip
+    assert words <= known
+
+
+def test_the_agent_runs_on_the_configuration_that_is_shown(tmp_path: Path) -> None:
+    block = block_with("config show").replace("./dev ciliary", CILIARY)
+    *before, agent = block.splitlines()
+    shell("\n".join(before), tmp_path)
+    moved = {
+        "CILIARY_HUBBLE__UNIX_SOCKET": str(tmp_path / "hubble.sock"),
+        "CILIARY_METRICS__HUBBLE__LISTEN": "127.0.0.1:0",
+        "CILIARY_METRICS__AGENT__LISTEN": "127.0.0.1:0",
+        "CILIARY_HEALTH__LISTEN": "127.0.0.1:0",
+    }
+    began = time.monotonic()
+    shell(f"timeout --preserve-status -s TERM 3 {agent}", tmp_path, **moved)
+    assert time.monotonic() - began < 5
+
+
+def test_recordings_are_made_replayed_and_decoded(tmp_path: Path) -> None:
+    replay, record, decode = block_with("record").replace("./dev ciliary", CILIARY).splitlines()
+    (tmp_path / "bridge").symlink_to(ROOT / "bridge")
+    wait = "while ! [ -S monitor.sock ]; do sleep 0.05; done"
+    script = f"trap 'kill %1' EXIT\n{replay}\n{wait}\n{record}\n{decode}"
+    assert 3 == len(shell(script, tmp_path).splitlines())
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_every_page_that_is_linked_exists(link: str) -> None:
+    assert (ROOT / link).is_file()
