@@ -100,6 +100,7 @@ class Entities:
 _TAIL = Struct("<IIIIBBH")
 _TAIL_OFFSET = 44
 _SINCE_EVER = -(2**63)
+_FOR_EVER = 2**63 - 1
 _ENTITY_CACHE = 1 << 16
 _FEWEST_ENTITIES = 1 << 14  # below it they are not worth a look
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
@@ -130,6 +131,7 @@ class Conversations:
         "_pair_of",
         "_previous",
         "_since",
+        "_until",
         "destination_entity",
         "entities",
         "generation",
@@ -141,7 +143,7 @@ class Conversations:
 
     _BY_ROW = (
         "source_entity", "destination_entity", "names", "services",
-        "_current", "_previous", "_since", "_first_seen", "_fresh",
+        "_current", "_previous", "_since", "_until", "_first_seen", "_fresh",
     )  # fmt: skip
 
     def __init__(self, entities: Entities) -> None:
@@ -156,12 +158,13 @@ class Conversations:
         self._current: U32 = np.zeros(size, dtype=np.uint32)  # newest version, by first row
         self._previous: U32 = np.zeros(size, dtype=np.uint32)  # version before, 0 for none
         self._since = np.full(size, _SINCE_EVER, dtype=np.int64)
+        self._until = np.full(size, _FOR_EVER, dtype=np.int64)
         self._first_seen: I64 = np.zeros(size, dtype=np.int64)  # scratch of ``lookup``
         self._fresh = np.zeros(size, dtype=np.bool_)
         self._generation = -1
         self.name_pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), ())]
         self._pair_of: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {((), ()): 0}
-        self._entity_of: dict[tuple[bytes | None, int], int] = {}
+        self._entity_of: dict[tuple[bytes | None, int, int], int] = {}
         self._entity_limit = _FEWEST_ENTITIES
 
     def __len__(self) -> int:
@@ -195,12 +198,16 @@ class Conversations:
             for row, at in zip(made.tolist(), self._first_seen[made].tolist(), strict=True):
                 self._resolve(row, at, directory)
         rows = self._current[first]
-        stale = ~self._fresh[rows]
-        if stale.any():
-            when = dict(zip(first[stale].tolist(), time[stale].tolist(), strict=True))
+        # Answers from before the directory changed, and those that ended; at the earliest
+        # event first, so that a row in use is never resolved for a time it skipped over.
+        stale = ~self._fresh[rows] | (time >= self._until[rows])
+        while stale.any():
+            order = np.flatnonzero(stale)[np.argsort(-time[stale], kind="stable")]
+            when = dict(zip(first[order].tolist(), time[order].tolist(), strict=True))
             for row, at in when.items():
                 self._renew(row, at, directory)
             rows = self._current[first]
+            stale = time >= self._until[rows]
         for index in np.flatnonzero(time < self._since[rows]).tolist():
             row = int(rows[index])
             while time[index] < self._since[row] and self._previous[row]:
@@ -249,9 +256,15 @@ class Conversations:
         )
         source = raw[:16] if version and not absent & ABSENT_SOURCE else None
         destination = raw[16:32] if version and not absent & ABSENT_DESTINATION else None
-        source_entity = entity or self._entity(source, identity, time, directory)
+        since, until = _SINCE_EVER, _FOR_EVER
+        if source is not None:
+            since, until = directory.valid_between(source, time)
+        source_entity = entity or self._entity(source, identity, since, time, directory)
+        peer_since, peer_until = _SINCE_EVER, _FOR_EVER
+        if destination is not None:
+            peer_since, peer_until = directory.valid_between(destination, time)
         destination_entity = peer_entity or self._entity(
-            destination, peer_identity, time, directory
+            destination, peer_identity, peer_since, time, directory
         )
         pair = (
             directory.names_of(self.entities[destination_entity].endpoint_id, source),
@@ -266,20 +279,18 @@ class Conversations:
         self.names[row] = number
         known = directory.service_addresses
         self.services[row] = (source in known) | (destination in known) << 1
-        since = directory.valid_since(source, time) if source is not None else _SINCE_EVER
-        if destination is not None:
-            since = max(since, directory.valid_since(destination, time))
-        self._since[row] = since
+        self._since[row] = max(since, peer_since)
+        self._until[row] = min(until, peer_until)
         self._fresh[row] = True
 
     def _renew(self, first: int, time: int, directory: Directory) -> None:
         """Resolve a key again after the directory changed; a new answer gets a new row."""
         row = int(self._current[first])
-        columns = ("source_entity", "destination_entity", "names", "services", "_since")
+        columns = ("source_entity", "destination_entity", "names", "services", "_until", "_since")
         before = [getattr(self, name)[row] for name in columns]
         self._resolve(row, time, directory)
         after = [getattr(self, name)[row] for name in columns]
-        if before[:-1] == after[:-1]:
+        if before[:-2] == after[:-2]:
             self._since[row] = before[-1]
             return
         for name, value in zip(columns, before, strict=True):
@@ -294,11 +305,13 @@ class Conversations:
         self._current[first], self._current[version] = version, version
         self._previous[version], self._fresh[version] = row, True
 
-    def _entity(self, address: bytes | None, identity: int, time: int, directory: Directory) -> int:
-        row = self._entity_of.get((address, identity))
+    def _entity(
+        self, address: bytes | None, identity: int, since: int, time: int, directory: Directory
+    ) -> int:
+        row = self._entity_of.get((address, identity, since))
         if row is None:
             if len(self._entity_of) >= _ENTITY_CACHE:
                 self._entity_of.clear()
             row = self.entities.intern(directory.entity(address, identity, time))
-            self._entity_of[address, identity] = row
+            self._entity_of[address, identity, since] = row
         return row
