@@ -33,6 +33,7 @@ from parsers.flow_batch import L7_DNS, L7_HTTP
 from parsers.go_url import accepts_url
 from parsers.gob import Sender
 from parsers.gob_schema import Compiler
+from parsers.gob_values import read_texts
 from parsers.l7_content import Part
 
 Found: TypeAlias = tuple[
@@ -46,13 +47,17 @@ _FIELDS = (
     "DestinationEndpoint", "IPVersion", "Verdict", "Info", "Metadata", "TransportProtocol",
     "FlowEvent", "ServiceInfo", "DropReason", "HTTP", "Kafka", "DNS", "L7",
 )  # fmt: skip
-_HTTP, _DNS = _FIELDS.index("HTTP"), _FIELDS.index("DNS")
-_TRANSPORT = _FIELDS.index("TransportProtocol")
+_DENIED = (3, 0xFF, 133)  # DropReason: by policy, the only one that proxies give
+# What stands between TransportProtocol and the part, the step to the part, and the part.
+_PARTS = (
+    ((), 4, L7_HTTP), ((), 6, L7_DNS), (_DENIED, 1, L7_HTTP), (_DENIED, 3, L7_DNS),
+)  # fmt: skip
 
 _MOST_SIDES = 8192  # pieces of each sort; then its table starts anew
 _MOST_PARTS = 4096
 _LONGEST_TAIL = 1024  # bytes of a piece that is remembered
 _LONGEST_PART = 256
+_FOLLOWED = (b"X-Request-Id", b"Traceparent")
 
 
 class UsualRecords:
@@ -76,13 +81,13 @@ class UsualRecords:
         self._type_length = len(sender.type_id) + 1
         types = {sender.type_id + b"\1" + _text(text) + b"\1": text for text in TYPES}
         directions = {b"\1" + _text(text) + b"\1": text for text in DIRECTIONS}
-        self._node = b"\0"  # what never stands there
-        # The address family is absent for IPv4, as zero always is.
+        self._node = b""  # none was seen
         ends = {
-            (b"\2", b"\1\1\1")[version] + _text(verdict) + bytes([3, protocol, part - _TRANSPORT]):
+            # The address family is absent for IPv4, as zero always is.
+            (b"\2", b"\1\1\1")[version] + _text(verdict) + bytes([3, protocol, *drop, step]):
             (version, verdict, protocol, record)
-            for version, verdict, protocol, (part, record) in product(
-                (0, 1), VERDICTS, (6, 17), ((_HTTP, L7_HTTP), (_DNS, L7_DNS))
+            for version, verdict, protocol, (drop, step, record) in product(
+                (0, 1), VERDICTS, (6, 17), _PARTS
             )
         }  # fmt: skip
         self._kinds = {
@@ -118,47 +123,46 @@ class UsualRecords:
     def read(self, data: bytes) -> Found | None:
         """A record that begins with ``definitions``, or None when it must be decoded."""
         try:
-            return self._read(data, self._begin)
+            end, at = len(data), self._begin
+            if data[at] != 0xFE or at + 3 + (data[at + 1] << 8 | data[at + 2]) != end:
+                raise IndexError
+            at += 3
+            stop = at + self._type_length
+            stop += data[stop] + 2
+            type_piece = data[at:stop]
+            length = data[stop]
+            if length > 127:
+                raise IndexError
+            at = stop + 1 + length
+            timestamp = data[stop + 1 : at]
+            if not (self._node and data.startswith(self._node, at)):
+                self._learn_node(data, at)
+            at += len(self._node)
+            stop = at + data[at + 1] + 3
+            direction_piece = data[at:stop]
+            source, source_port, at = self._side(data, stop)
+            if data[at] != 1:
+                raise IndexError
+            destination, destination_port, at = self._side(data, at + 1)
+            stop = at + 2 if data[at] == 1 else at
+            stop += data[stop + 1] + 5
+            if data[stop - 1] == _DENIED[0]:
+                stop += len(_DENIED)
+            kind = self._kinds[type_piece + direction_piece + data[at:stop]]
+            version = kind.ip_version - 1
+            request_id = traceparent = b""
+            if kind.l7_record == L7_HTTP:
+                labels, request_id, traceparent = self._http(data, stop, end, kind.type)
+                part = (L7_HTTP, data[stop : end - 1], self._read_http)
+            else:
+                labels = self._dns(data, stop, end, kind.type)
+                part = (L7_DNS, data[stop : end - 1], self._read_dns)
+            return (
+                kind, source[version], destination[version], source_port, destination_port,
+                timestamp, request_id, traceparent, labels, (part,),
+            )  # fmt: skip
         except (IndexError, KeyError, ProtocolError):
             return None
-
-    def _read(self, data: bytes, at: int) -> Found:
-        end = len(data)
-        if data[at] != 0xFE or at + 3 + (data[at + 1] << 8 | data[at + 2]) != end:
-            raise IndexError
-        at += 3
-        stop = at + self._type_length
-        stop += data[stop] + 2
-        type_piece = data[at:stop]
-        length = data[stop]
-        if length > 127:
-            raise IndexError
-        at = stop + 1 + length
-        timestamp = data[stop + 1 : at]
-        if not data.startswith(self._node, at):
-            self._learn_node(data, at)
-        at += len(self._node)
-        stop = at + data[at + 1] + 3
-        direction_piece = data[at:stop]
-        source, source_port, at = self._side(data, stop)
-        if data[at] != 1:
-            raise IndexError
-        destination, destination_port, at = self._side(data, at + 1)
-        stop = at + 2 if data[at] == 1 else at
-        stop += data[stop + 1] + 5
-        kind = self._kinds[type_piece + direction_piece + data[at:stop]]
-        version = kind.ip_version - 1
-        request_id = traceparent = b""
-        if kind.l7_record == L7_HTTP:
-            labels, request_id, traceparent = self._http(data, stop, end, kind.type)
-            part = (L7_HTTP, data[stop : end - 1], self._read_http)
-        else:
-            labels = self._dns(data, stop, end, kind.type)
-            part = (L7_DNS, data[stop : end - 1], self._read_dns)
-        return (
-            kind, source[version], destination[version], source_port, destination_port,
-            timestamp, request_id, traceparent, labels, (part,),
-        )  # fmt: skip
 
     def _learn_node(self, data: bytes, at: int) -> None:
         _, stop = self._read_node(data, at + 1)
@@ -237,35 +241,29 @@ class UsualRecords:
             self._accept(url)
         request_id = traceparent = b""
         count = data[at]
+        at += 1
         if count > 127:
             raise IndexError
-        at += 1
         for _ in range(count):
             length = data[at]
-            stop = at + length + 1
-            wanted = 11 <= length <= 12 and data[at + 1 : stop] in _FOLLOWED
-            values = data[stop]
-            if length > 127 or values > 127 or (wanted and values != 1):
+            stop = at + 1 + length
+            if length > 127:
                 raise IndexError
-            name, at = at + 1, stop + 1
-            for _ in range(values):
-                length = data[at]
-                at += 1
-                if length > 127:
-                    if length == 255:
-                        length = data[at]
-                        at += 1
-                    elif length == 254:
-                        length = data[at] << 8 | data[at + 1]
-                        at += 2
-                    else:
-                        raise IndexError
-                at += length
-            if wanted:
-                if data[name] == 88:  # X
-                    request_id = data[at - length : at]
-                else:
-                    traceparent = data[at - length : at]
+            if data[stop] == 1 and data[stop + 1] < 128:
+                value = stop + 2
+                stop = value + data[stop + 1]
+                if length == 12 and data.startswith(b"X-Request-Id", at + 1):
+                    request_id = data[value:stop]
+                elif length == 11 and data.startswith(b"Traceparent", at + 1):
+                    traceparent = data[value:stop]
+            elif data[at + 1 : stop] in _FOLLOWED:
+                raise IndexError
+            else:
+                _, stop = read_texts(data, stop)
+            at = stop
+        if data[at]:  # missing or rejected headers, which few records have
+            _, stop = self._read_http(data, begin)
+            at = stop - 1
         if at + 2 == end and not data[at] and not data[at + 1]:
             return labels, request_id, traceparent
         raise IndexError
@@ -311,9 +309,6 @@ class UsualRecords:
                     self._answers.clear()
                 self._answers[key] = labels
         return labels
-
-
-_FOLLOWED = frozenset((b"X-Request-Id", b"Traceparent"))
 
 
 def _encoded(*fields: bytes) -> bytes:

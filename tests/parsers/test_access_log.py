@@ -236,6 +236,74 @@ def test_records_read_alike_whether_their_definitions_are_new_or_known() -> None
     assert 100 < min(outcomes["record"], outcomes["gob"])
 
 
+def test_most_records_of_a_steady_stream_are_recognised_and_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[bytes] = []
+    decode_any = AccessLogDecoder._read_any
+
+    def counted(decoder: AccessLogDecoder, data: bytes) -> object:
+        decoded.append(data)
+        return decode_any(decoder, data)
+
+    monkeypatch.setattr(AccessLogDecoder, "_read_any", counted)
+    decoder = AccessLogDecoder((1, 19))
+    logs = [data for data, _ in records("v1.19", "steady")]
+    for data in logs:
+        decoder.decode(data)
+    assert 0 < len(decoded) < len(logs) // 20
+
+
+def edited(rng: random.Random, record: bytes) -> bytes:
+    """The record with bytes of its value changed, removed or added, its length made right."""
+    data = bytearray(record)
+    head = data.rindex(b"\1\7Re" if b"\1\7Request" in data else b"\1\x08Response") - 2
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(head, len(data))
+        some = bytes(rng.choice((0, 1, 2, 97, 127, 128, 255)) for _ in range(rng.randrange(3)))
+        other = rng.randrange(head, len(data))
+        new, gone = rng.choice(
+            ((some, len(some)), (some, rng.randrange(3)), (data[other : other + 8], 8))
+        )
+        data[at : at + gone] = new
+    data[head - 2 : head] = (len(data) - head).to_bytes(2, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_recognised_records_mean_what_they_mean_decoded(seed: int) -> None:
+    rng = random.Random(seed)
+    pool = [data for data, _ in records("v1.19", "steady")][:100]
+    known = AccessLogDecoder()
+    outcomes: Counter[str] = Counter()
+    for data in [*pool, *(edited(rng, rng.choice(pool)) for _ in range(600))]:
+        known._request_times.clear()
+        known._trace_ids.clear()
+        first, later = outcome(AccessLogDecoder(), data), outcome(known, data)
+        if isinstance(first, AccessLog) and isinstance(later, AccessLog):
+            assert shown(first) == shown(later)
+            outcomes["record"] += 1
+        else:
+            assert first == later
+            outcomes[str(first)] += 1
+    assert 100 < min(outcomes["record"], outcomes["gob"])
+
+
+def test_what_stands_behind_the_end_of_a_record_is_not_part_of_it() -> None:
+    """Go ends a struct at its zero and looks at nothing behind it."""
+    request, _, _ = http_pair()
+    node = request.rindex(b"\1\1\r192.168.10.11", 0, request.index(b"gress"))
+    head = request.rindex(b"\1\7Request", 0, node) - 2
+    behind = request.index(b"\1", request.index(b"\0", node))
+    cut = bytearray(request[:node] + b"\0" + request[behind:])
+    cut[head - 2 : head] = (len(cut) - head).to_bytes(2, "big")
+    for before in ([], [request]):
+        decoder = AccessLogDecoder()
+        for data in (bytes(cut), *before, bytes(cut)):
+            log = decoder.decode(data)
+        assert (L7_NONE, b"") == (log.kind.l7_record, log.source.address)
+
+
 def test_huge_texts_are_not_kept() -> None:
     """What a client can send by the megabyte must not stay, ten thousand times over."""
     request, _, request_id = http_pair()
