@@ -17,6 +17,7 @@ from collections import OrderedDict
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from parsers.access_log_schema import RECORD
 from parsers.addresses import address_text, parse_address
 from parsers.dns_names import type_name
 from parsers.errors import ProtocolError
@@ -31,26 +32,10 @@ from parsers.flow_batch import (
     L7_KAFKA,
     L7_NONE,
 )  # fmt: skip
-from parsers.go_text import parse_rfc3339
-from parsers.go_url import accepts_url
+from parsers.go_text import parse_rfc3339, text
 from parsers.gob import StreamDecoder
-from parsers.gob_schema import (
-    Bytes,
-    Dict,
-    Either,
-    Kept,
-    List,
-    Marshalled,
-    Repeated,
-    Schema,
-    Signed,
-    Struct,
-    Text,
-    Unsigned,
-)  # fmt: skip
-from parsers.gob_values import Reader
 from parsers.l7 import DnsLabels, HttpLabels, KafkaLabels
-from parsers.l7_content import REQUEST, RESPONSE, SAMPLE, UINT32, AccessLogL7, text
+from parsers.l7_content import REQUEST, RESPONSE, SAMPLE, UINT32, AccessLogL7
 
 
 class AccessLogSide(NamedTuple):
@@ -97,90 +82,6 @@ _MOST_INTERNED = 8192  # label objects and addresses, each; then the table start
 _LARGEST_LATENCY = (1 << 63) - 1
 
 
-def _accepts_address(address: bytes) -> bool:
-    return len(address) in (0, 4) or len(address) >= 16
-
-
-def _endpoint_labels(shaped: tuple[int, list[Any]]) -> tuple[tuple[str, ...], str]:
-    """Sorted labels, and the cluster's name if a label says it."""
-    shape, found = shaped
-    if shape == 0:
-        labels = [text(label) for label in found]
-    else:
-        labels = [
-            f"{text(source)}:{text(key)}" + (f"={text(value)}" if value else "")
-            for key, value, source, _ in found
-        ]
-    prefix = "k8s:io.cilium.k8s.policy.cluster="
-    cluster = next((x[len(prefix) :] for x in labels if x.startswith(prefix)), "")
-    return tuple(sorted(labels)), cluster
-
-
-_LABEL = Struct({"Key": Text(), "Value": Text(), "Source": Text()})
-_ENDPOINT = Struct(
-    {
-        "ID": Unsigned(64),
-        "IPv4": Text(),
-        "IPv6": Text(),
-        "Port": Unsigned(16),
-        "Identity": Unsigned(64),
-        "Labels": Repeated(Either(List(Text()), List(_LABEL)), _endpoint_labels),
-    }
-)
-_HEADERS = Dict(List(Text()))
-_PARTS: dict[str, Schema] = {
-    "HTTP": Kept(
-        Struct(
-            {
-                "Code": Signed(64), "Method": Text(), "URL": Marshalled(accepts_url),
-                "Protocol": Text(), "Headers": _HEADERS, "MissingHeaders": _HEADERS,
-                "RejectedHeaders": _HEADERS,
-            }
-        )
-    ),
-    "Kafka": Kept(
-        Struct(
-            {
-                "ErrorCode": Signed(64), "APIVersion": Signed(16), "APIKey": Text(),
-                "CorrelationID": Signed(32), "Topic": Struct({"Topic": Text()}),
-            }
-        )
-    ),
-    "DNS": Kept(
-        Struct(
-            {
-                "Query": Text(), "IPs": Either(List(Bytes()), List(Marshalled(_accepts_address))),
-                "TTL": Unsigned(32), "CNAMEs": List(Text()), "ObservationSource": Text(),
-                "RCode": Signed(64), "QTypes": List(Unsigned(16)),
-                "AnswerTypes": List(Unsigned(16)),
-            }
-        )
-    ),
-    "L7": Kept(Struct({"Proto": Text(), "Fields": Dict(Text())})),
-}  # fmt: skip
-_RECORD = Struct(
-    {
-        "Type": Text(),
-        "Timestamp": Text(),
-        "ObservationPoint": Text(),
-        "SourceEndpoint": _ENDPOINT,
-        "DestinationEndpoint": _ENDPOINT,
-        "IPVersion": Unsigned(8),
-        "Verdict": Text(),
-        "TransportProtocol": Unsigned(16),
-        **_PARTS,
-        # Not shown, but wrong ones make a record a wrong one.
-        "NodeAddressInfo": Repeated(Struct({"IPv4": Text(), "IPv6": Text()}), bool),
-        "Info": Text(),
-        "Metadata": List(Text()),
-        "FlowEvent": Text(),
-        "ServiceInfo": Struct(
-            {"Name": Text(), "IPPort": Struct({"IP": Text(), "Port": Unsigned(16)})}, optional=True
-        ),
-        "DropReason": Unsigned(16),
-    }
-)
-
 _TRACEPARENT = re.compile(
     rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-(.*))?", re.DOTALL
 )
@@ -198,7 +99,7 @@ class AccessLogDecoder:
     ) -> None:
         self._kafka = release is None or release < (1, 20)
         self._query_labels = query_labels
-        self._stream = StreamDecoder(_RECORD)
+        self._stream = StreamDecoder(RECORD)
         self._request_times: OrderedDict[bytes, int] = OrderedDict()
         self._trace_ids: OrderedDict[bytes, str] = OrderedDict()
         self._seconds: dict[bytes, int] = {}
@@ -248,8 +149,8 @@ class AccessLogDecoder:
             self._side(destination, ip_version, l4),
             l7_record,
             AccessLogL7(
-                type_, latency, trace_id, labels, _kept(http), _kept(kafka), _kept(dns),
-                _kept(generic),
+                type_, latency, trace_id, labels, http and http[1:], kafka and kafka[1:],
+                dns and dns[1:], generic and generic[1:],
             ),
         )  # fmt: skip
 
@@ -363,10 +264,6 @@ class AccessLogDecoder:
         if len(self._labels) >= _MOST_INTERNED:
             self._labels.clear()
         return self._labels.setdefault(key, labels)
-
-
-def _kept(part: tuple[Any, bytes, Reader] | None) -> tuple[bytes, Reader] | None:
-    return part and part[1:]
 
 
 def _bounded(request: bytes) -> bytes:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from parsers.addresses import address_text, mapped
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
+    ABSENT_DESTINATION,
+    ABSENT_SOURCE,
     CONVERSATION,
     FLAG_ENCRYPTED,
     FLAG_TCP_FLAGS,
@@ -138,6 +140,7 @@ def datapath_flows(
     flow_class["proxy_port"] = np.where(head["sub_type"] == TO_PROXY, head["dst_id"], 0)
     key["source_identity"] = head["label_a"]
     key["destination_identity"] = head["label_b"]
+    key["absent"][~has_ip] = ABSENT_SOURCE | ABSENT_DESTINATION
     reporter = head["source"].astype(np.uint16)
     rule = np.where(
         (reporter != 0) & (reason != REASON_UNKNOWN),

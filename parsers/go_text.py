@@ -38,6 +38,11 @@ def parse_rfc3339(text: bytes) -> int | None:
     return time if _FIRST <= time < _BEHIND_LAST else None
 
 
+def text(value: bytes) -> str:
+    """Strings of the API are UTF-8."""
+    return value.decode("utf-8", "replace")
+
+
 _ESCAPES = {
     '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b",
     "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v",

@@ -13,7 +13,7 @@ from typing import Any
 
 from parsers.addresses import MAPPED
 from parsers.dns_names import response_code_name, type_name
-from parsers.go_text import quote
+from parsers.go_text import quote, text
 from parsers.go_url import print_url
 from parsers.gob_values import Reader
 from parsers.l7 import Dns, DnsLabels, Http, HttpLabels, Kafka, KafkaLabels, L7Content
@@ -67,11 +67,6 @@ def _values(part: tuple[bytes, Reader]) -> list[Any]:
     encoded, read = part
     values: list[Any] = read(encoded, 0)[0]
     return values[:-1]  # the last slot took what is unknown
-
-
-def text(value: bytes) -> str:
-    """Strings of the API are UTF-8."""
-    return value.decode("utf-8", "replace")
 
 
 def _http(

@@ -48,10 +48,11 @@ def generate(target: Path) -> None:
     messages = [f"{name}/{name}.proto" for name in PACKAGES]
     services = [f"{name}/{name}.proto" for name in SERVICES]
     subprocess.run(
-        [*protoc, f"--python_out={target}", f"--mypy_out={target}", *messages], check=True
+        [*protoc, f"--python_out={target}", f"--mypy_out=quiet:{target}", *messages], check=True
     )
     subprocess.run(
-        [*protoc, f"--grpc_python_out={target}", f"--mypy_grpc_out={target}", *services], check=True
+        [*protoc, f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}", *services],
+        check=True,
     )
     for path in target.glob("*/*.py*"):
         path.write_text(_IMPORT.sub(r"\1 api.v1.\2", path.read_text()))

@@ -1,0 +1,365 @@
+"""The fields of a ``FlowFilter``, each compiled to a test of the table it asks about.
+
+A function takes the field's values (or the filter, where several fields ask alike) and
+returns tests: none when the field is not set. ``UsageError`` has Hubble's own words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api.hubble import patterns
+from api.hubble.label_selector import Selector, selector
+from api.hubble.node import LocalNode
+from api.hubble.row_test import Mask
+from api.v1.flow import flow_pb2
+from parsers.addresses import MAPPED
+from parsers.details import Detail
+from parsers.entities import Entity
+from parsers.errors import UsageError
+from parsers.flow_batch import (
+    FLAG_ENCRYPTED,
+    FLAG_TCP_FLAGS,
+    L4_ICMPV4,
+    L4_ICMPV6,
+    L4_IGMP,
+    L4_SCTP,
+    L4_TCP,
+    L4_UDP,
+    L4_VRRP,
+    L7_DNS,
+    L7_HTTP,
+    REPLY_FALSE,
+    REPLY_TRUE,
+    REPLY_UNKNOWN,
+    FlowBatch,
+)
+from parsers.l7 import Dns, Http
+from parsers.summary import TCP_FLAGS
+
+ClassTest: TypeAlias = Callable[[Any], Mask]  # of rows of FLOW_CLASS
+EntityTest: TypeAlias = Callable[[Entity], bool]
+DetailTest: TypeAlias = Callable[[Detail], bool]
+BatchTest: TypeAlias = Callable[[FlowBatch], Mask]
+NamePair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]  # source and destination names
+NameTest: TypeAlias = Callable[[NamePair], bool]
+
+_DROPPED = flow_pb2.DROPPED
+_L7_EVENT = 129
+_WITH_PORTS = (L4_TCP, L4_UDP, L4_SCTP)
+_PROTOCOLS: Mapping[str, tuple[str, tuple[int, ...]]] = MappingProxyType(
+    {
+        "icmp": ("l4", (L4_ICMPV4, L4_ICMPV6)),
+        "icmpv4": ("l4", (L4_ICMPV4,)),
+        "icmpv6": ("l4", (L4_ICMPV6,)),
+        "tcp": ("l4", (L4_TCP,)),
+        "udp": ("l4", (L4_UDP,)),
+        "sctp": ("l4", (L4_SCTP,)),
+        "vrrp": ("l4", (L4_VRRP,)),
+        "igmp": ("l4", (L4_IGMP,)),
+        "dns": ("l7_record", (L7_DNS,)),
+        "http": ("l7_record", (L7_HTTP,)),
+    }
+)
+
+
+def event_tests(one: flow_pb2.FlowFilter) -> list[ClassTest]:
+    """What happened: event type, verdict, drop reason, reply, encryption, protocol."""
+    tests: list[ClassTest] = []
+    if one.event_type:
+        events = [(e.type, e.sub_type if e.match_sub_type else None) for e in one.event_type]
+
+        def event(rows: Any) -> Mask:
+            found = np.zeros(len(rows), dtype=np.bool_)
+            for number, sub_type in events:
+                match = rows["event_type"] == number if number else np.ones_like(found)
+                found |= match if sub_type is None else match & (rows["sub_type"] == sub_type)
+            return found
+
+        tests.append(event)
+    if one.verdict:
+        tests.append(_member("verdict", one.verdict))
+    if one.drop_reason_desc:
+        reasons = [reason & 0xFFFFFFFF for reason in one.drop_reason_desc]
+        tests.append(
+            lambda rows: (rows["verdict"] == _DROPPED) & np.isin(rows["drop_reason"], reasons)
+        )
+    if one.reply:
+        tests.append(_reply_test(frozenset(one.reply)))
+    if one.encrypted:
+        wanted = list(one.encrypted)
+        tests.append(lambda rows: np.isin(rows["flags"] & FLAG_ENCRYPTED != 0, wanted))
+    if one.protocol:
+        tests.append(_protocol_test(one.protocol))
+    return tests
+
+
+def packet_tests(one: flow_pb2.FlowFilter) -> list[ClassTest]:
+    """TCP flags, IP version, traffic direction."""
+    tests: list[ClassTest] = []
+    if one.tcp_flags:
+        asked = [
+            sum(bit for name, bit in TCP_FLAGS.items() if getattr(flags, name))
+            for flags in one.tcp_flags
+        ]
+
+        def tcp_flags(rows: Any) -> Mask:
+            has = (rows["l4"] == L4_TCP) & (rows["flags"] & FLAG_TCP_FLAGS != 0)
+            found = np.logical_or.reduce([rows["tcp_flags"] & bits == bits for bits in asked])
+            return np.asarray(has & found)
+
+        tests.append(tcp_flags)
+    if one.ip_version:
+        tests.append(_member("ip_version", one.ip_version))
+    if one.traffic_direction:
+        tests.append(_member("direction", one.traffic_direction))
+    return tests
+
+
+def _member(column: str, values: Iterable[int]) -> ClassTest:
+    wanted = list(values)
+    return lambda rows: np.isin(rows[column], wanted)
+
+
+def _reply_test(wanted: frozenset[bool]) -> ClassTest:
+    def reply(rows: Any) -> Mask:
+        found = np.zeros(len(rows), dtype=np.bool_)
+        if True in wanted:
+            found |= rows["is_reply"] == REPLY_TRUE
+        if False in wanted:
+            # Of a drop nobody knows whether it is a reply; it counts as none.
+            unknown = (rows["is_reply"] == REPLY_UNKNOWN) & (rows["verdict"] == _DROPPED)
+            found |= (rows["is_reply"] == REPLY_FALSE) | unknown
+        return found
+
+    return reply
+
+
+def _protocol_test(words: Iterable[str]) -> ClassTest:
+    wanted: list[tuple[str, tuple[int, ...]]] = []
+    for word in words:
+        if word.lower() not in _PROTOCOLS:
+            raise UsageError(f'invalid protocol filter: unknown protocol: "{word}"')
+        wanted.append(_PROTOCOLS[word.lower()])
+    return lambda rows: np.logical_or.reduce(
+        [np.isin(rows[column], values) for column, values in wanted]
+    )
+
+
+def uuid_test(node: LocalNode, uuids: Iterable[str]) -> BatchTest:
+    """Uuids as this agent makes them; others match nothing."""
+    digits = [u.removeprefix(node.uuid_prefix) for u in uuids if u.startswith(node.uuid_prefix)]
+    numbers = [int(d, 16) for d in digits if re.fullmatch(r"[0-9a-f]{12}", d)]
+    wanted = np.array(numbers, dtype=np.uint64)
+    return lambda batch: np.isin(batch.sequence, wanted)
+
+
+def port_tests(one: flow_pb2.FlowFilter) -> list[BatchTest]:
+    """Ports of TCP, UDP and SCTP."""
+    tests: list[BatchTest] = []
+    for side, texts in (("source", one.source_port), ("destination", one.destination_port)):
+        if not texts:
+            continue
+        try:
+            wanted = np.array([patterns.port(text) for text in texts], dtype=np.uint16)
+        except UsageError as error:
+            raise UsageError(f"invalid {side} port filter: {error}") from None
+        tests.append(_port_test(f"{side}_port", wanted))
+    return tests
+
+
+def _port_test(column: str, wanted: NDArray[np.uint16]) -> BatchTest:
+    def ports(batch: FlowBatch) -> Mask:
+        passed: Mask = np.isin(getattr(batch, column), wanted)
+        if passed.any() and 0 in wanted:  # a flow without ports has zeros there
+            passed &= np.isin(batch.attribute("l4"), _WITH_PORTS)
+        return passed
+
+    return ports
+
+
+def pod_tests(names: Sequence[str], workloads: Sequence[flow_pb2.Workload]) -> list[EntityTest]:
+    """Pods by namespace and prefix; workloads by name, kind or both."""
+    tests: list[EntityTest] = []
+    if names:
+        found = [patterns.name_prefix(text) for text in names]
+        tests.append(lambda e: any(test(e.namespace, e.pod_name) for test in found))
+    if workloads:
+        asked = [(w.name, w.kind) for w in workloads]
+        tests.append(
+            lambda e: any(
+                name in ("", w.name) and kind in ("", w.kind)
+                for w in e.workloads
+                for name, kind in asked
+            )
+        )
+    return tests
+
+
+def cluster_tests(clusters: Sequence[str]) -> list[EntityTest]:
+    """Names of clusters."""
+    if "" in clusters:
+        raise UsageError("invalid filter, name must not be empty")
+    wanted = frozenset(clusters)
+    return [lambda e: e.cluster_name in wanted] if wanted else []
+
+
+def selectors(texts: Iterable[str], whose: str) -> list[Selector]:
+    """Label selectors; ``whose`` labels they are stands in the error."""
+    try:
+        return [selector(text) for text in texts]
+    except UsageError as error:
+        raise UsageError(f"invalid {whose} label filter: {error}") from None
+
+
+def label_tests(texts: Sequence[str], whose: str) -> list[EntityTest]:
+    """Of an endpoint."""
+    tests = selectors(texts, whose)
+    return [lambda e: any(test(e.labels) for test in tests)] if tests else []
+
+
+def service_tests(one: flow_pb2.FlowFilter) -> list[DetailTest]:
+    """Services by namespace and prefix."""
+    tests: list[DetailTest] = []
+    for side, texts in (
+        ("source", one.source_service),
+        ("destination", one.destination_service),
+    ):
+        if not texts:
+            continue
+        try:
+            found = [patterns.name_prefix(text) for text in texts]
+        except UsageError as error:
+            raise UsageError(f"invalid {side} service filter: {error}") from None
+        tests.append(_service_test(f"{side}_service", found))
+    return tests
+
+
+def _service_test(side: str, found: list[patterns.NameTest]) -> DetailTest:
+    def service(detail: Detail) -> bool:
+        one = getattr(detail, side)
+        return one is not None and any(test(one.namespace, one.name) for test in found)
+
+    return service
+
+
+def name_tests(
+    one: flow_pb2.FlowFilter,
+) -> list[NameTest]:
+    """DNS names known of either address."""
+    return [
+        _name_test([patterns.fqdn(text) for text in texts], side)
+        for side, texts in enumerate((one.source_fqdn, one.destination_fqdn))
+        if texts
+    ]
+
+
+def _name_test(found: list[re.Pattern[str]], side: int) -> NameTest:
+    return lambda pair: any(p.fullmatch(name) for name in pair[side] for p in found)
+
+
+def translated_tests(texts: Sequence[str]) -> list[DetailTest]:
+    """The source on the wire where it was translated: ``IP.source_xlated``."""
+    wanted = patterns.networks(texts)
+
+    def translated(detail: Detail) -> bool:
+        return any(
+            address.version == network.version and address.subnet_of(network)  # type: ignore[arg-type]
+            for address in patterns.networks([detail.source_xlated] if detail.source_xlated else [])
+            for network in wanted
+        )
+
+    return [translated] if texts else []
+
+
+def prefix(network: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8], bool]:
+    """Mask and value of 16 bytes, and whether it is of mapped addresses."""
+    is_mapped = network.version == 4
+    bits, value = network.netmask.packed, network.network_address.packed
+    if is_mapped:
+        bits, value = b"\xff" * 12 + bits, MAPPED + value
+    return np.frombuffer(bits, dtype=np.uint8), np.frombuffer(value, dtype=np.uint8), is_mapped
+
+
+def dns_test(texts: Iterable[str]) -> DetailTest:
+    """Expressions searched for in the query of a DNS record."""
+    try:
+        found = [patterns.expression(text) for text in texts]
+    except UsageError as error:
+        raise UsageError(f"invalid DNS query filter: failed to compile regexp: {error}") from None
+
+    def dns(detail: Detail) -> bool:
+        record = detail.l7.content().record if detail.l7 is not None else None
+        return isinstance(record, Dns) and any(p.search(record.query) for p in found)
+
+    return dns
+
+
+def http_tests(one: flow_pb2.FlowFilter) -> list[DetailTest]:
+    """All that asks an HTTP record; refused where the event types exclude records."""
+    tests: list[Callable[[Http], bool]] = []
+    asked: list[str] = []
+    if one.http_status_code:
+        asked.append("status code")
+        try:
+            codes = [patterns.status_code(text) for text in one.http_status_code]
+        except UsageError as error:
+            raise UsageError(f"invalid http status code filter: {error}") from None
+        tests.append(lambda http: any(code(http.code) for code in codes))
+    if one.http_method:
+        asked.append("method")
+        methods = frozenset(method.lower() for method in one.http_method)
+        tests.append(lambda http: bool(http.method) and http.method.lower() in methods)
+    if one.http_path:
+        asked.append("path")
+        tests.append(_http_expression(one.http_path, "path", _path))
+    if one.http_url:
+        asked.append("url")
+        tests.append(_http_expression(one.http_url, "url", lambda url: url))
+    if one.http_header:
+        asked.append("headers")
+        headers = frozenset((header.key, header.value) for header in one.http_header)
+        tests.append(lambda http: not headers.isdisjoint(http.headers))
+    if asked and one.event_type and all(e.type != _L7_EVENT for e in one.event_type):
+        raise UsageError(
+            f"filtering by http {asked[0]} requires the event type filter to only match 'l7' events"
+        )
+    if not tests:
+        return []
+
+    def http(detail: Detail) -> bool:
+        record = detail.l7.content().record if detail.l7 is not None else None
+        return isinstance(record, Http) and all(test(record) for test in tests)
+
+    return [http]
+
+
+def _http_expression(
+    texts: Iterable[str], what: str, part: Callable[[str], str | None]
+) -> Callable[[Http], bool]:
+    found = []
+    for text in texts:
+        try:
+            found.append(patterns.expression(text))
+        except UsageError as error:
+            raise UsageError(f"invalid http {what} filter: {text}: {error}") from None
+
+    def matches(http: Http) -> bool:
+        subject = part(http.url)
+        return subject is not None and any(p.search(subject) for p in found)
+
+    return matches
+
+
+def _path(url: str) -> str | None:
+    try:
+        return unquote(urlsplit(url).path)
+    except ValueError:
+        return None
