@@ -16,6 +16,7 @@ import click
 import trio
 
 from bridge.cli.event_loop import run_until_done
+from bridge.os_errors import reason_of
 from bridge.recording import MessageSplitter, create_recording
 from bridge.signals import run_until_signal
 from parsers.errors import UsageError
@@ -56,8 +57,7 @@ async def _record(
         try:
             connection.connect(os.fspath(monitor_socket))
         except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise UsageError(f"cannot connect to {monitor_socket}: {reason}") from None
+            raise UsageError(f"cannot connect to {monitor_socket}: {reason_of(error)}") from None
         connection.setblocking(False)
         with create_recording(recording, overwrite=force) as file:
             recorder = Recorder(file)
