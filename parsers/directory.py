@@ -61,6 +61,11 @@ class Timeline(Generic[T]):
         index = bisect_right(self._since, time) - 1
         return self._since[index] if index >= 0 else _EVER
 
+    def until(self, time: int) -> int:
+        """When the value at ``time`` ends."""
+        index = bisect_right(self._since, time)
+        return self._since[index] if index < len(self._since) else 2**63 - 1
+
     def had_one(self, time: int) -> bool:
         """Whether there ever was a value before ``time``."""
         index = bisect_right(self._since, time)
@@ -232,15 +237,15 @@ class Directory:
                 return EXPIRED
         return UNKNOWN_ADDRESS
 
-    def valid_since(self, address: bytes, time: int) -> int:
-        """Since when the answer for ``address`` at ``time`` holds (ns)."""
-        since = _EVER
-        if address in self.changed_addresses:
-            for table in (self._endpoints, self._addresses):
-                timeline = table.get(address)
-                if timeline is not None:
-                    since = max(since, timeline.since(time))
-        return since
+    def valid_between(self, address: bytes, time: int) -> tuple[int, int]:
+        """Since and until when the answer for ``address`` at ``time`` holds (ns)."""
+        since, until = _EVER, 2**63 - 1
+        for table in (self._endpoints, self._addresses):
+            timeline = table.get(address)
+            if timeline is not None:
+                since = max(since, timeline.since(time))
+                until = min(until, timeline.until(time))
+        return since, until
 
     def names_of(self, endpoint_id: int, address: bytes | None) -> tuple[str, ...]:
         """DNS names a local endpoint has looked up for ``address``."""

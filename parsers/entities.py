@@ -98,10 +98,11 @@ class Entities:
 
 # A CONVERSATION without its MACs.
 _KEY = Struct("<16s16s12xIIIIBBH")
-_ANSWER = ("source_entity", "destination_entity", "names", "services", "_since")
+_ANSWER = ("source_entity", "destination_entity", "names", "services", "_until", "_since")
 """The columns that a conversation is resolved to."""
 
 _SINCE_EVER = -(2**63)
+_FOR_EVER = 2**63 - 1
 _ENTITY_CACHE = 1 << 16
 _FEWEST_ENTITIES = 1 << 14  # below it they are not worth a look
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
@@ -132,6 +133,7 @@ class Conversations:
         "_pair_of",
         "_previous",
         "_since",
+        "_until",
         "destination_entity",
         "entities",
         "generation",
@@ -143,7 +145,7 @@ class Conversations:
 
     _BY_ROW = (
         "source_entity", "destination_entity", "names", "services",
-        "_current", "_previous", "_since", "_first_seen", "_fresh",
+        "_current", "_previous", "_since", "_until", "_first_seen", "_fresh",
     )  # fmt: skip
 
     def __init__(self, entities: Entities) -> None:
@@ -158,12 +160,13 @@ class Conversations:
         self._current: U32 = np.zeros(size, dtype=np.uint32)  # newest version, by first row
         self._previous: U32 = np.zeros(size, dtype=np.uint32)  # version before, 0 for none
         self._since = np.full(size, _SINCE_EVER, dtype=np.int64)
+        self._until = np.full(size, _FOR_EVER, dtype=np.int64)
         self._first_seen: I64 = np.zeros(size, dtype=np.int64)  # scratch of ``lookup``
         self._fresh = np.zeros(size, dtype=np.bool_)
         self._generation = -1
         self.name_pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), ())]
         self._pair_of: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {((), ()): 0}
-        self._entity_of: dict[tuple[bytes | None, int], int] = {}
+        self._entity_of: dict[tuple[bytes | None, int, int], int] = {}
         self._entity_limit = _FEWEST_ENTITIES
 
     def __len__(self) -> int:
@@ -196,12 +199,16 @@ class Conversations:
             self._current[made], self._previous[made] = made, 0
             self._fill(made, self._first_seen[made].tolist(), directory)
         rows = self._current[first]
-        stale = ~self._fresh[rows]
-        if stale.any():
-            when = dict(zip(first[stale].tolist(), time[stale].tolist(), strict=True))
+        # Answers from before the directory changed, and those that ended; at the earliest
+        # event first, so that a row in use is never resolved for a time it skipped over.
+        stale = ~self._fresh[rows] | (time >= self._until[rows])
+        while stale.any():
+            order = np.flatnonzero(stale)[np.argsort(-time[stale], kind="stable")]
+            when = dict(zip(first[order].tolist(), time[order].tolist(), strict=True))
             for row, at in when.items():
                 self._renew(row, at, directory)
             rows = self._current[first]
+            stale = time >= self._until[rows]
         for index in np.flatnonzero(time < self._since[rows]).tolist():
             row = int(rows[index])
             while time[index] < self._since[row] and self._previous[row]:
@@ -258,15 +265,21 @@ class Conversations:
             source = None
         if not version or absent & ABSENT_DESTINATION:
             destination = None
+        changed = directory.changed_addresses
+        since, until = peer_since, peer_until = _SINCE_EVER, _FOR_EVER
+        if source in changed:
+            since, until = directory.valid_between(source, time)
+        if destination in changed:
+            peer_since, peer_until = directory.valid_between(destination, time)
         entity = (
             entity
-            or self._entity_of.get((source, identity))
-            or self._entity(source, identity, time, directory)
+            or self._entity_of.get((source, identity, since))
+            or self._entity(source, identity, since, time, directory)
         )
         peer_entity = (
             peer_entity
-            or self._entity_of.get((destination, peer_identity))
-            or self._entity(destination, peer_identity, time, directory)
+            or self._entity_of.get((destination, peer_identity, peer_since))
+            or self._entity(destination, peer_identity, peer_since, time, directory)
         )
         number = 0
         if source in directory.named_addresses or destination in directory.named_addresses:
@@ -278,12 +291,9 @@ class Conversations:
             if number == len(self.name_pairs):
                 self.name_pairs.append(pair)
         services = directory.service_addresses
-        since = _SINCE_EVER
-        for address in (source, destination):
-            if address in directory.changed_addresses:
-                since = max(since, directory.valid_since(address, time))
         served = (source in services) | (destination in services) << 1
-        return entity, peer_entity, number, served, since
+        until = min(until, peer_until)
+        return entity, peer_entity, number, served, until, max(since, peer_since)
 
     def _renew(self, first: int, time: int, directory: Directory) -> None:
         """Resolve a key again after the directory changed; a new answer gets a new row."""
@@ -291,7 +301,8 @@ class Conversations:
         self._fresh[row] = True
         before = [int(getattr(self, name)[row]) for name in _ANSWER]
         answer = self._resolve(_KEY.unpack(self.rows[row].tobytes()), time, directory)
-        if before[:-1] == list(answer[:-1]):
+        if before[:-2] == list(answer[:-2]):
+            self._until[row] = answer[-2]
             return
         key = self.rows[row : row + 1].copy()
         key["absent"] += 1 << _VERSION_SHIFT
@@ -303,10 +314,12 @@ class Conversations:
         self._current[first], self._current[version] = version, version
         self._previous[version], self._fresh[version] = row, True
 
-    def _entity(self, address: bytes | None, identity: int, time: int, directory: Directory) -> int:
+    def _entity(
+        self, address: bytes | None, identity: int, since: int, time: int, directory: Directory
+    ) -> int:
         """Ask the directory for an entity, and remember it until the directory changes."""
         if len(self._entity_of) >= _ENTITY_CACHE:
             self._entity_of.clear()
         row = self.entities.intern(directory.entity(address, identity, time))
-        self._entity_of[address, identity] = row
+        self._entity_of[address, identity, since] = row
         return row

@@ -35,6 +35,22 @@ SCTP_CHUNK_TYPES = {1: 1, 2: 2, 7: 3, 8: 4, 14: 5, 6: 6}
 """RFC 9260 section 3.2 chunk type to ``flow.SCTPChunkType``; any other is UNSUPPORTED (0)."""
 
 _ETHERNET, _IPV4, _IPV6, _VXLAN, _GENEVE, _STOP = "eth", "v4", "v6", "vxlan", "geneve", ""
+_UDP = "udp"  # what a datagram holds
+
+_ETHER_TYPES = {
+    b"\x08\x00": _IPV4,
+    b"\xff\xff": _IPV4,  # that library's number for an IP packet without a type
+    b"\x86\xdd": _IPV6,
+    b"\x65\x58": _ETHERNET,
+}
+_IN_IP = {4: _IPV4, 94: _IPV4, 41: _IPV6}
+
+# Below a tunnel the walk goes on into datagrams by the destination's port or else the
+# source's: into further tunnels, and no further where a port means something else.
+_TUNNEL_PORTS = {4789: _VXLAN, 6081: _GENEVE}
+_OTHER_PORTS = frozenset(
+    {53, 67, 68, 123, 546, 547, 623, 666, 1000, 1812, 2123, 2152, 2222, 3784, 5060, 6343, 44818}
+)
 
 _IP_PROTOCOLS = {
     1: L4_ICMPV4,
@@ -85,7 +101,7 @@ def decode_packet(data: bytes, *, l3_device: bool, ipv6: bool, tunnel: int) -> P
     # Of a packet without UDP nothing is left to look into: the tunnel's header is cut.
     inner = Packet()
     try:
-        vni = _walk(inner, packet.udp_payload, _VXLAN if tunnel == VXLAN else _GENEVE)
+        vni = _walk(inner, packet.udp_payload, _VXLAN if tunnel == VXLAN else _GENEVE, overlay=True)
     except ProtocolError as error:
         raise _refused(f"overlay: {error}") from None
     inner.tunnel = Tunnel(
@@ -101,7 +117,7 @@ def decode_packet(data: bytes, *, l3_device: bool, ipv6: bool, tunnel: int) -> P
     return inner
 
 
-def _walk(packet: Packet, data: bytes, layer: str) -> int:
+def _walk(packet: Packet, data: bytes, layer: str, *, overlay: bool = False) -> int:
     """Follow the layers from ``layer`` on; returns the VNI of a tunnel header."""
     vni = 0
     while layer != _STOP:
@@ -116,6 +132,9 @@ def _walk(packet: Packet, data: bytes, layer: str) -> int:
                 raise _refused("vxlan packet too small")
             vni = int.from_bytes(data[4:7], "big")
             layer, data = _ETHERNET, data[8:]
+        elif layer == _UDP:
+            layer = _inside_datagram(packet) if overlay else _STOP
+            continue
         else:
             vni, layer, data = _geneve(data)
         if not data:
@@ -132,9 +151,14 @@ def _ethernet(packet: Packet, data: bytes) -> tuple[str, bytes]:
 
 
 def _ether_type(two: bytes) -> str:
-    if two == b"\x08\x00":
-        return _IPV4
-    return _IPV6 if two == b"\x86\xdd" else _STOP
+    return _ETHER_TYPES.get(two, _STOP)
+
+
+def _inside_datagram(packet: Packet) -> str:
+    port = packet.destination_port
+    if port not in _TUNNEL_PORTS and port not in _OTHER_PORTS:
+        port = packet.source_port
+    return _TUNNEL_PORTS.get(port, _STOP)
 
 
 def _ipv4(packet: Packet, data: bytes) -> tuple[str, bytes]:
@@ -231,16 +255,16 @@ def _hop_by_hop(data: bytes) -> tuple[int, int]:
 def _transport(packet: Packet, protocol: int, data: bytes) -> tuple[str, bytes]:
     if not data:
         return _STOP, b""
-    if protocol == 4:
-        return _IPV4, data
-    if protocol == 41:
-        return _IPV6, data
+    if protocol in _IN_IP:
+        return _IN_IP[protocol], data
     l4 = _IP_PROTOCOLS.get(protocol, L4_NONE)
     if l4 == L4_TCP:
         _tcp(packet, data)
     elif l4 == L4_UDP:
         _udp(packet, data)
-    elif l4 == L4_SCTP:
+        packet.l4 = L4_UDP
+        return _UDP, packet.udp_payload
+    if l4 == L4_SCTP:
         if len(data) < 12:
             raise _refused("sctp header is cut")
         _ports(packet, data)
@@ -334,8 +358,7 @@ def _geneve(data: bytes) -> tuple[int, str, bytes]:
         position += (data[position + 3] & 0x1F) * 4 + 4
         if position > len(data):
             raise _refused("geneve option is cut")
-    layer = _ETHERNET if data[2:4] == b"\x65\x58" else _ether_type(data[2:4])
-    return int.from_bytes(data[4:7], "big"), layer, data[position:]
+    return int.from_bytes(data[4:7], "big"), _ether_type(data[2:4]), data[position:]
 
 
 def _refused(text: str, data: bytes = b"") -> ProtocolError:

@@ -49,7 +49,7 @@ def stream_bytes(release: str, mix: str) -> bytes:
 @cache
 def payloads(release: str, mix: str) -> list[Payload]:
     """The payloads of a stream, in order."""
-    return _split(stream_bytes(release, mix))
+    return split_stream(stream_bytes(release, mix))
 
 
 @cache
@@ -83,7 +83,8 @@ def _signed(value: int) -> int:
     return -(value >> 1) - 1 if value & 1 else value >> 1
 
 
-def _split(stream: bytes) -> list[Payload]:
+def split_stream(stream: bytes) -> list[Payload]:
+    """The payloads of a stream that is known to be whole."""
     found: list[Payload] = []
     at = 0
     while at < len(stream):

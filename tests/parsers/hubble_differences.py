@@ -33,7 +33,8 @@ class Difference:
     """One entry. ``event`` changes the JSON of an event of that ``kind`` in place, ``record``
     a payload's bytes; the former is given the payload as it was.
 
-    ``until``: the last release that differs.
+    ``until``: the last release that differs. ``rare``: none of the generated streams shows
+    it, only the one made for 1.19.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Difference:
     event: EventRule | None = None
     since: str = "v1.14"
     kind: str = "flow"
+    rare: bool = False
 
     def holds_for(self, release: str) -> bool:
         """Whether the entry is about this release."""
@@ -347,6 +349,30 @@ def _misspelt(event: Event, data: bytes, world: World) -> bool:
     return _replaced(event, "message", shown)
 
 
+# Rare ones
+
+
+def _no_text(event: Event, data: bytes, world: World) -> bool:
+    shown = event.get("unknown", {}).get("notification", "")
+    if "\ufffd" not in shown or "\ufffd".encode() in data:
+        return False
+    del event["unknown"]
+    return _replaced(
+        event,
+        "unmarshalable",
+        "proto: field flow.AgentEventUnknown.notification contains invalid UTF-8",
+    )
+
+
+def _summary_of_the_innermost(event: Event, data: bytes, world: World) -> bool:
+    ports = event.get("l4", {}).get("UDP", {}).values()
+    innermost = data[-20:]
+    bare_header = innermost[:1] == b"\x45" and innermost[2:4] == b"\x00\x14"
+    if "tunnel" not in event or not {4789, 6081} & set(ports) or not bare_header:
+        return False
+    return _replaced(event, "Summary", "IPv4")
+
+
 # Policies
 
 
@@ -639,6 +665,24 @@ TABLE = (
     Difference(
         "no policies", "new in 1.15", until="v1.14",
         event=_without(*_POLICIES),
+    ),
+    Difference(
+        "a notification that is no text",
+        "an agent's text that is not UTF-8 makes a message that Hubble cannot send; ours shows "
+        "the replacement character",
+        until="v1.20",
+        event=_no_text,
+        kind="agent",
+        rare=True,
+    ),
+    Difference(
+        "summary of a tunnel in a tunnel",
+        "Hubble shows addresses and summary of the innermost packet with layer 4 of the one "
+        "around it; our summary is of the layer 4 that is shown",
+        until="v1.20",
+        event=_summary_of_the_innermost,
+        since="v1.18",
+        rare=True,
     ),
     Difference(
         "unknown dns types",
