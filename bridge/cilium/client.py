@@ -150,6 +150,9 @@ class MonitorClient:
                     await self._process()
                 except ProtocolError as error:
                     self._over = str(error)
+                except Exception:  # a fault of ours: whoever runs us will start us again
+                    self._ledger.book_unobservable("socket", "gap")
+                    raise
                 nursery.cancel_scope.cancel()
         finally:
             self._connected = False
