@@ -102,9 +102,7 @@ def decode_packet(data: bytes, *, l3_device: bool, ipv6: bool, tunnel: int) -> P
     # Of a packet without UDP nothing is left to look into: the tunnel's header is cut.
     inner = Packet()
     try:
-        vni = _walk(
-            inner, packet.udp_payload, _VXLAN if tunnel == VXLAN else _GENEVE, overlay=True
-        )
+        vni = _walk(inner, packet.udp_payload, _VXLAN if tunnel == VXLAN else _GENEVE, overlay=True)
     except ProtocolError as error:
         raise _refused(f"overlay: {error}") from None
     inner.tunnel = Tunnel(

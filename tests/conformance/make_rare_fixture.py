@@ -88,10 +88,10 @@ def records() -> Iterator[bytes]:
         yield trace(ethernet(ipv4(112, vrrp[:end], total=36)))
         yield trace(ethernet(ipv6(112, vrrp[:end]), 0x86DD))
     # Agent notifications whose text is no text.
-    for payload in payloads(RELEASE, "all"):
-        if payload.data[:1] == b"\x82" and b'"' in payload.data:
-            at = payload.data.rindex(b'"') - 1
-            yield payload.data[:at] + b"\xff" + payload.data[at + 1 :]
+    for sent in payloads(RELEASE, "all"):
+        if sent.data[:1] == b"\x82" and b'"' in sent.data:
+            at = sent.data.rindex(b'"') - 1
+            yield sent.data[:at] + b"\xff" + sent.data[at + 1 :]
 
 
 PORTS = [
