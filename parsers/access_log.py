@@ -34,7 +34,6 @@ from parsers.flow_batch import (
 )  # fmt: skip
 from parsers.go_text import parse_rfc3339, text
 from parsers.gob import StreamDecoder
-from parsers.gob_values import Reader
 from parsers.l7 import DnsLabels, HttpLabels, KafkaLabels
 from parsers.l7_content import REQUEST, RESPONSE, SAMPLE, UINT32, AccessLogL7
 
@@ -150,8 +149,8 @@ class AccessLogDecoder:
             self._side(destination, ip_version, l4),
             l7_record,
             AccessLogL7(
-                type_, latency, trace_id, labels, _kept(http), _kept(kafka), _kept(dns),
-                _kept(generic),
+                type_, latency, trace_id, labels, http and http[1:], kafka and kafka[1:],
+                dns and dns[1:], generic and generic[1:],
             ),
         )  # fmt: skip
 
@@ -265,10 +264,6 @@ class AccessLogDecoder:
         if len(self._labels) >= _MOST_INTERNED:
             self._labels.clear()
         return self._labels.setdefault(key, labels)
-
-
-def _kept(part: tuple[Any, bytes, Reader] | None) -> tuple[bytes, Reader] | None:
-    return part and part[1:]
 
 
 def _bounded(request: bytes) -> bytes:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from parsers.addresses import address_text, mapped
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
+    ABSENT_DESTINATION,
+    ABSENT_SOURCE,
     CONVERSATION,
     FLAG_ENCRYPTED,
     FLAG_TCP_FLAGS,
@@ -45,8 +47,11 @@ FORWARDED, DROPPED, AUDIT, REDIRECTED = 1, 2, 4, 5  # flow.Verdict
 
 REASON_UNKNOWN, REASON_REPLY = 5, 2  # trace reasons on the wire
 TO_PROXY = 1  # observation point
-_PROXY_CAPTURES = (8, 9)  # capture points whose argument is a port, not an interface
-_INTERFACE_CAPTURES = (4, 5, 6, 7, 10, 11)
+# By capture point: whether its argument is a port, or an interface.
+_IS_PROXY_PORT = np.zeros(256, dtype=np.bool_)
+_IS_PROXY_PORT[[8, 9]] = True
+_IS_INTERFACE = np.zeros(256, dtype=np.bool_)
+_IS_INTERFACE[[4, 5, 6, 7, 10, 11]] = True
 
 # By trace reason on the wire (7 bits): flow.TraceReason and is_reply.
 _TRACE_REASON = np.arange(128, dtype=np.uint8)
@@ -138,6 +143,7 @@ def datapath_flows(
     flow_class["proxy_port"] = np.where(head["sub_type"] == TO_PROXY, head["dst_id"], 0)
     key["source_identity"] = head["label_a"]
     key["destination_identity"] = head["label_b"]
+    key["absent"][~has_ip] = ABSENT_SOURCE | ABSENT_DESTINATION
     reporter = head["source"].astype(np.uint16)
     rule = np.where(
         (reporter != 0) & (reason != REASON_UNKNOWN),
@@ -162,9 +168,10 @@ def datapath_flows(
         for name in ("is_reply", "trace_reason", "interface", "proxy_port"):
             flow_class[name][not_trace] = 0
         rule[not_trace] = FIXED
-        _set_drops(flows, head, not_trace[kinds == DROP])
-        _set_verdicts(flows, head, not_trace[kinds == POLICY_VERDICT])
-        _set_captures(flows, head, not_trace[kinds == CAPTURE])
+        for which, set_rows in _BY_KIND:
+            of_kind = not_trace[kinds == which]
+            if len(of_kind):
+                set_rows(flows, head, of_kind)
     _set_translated(flows, records)
     _set_trace_ids(flows, records)
     for index, packet in packets.odd.items():
@@ -220,12 +227,13 @@ def _set_captures(flows: FlowColumns, head: Columns, rows: NDArray[np.int64]) ->
     flow_class = flows.flow_class
     point, argument = head["sub_type"][rows], head["word16"][rows]
     flow_class["verdict"][rows] = 0
-    flow_class["interface"][rows] = np.where(np.isin(point, _INTERFACE_CAPTURES), argument, 0)
-    flow_class["proxy_port"][rows] = np.where(
-        np.isin(point, _PROXY_CAPTURES), argument.byteswap(), 0
-    )
+    flow_class["interface"][rows] = np.where(_IS_INTERFACE[point], argument, 0)
+    flow_class["proxy_port"][rows] = np.where(_IS_PROXY_PORT[point], argument.byteswap(), 0)
     flows.key["source_identity"][rows] = 0
     flows.key["destination_identity"][rows] = 0
+
+
+_BY_KIND = ((DROP, _set_drops), (POLICY_VERDICT, _set_verdicts), (CAPTURE, _set_captures))
 
 
 def _set_translated(flows: FlowColumns, records: Datapath) -> None:

@@ -156,5 +156,5 @@ class DetailTable:
         else:
             row = len(self._rows)
             self._rows.append(detail)
-        self._peak = max(self._peak, len(self))
+            self._peak = row + 1
         return row

@@ -112,7 +112,7 @@ class Directory:
         self._endpoints: dict[bytes, Timeline[LocalEndpoint]] = {}
         self._endpoint_by_id: dict[int, Timeline[LocalEndpoint]] = {}
         self._addresses: dict[bytes, Timeline[AddressRecord]] = {}
-        self._changed: set[bytes] = set()  # addresses that were not always as they are
+        self.changed_addresses: set[bytes] = set()  # addresses that were not always as they are
         self._prefixes: dict[int, dict[int, AddressRecord]] = {}
         self._prefix_lengths: list[int] = []
         self._identities: dict[int, tuple[str, ...]] = {}
@@ -121,6 +121,7 @@ class Directory:
         self._links: dict[int, str] = {}
         self._cgroups: dict[int, tuple[bytes, ...]] = {}
         self.service_addresses: frozenset[bytes] = frozenset()
+        self.named_addresses: frozenset[bytes] = frozenset()
 
     # Filling
 
@@ -132,7 +133,7 @@ class Directory:
         for address in addresses:
             self._endpoints.setdefault(address, Timeline()).set(endpoint, since)
             if since:
-                self._changed.add(address)
+                self.changed_addresses.add(address)
         number = endpoint.id if endpoint is not None else endpoint_id
         if number is not None:
             self._endpoint_by_id.setdefault(number, Timeline()).set(endpoint, since)
@@ -151,7 +152,7 @@ class Directory:
         if length == 128:
             self._addresses.setdefault(sixteen, Timeline()).set(record, since)
             if since:
-                self._changed.add(sixteen)
+                self.changed_addresses.add(sixteen)
             return
         table = self._prefixes.setdefault(length, {})
         key = int.from_bytes(sixteen, "big") >> (128 - length)
@@ -175,6 +176,7 @@ class Directory:
     def set_names(self, names: Mapping[tuple[int, bytes], tuple[str, ...]]) -> None:
         """DNS names by (local endpoint id, address), as that endpoint looked them up."""
         self._names = dict(names)
+        self.named_addresses = frozenset(address for _, address in names)
         self.generation += 1
 
     def set_links(self, links: Mapping[int, str]) -> None:
@@ -237,7 +239,7 @@ class Directory:
 
     def valid_between(self, address: bytes, time: int) -> tuple[int, int]:
         """Since and until when the answer for ``address`` at ``time`` holds (ns)."""
-        since, until = -(2**63), 2**63 - 1
+        since, until = _EVER, 2**63 - 1
         for table in (self._endpoints, self._addresses):
             timeline = table.get(address)
             if timeline is not None:

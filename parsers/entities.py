@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +96,11 @@ class Entities:
         return row
 
 
-# The end of a CONVERSATION key, from ``source_identity`` on.
-_TAIL = Struct("<IIIIBBH")
-_TAIL_OFFSET = 44
+# A CONVERSATION without its MACs.
+_KEY = Struct("<16s16s12xIIIIBBH")
+_ANSWER = ("source_entity", "destination_entity", "names", "services", "_until", "_since")
+"""The columns that a conversation is resolved to."""
+
 _SINCE_EVER = -(2**63)
 _FOR_EVER = 2**63 - 1
 _ENTITY_CACHE = 1 << 16
@@ -195,8 +197,7 @@ class Conversations:
             self._grow()
             self._first_seen[first[::-1]] = time[::-1]
             self._current[made], self._previous[made] = made, 0
-            for row, at in zip(made.tolist(), self._first_seen[made].tolist(), strict=True):
-                self._resolve(row, at, directory)
+            self._fill(made, self._first_seen[made].tolist(), directory)
         rows = self._current[first]
         # Answers from before the directory changed, and those that ended; at the earliest
         # event first, so that a row in use is never resolved for a time it skipped over.
@@ -248,59 +249,67 @@ class Conversations:
                 column[: len(old)] = old
                 setattr(self, name, column)
 
-    def _resolve(self, row: int, time: int, directory: Directory) -> None:
-        """Fill the columns of ``row``."""
-        raw = self.rows[row].tobytes()
-        identity, peer_identity, entity, peer_entity, _, version, absent = _TAIL.unpack_from(
-            raw, _TAIL_OFFSET
-        )
-        source = raw[:16] if version and not absent & ABSENT_SOURCE else None
-        destination = raw[16:32] if version and not absent & ABSENT_DESTINATION else None
-        since, until = _SINCE_EVER, _FOR_EVER
-        if source is not None:
+    def _fill(self, rows: U32, time: list[int], directory: Directory) -> None:
+        """Resolve ``rows``, each at its time, and fill their columns."""
+        resolve = self._resolve
+        keys = _KEY.iter_unpack(self.rows[rows].tobytes())
+        answers = [resolve(key, at, directory) for key, at in zip(keys, time, strict=True)]
+        for name, values in zip(_ANSWER, zip(*answers, strict=True), strict=True):
+            getattr(self, name)[rows] = values
+        self._fresh[rows] = True
+
+    def _resolve(self, key: tuple[Any, ...], time: int, directory: Directory) -> tuple[int, ...]:
+        """The values of the columns ``_ANSWER`` for a key."""
+        source, destination, identity, peer_identity, entity, peer_entity, _, version, absent = key
+        if not version or absent & ABSENT_SOURCE:
+            source = None
+        if not version or absent & ABSENT_DESTINATION:
+            destination = None
+        changed = directory.changed_addresses
+        since, until = peer_since, peer_until = _SINCE_EVER, _FOR_EVER
+        if source in changed:
             since, until = directory.valid_between(source, time)
-        source_entity = entity or self._entity(source, identity, since, time, directory)
-        peer_since, peer_until = _SINCE_EVER, _FOR_EVER
-        if destination is not None:
+        if destination in changed:
             peer_since, peer_until = directory.valid_between(destination, time)
-        destination_entity = peer_entity or self._entity(
-            destination, peer_identity, peer_since, time, directory
+        entity = (
+            entity
+            or self._entity_of.get((source, identity, since))
+            or self._entity(source, identity, since, time, directory)
         )
-        pair = (
-            directory.names_of(self.entities[destination_entity].endpoint_id, source),
-            directory.names_of(self.entities[source_entity].endpoint_id, destination),
+        peer_entity = (
+            peer_entity
+            or self._entity_of.get((destination, peer_identity, peer_since))
+            or self._entity(destination, peer_identity, peer_since, time, directory)
         )
-        number = self._pair_of.get(pair)
-        if number is None:
-            number = self._pair_of[pair] = len(self.name_pairs)
-            self.name_pairs.append(pair)
-        self.source_entity[row] = source_entity
-        self.destination_entity[row] = destination_entity
-        self.names[row] = number
-        known = directory.service_addresses
-        self.services[row] = (source in known) | (destination in known) << 1
-        self._since[row] = max(since, peer_since)
-        self._until[row] = min(until, peer_until)
-        self._fresh[row] = True
+        number = 0
+        if source in directory.named_addresses or destination in directory.named_addresses:
+            pair = (
+                directory.names_of(self.entities[peer_entity].endpoint_id, source),
+                directory.names_of(self.entities[entity].endpoint_id, destination),
+            )
+            number = self._pair_of.setdefault(pair, len(self.name_pairs))
+            if number == len(self.name_pairs):
+                self.name_pairs.append(pair)
+        services = directory.service_addresses
+        served = (source in services) | (destination in services) << 1
+        until = min(until, peer_until)
+        return entity, peer_entity, number, served, until, max(since, peer_since)
 
     def _renew(self, first: int, time: int, directory: Directory) -> None:
         """Resolve a key again after the directory changed; a new answer gets a new row."""
         row = int(self._current[first])
-        columns = ("source_entity", "destination_entity", "names", "services", "_until", "_since")
-        before = [getattr(self, name)[row] for name in columns]
-        self._resolve(row, time, directory)
-        after = [getattr(self, name)[row] for name in columns]
-        if before[:-2] == after[:-2]:
-            self._since[row] = before[-1]
+        self._fresh[row] = True
+        before = [int(getattr(self, name)[row]) for name in _ANSWER]
+        answer = self._resolve(_KEY.unpack(self.rows[row].tobytes()), time, directory)
+        if before[:-2] == list(answer[:-2]):
+            self._until[row] = answer[-2]
             return
-        for name, value in zip(columns, before, strict=True):
-            getattr(self, name)[row] = value
         key = self.rows[row : row + 1].copy()
         key["absent"] += 1 << _VERSION_SHIFT
         numbers, _ = self._keys.lookup(key)
         version = int(numbers[0])
         self._grow()
-        for name, value in zip(columns, after, strict=True):
+        for name, value in zip(_ANSWER, answer, strict=True):
             getattr(self, name)[version] = value
         self._current[first], self._current[version] = version, version
         self._previous[version], self._fresh[version] = row, True
@@ -308,10 +317,9 @@ class Conversations:
     def _entity(
         self, address: bytes | None, identity: int, since: int, time: int, directory: Directory
     ) -> int:
-        row = self._entity_of.get((address, identity, since))
-        if row is None:
-            if len(self._entity_of) >= _ENTITY_CACHE:
-                self._entity_of.clear()
-            row = self.entities.intern(directory.entity(address, identity, time))
-            self._entity_of[address, identity, since] = row
+        """Ask the directory for an entity, and remember it until the directory changes."""
+        if len(self._entity_of) >= _ENTITY_CACHE:
+            self._entity_of.clear()
+        row = self.entities.intern(directory.entity(address, identity, time))
+        self._entity_of[address, identity, since] = row
         return row

@@ -30,6 +30,7 @@ _PLAIN = re.compile(
     % (_PATH_AS_SENT, _PATH_AS_SENT)
 )
 _ESCAPE = re.compile(rb"%(..)", re.DOTALL)
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*):")
 _PORT = re.compile(rb"(?::[0-9]*)?")
@@ -73,7 +74,7 @@ def print_url(text: bytes) -> str:
 def _parse(text: bytes) -> _Url:
     rest, _, fragment = text.partition(b"#")
     _unescape(fragment)
-    if any(byte < 32 or byte == 127 for byte in rest):
+    if _CONTROL.search(rest):
         raise _RefusedError
     if rest.startswith(b":"):
         raise _RefusedError

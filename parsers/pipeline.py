@@ -10,7 +10,7 @@ so that records in = flows + agent + debug + lost + errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -327,4 +327,13 @@ def _joined(parts: list[FlowColumns]) -> FlowColumns:
         extra.update((start + index, fields) for index, fields in part.extra.items())
         start += len(part.row)
     columns = zip(*(part.columns() for part in parts), strict=True)
-    return FlowColumns.of(map(np.concatenate, columns), extra)
+    return FlowColumns.of(map(_concatenated, columns), extra)
+
+
+def _concatenated(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    dtype = columns[0].dtype
+    if dtype.names is None:
+        return np.concatenate(columns)
+    # As bytes: numpy compares structs field by field, in Python, before it joins them.
+    raw = f"V{dtype.itemsize}"
+    return np.concatenate([column.view(raw) for column in columns]).view(dtype)

@@ -33,6 +33,7 @@ import trio
 
 from bridge.backoff import Backoff
 from bridge.event_log import EventLog
+from bridge.os_errors import reason_of
 from parsers.errors import ProtocolError
 from parsers.framing import PayloadBatch, PayloadStream
 from parsers.ledger import Ledger
@@ -177,7 +178,7 @@ class MonitorClient:
             except BlockingIOError:
                 continue
             except OSError as error:
-                self._end(_reason(error))
+                self._end(reason_of(error))
                 return
             if not count:
                 self._end("closed by the agent")
@@ -259,10 +260,6 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error)
-
-
 def _remedy(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "waiting: there is no socket; is Cilium's agent running, and its directory mounted?"
@@ -273,4 +270,4 @@ def _remedy(path: Path, error: OSError) -> str:
         )
     if isinstance(error, ConnectionRefusedError):
         return "waiting: nobody listens on the socket; is Cilium's agent starting?"
-    return f"waiting: cannot connect: {_reason(error)}"
+    return f"waiting: cannot connect: {reason_of(error)}"

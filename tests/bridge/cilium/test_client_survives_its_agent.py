@@ -5,6 +5,7 @@ Sockets are real, time is virtual: ``autojump_clock`` jumps when every task wait
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -243,3 +244,38 @@ async def test_an_error_of_the_pipeline_is_not_swallowed(
             nursery.start_soon(subject.client.run)
             connection = await agent.accept()
             await connection.send_all(definition() + sample(b"x"))
+
+
+async def test_a_burst_of_200_000_events_arrives_whole(
+    path: Path, autojump_clock: MockClock
+) -> None:
+    count = 200_000
+    record = sample(b"r" * 90)
+    async with agent_socket(path) as agent, running(path) as subject:
+        async with await agent.accept() as connection:
+            await connection.send_all(definition() + record * count)
+            await subject.until_got(count)
+    statistics = subject.client.statistics()
+    assert count == statistics.payloads == len(subject.got)
+    assert statistics.waiting_peak <= module.MAX_WAITING + module._READ
+
+
+async def test_a_socket_that_may_not_be_read_is_told_with_the_remedy(
+    path: Path, autojump_clock: MockClock
+) -> None:
+    async with agent_socket(path) as agent:
+        path.chmod(0)
+        user = os.geteuid()
+        if user == 0:  # permissions do not hold for root
+            os.seteuid(65534)
+        try:
+            async with running(path) as subject:
+                await trio.sleep(60)
+        finally:
+            os.seteuid(user)
+        assert 1 == len(subject.said)
+        assert "no permission to connect; run in the group" in subject.said[0]
+        path.chmod(0o600)
+        async with running(path) as subject, await agent.accept() as connection:
+            await connection.send_all(definition() + sample(b"x"))
+            await subject.until_got(1)
