@@ -1,6 +1,6 @@
 """One captured packet to its fields, layer by layer: the exact, slow path.
 
-The fast path (``parsers.records``) takes the ordinary packets a batch at a time and sends
+The fast path (``parsers.packet_columns``) takes the ordinary packets a batch at a time and sends
 everything else here: VLAN and unknown EtherTypes, options, fragments, extension headers,
 IP in IP, tunnels, L3 devices, VRRP, IGMP, and whatever is cut or broken.
 
