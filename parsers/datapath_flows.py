@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.addresses import address_text, mapped
+from parsers.addresses import UNSPECIFIED, address_text, mapped
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
     ABSENT_DESTINATION,
@@ -243,17 +243,24 @@ def _set_translated(flows: FlowColumns, records: Datapath) -> None:
     # With the IPv6 flag clear only the first 4 bytes count.
     first = np.where(records.ipv6, words[:, 4] | words[:, 5], head["orig_v4"])
     with_original = (first != 0) & (head["kind"] == TRACE) & (records.length >= 48)
-    for row in np.flatnonzero(with_original).tolist():
-        raw = head["orig_ip"][row].tobytes()
-        original = raw if records.ipv6[row] else mapped(raw[:4])
-        if original == mapped(bytes(4)):
+    rows = np.flatnonzero(with_original)
+    if not len(rows):
+        return
+    own_addresses = flows.key["source_ip"][rows].tobytes()
+    originals = head["orig_ip"][rows].tobytes()
+    ipv6 = records.ipv6[rows].tolist()
+    for position, row in enumerate(rows.tolist()):
+        start = 16 * position
+        raw = originals[start : start + 16]
+        original = raw if ipv6[position] else mapped(raw[:4])
+        if original == UNSPECIFIED:
             continue
         # A translated source leaves, whether the reporter owns it or answers.
         if flows.direction_rule[row] != FIXED:
             flows.direction_rule[row] = EGRESS_ALWAYS
         if not flows.key["ip_version"][row]:
             continue
-        own = flows.key["source_ip"][row].tobytes()
+        own = own_addresses[start : start + 16]
         if own != original:
             flows.key["source_ip"][row] = np.frombuffer(original, dtype=np.uint8)
             flows.extra.setdefault(row, {})["source_xlated"] = address_text(own)

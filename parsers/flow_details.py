@@ -125,8 +125,9 @@ class DetailBuilder:
     def _at_sites(self, sites: list[int]) -> list[int]:
         """Rows of details that are a drop site alone."""
         memo = self._site_rows
-        for site in set(sites) - memo.keys():
-            memo[site] = self._tables.details.intern(Detail(drop_site=self._drop_site(site)))
+        for site in sites:
+            if site not in memo:
+                memo[site] = self._tables.details.intern(Detail(drop_site=self._drop_site(site)))
         return [memo[site] for site in sites]
 
     def _drop_site(self, site: int) -> DropSite:
