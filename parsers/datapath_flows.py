@@ -36,10 +36,10 @@ from parsers.headers import (
     PROBLEMS,
     TRACE,
     UNKNOWN_VERSION,
-    Columns,
     Datapath,
 )
 from parsers.packet_columns import PacketColumns
+from parsers.windows import Columns
 
 L3_L4 = 1  # flow.FlowType
 INGRESS, EGRESS = 1, 2  # flow.TrafficDirection

@@ -25,8 +25,9 @@ from parsers.flow_batch import (
     U32,
     FlowTables,
 )
-from parsers.headers import POLICY_VERDICT, Columns, Release
+from parsers.headers import POLICY_VERDICT, Release
 from parsers.policies import match_of, names_policies
+from parsers.windows import Columns
 
 _MEMO = 1 << 16
 _PROTOCOL = {L4_TCP: 6, L4_UDP: 17, L4_ICMPV4: 1, L4_ICMPV6: 58, L4_SCTP: 132}

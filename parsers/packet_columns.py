@@ -24,8 +24,9 @@ from parsers.flow_batch import (
     L4_TCP,
     L4_UDP,
 )
-from parsers.headers import Columns, Datapath, windows
+from parsers.headers import Datapath
 from parsers.packets import SCTP_CHUNK_TYPES, Packet, decode_packet
+from parsers.windows import Columns, windows
 
 _IP = np.dtype(
     {
