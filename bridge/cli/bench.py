@@ -48,6 +48,7 @@ def bench_pipeline(
     ledger = Ledger()
     pipeline = MonitorPipeline(tables, directory_of(world), ledger, release=release)
     metrics = HubbleMetrics(HANDLERS)
+    tables.classes.before_free.append(metrics.forget)
     history = History(tables, ledger, capacity=history_flows)
     framing = PayloadStream()
     spent = dict.fromkeys(STAGES, 0.0)
