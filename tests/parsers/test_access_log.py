@@ -77,9 +77,9 @@ def test_knowing_the_release_changes_nothing_for_the_records_of_that_release() -
 def test_a_stray_kafka_record_of_1_20_becomes_a_flow_without_record_and_summary() -> None:
     data, _ = next((d, e) for d, e in records("v1.19", "all") if "kafka" in str(e.get("event")))
     known = AccessLogDecoder((1, 19)).decode(data)
-    assert (L7_KAFKA, True) == (known.l7_record, known.l7.content().summary != "")
+    assert (L7_KAFKA, True) == (known.kind.l7_record, known.l7.content().summary != "")
     stray = AccessLogDecoder((1, 20)).decode(data)
-    assert (L7_NONE, None) == (stray.l7_record, stray.l7.labels)
+    assert (L7_NONE, None) == (stray.kind.l7_record, stray.l7.labels)
     assert (None, "") == (stray.l7.content().record, stray.l7.content().summary)
 
 
@@ -216,7 +216,7 @@ def test_random_mutations_raise_nothing_but_protocol_errors_and_fill_no_cache(se
     fill = decoder.statistics()
     assert fill["known"] <= 4
     assert fill["labels"] <= 8192
-    assert fill["addresses"] <= 8192
+    assert fill["sides"] <= 8192
 
 
 def test_records_read_alike_whether_their_definitions_are_new_or_known() -> None:
@@ -242,7 +242,7 @@ def test_huge_texts_are_not_kept() -> None:
     decoder = AccessLogDecoder()
     for number in range(50):
         long_id = b"x" * 100_000 + str(number).encode()
-        assert L7_HTTP == decoder.decode(_grown(request, request_id, long_id)).l7_record
+        assert L7_HTTP == decoder.decode(_grown(request, request_id, long_id)).kind.l7_record
     assert 50 == decoder.statistics()["request_times"]
     assert 50_000 > sum(map(len, decoder._request_times))
 
