@@ -41,6 +41,8 @@ class FlowPath:
         self._ledger = pipeline.ledger
         self._clock = clock
         self._watch = watch
+        # Numbers of freed classes are used again: what was counted must not move with them.
+        pipeline.tables.classes.before_free.append(metrics.forget)
 
     def deliver(self, payloads: PayloadBatch) -> None:
         """Take a batch that was read from a connection just now."""

@@ -8,10 +8,9 @@ to them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from parsers.object_table import ObjectTable
 
 if TYPE_CHECKING:
     from parsers.l7 import L7Record
@@ -93,68 +92,14 @@ class Detail(NamedTuple):
     destination_address: str = ""
 
 
-class DetailTable:
+class DetailTable(ObjectTable[Detail]):
     """Rows of ``Detail``; row 0 is the empty one."""
 
-    __slots__ = ("_free", "_peak", "_row_of", "_rows", "generation")
+    __slots__ = ()
 
     def __init__(self) -> None:
-        empty = Detail()
-        self._rows: list[Detail | None] = [empty]
-        self._row_of: dict[Detail, int] = {empty: 0}
-        self._free: list[int] = []
-        self._peak = 1
-        self.generation = 0  # rises when rows were freed: caches by row are void then
+        super().__init__(Detail())
 
-    def __len__(self) -> int:
-        return len(self._rows) - len(self._free)
-
-    def __getitem__(self, row: int) -> Detail:
-        detail = self._rows[row]
-        if detail is None:
-            raise IndexError(row)
-        return detail
-
-    @property
-    def capacity(self) -> int:
-        """Row numbers are below it."""
-        return len(self._rows)
-
-    def intern(self, detail: Detail) -> int:
+    def intern(self, value: Detail) -> int:
         """The row of an equal detail, made when there is none."""
-        row = self._row_of.get(detail)
-        if row is None:
-            row = self._row_of[detail] = self._store(detail)
-        return row
-
-    def add(self, detail: Detail) -> int:
-        """A row of its own; for details that nobody will repeat."""
-        return self._store(detail)
-
-    def reclaim(self, in_use: NDArray[np.bool_]) -> int:
-        """Free the rows whose flag is false; ``in_use`` is as long as ``capacity``."""
-        freed = 0
-        for row in np.flatnonzero(~in_use[: len(self._rows)]).tolist():
-            detail = self._rows[row]
-            if row and detail is not None:
-                if detail.l7 is None and self._row_of.get(detail) == row:
-                    del self._row_of[detail]
-                self._rows[row] = None
-                self._free.append(row)
-                freed += 1
-        self.generation += 1
-        return freed
-
-    def statistics(self) -> dict[str, Any]:
-        """Current and peak rows."""
-        return {"rows": len(self), "peak": self._peak}
-
-    def _store(self, detail: Detail) -> int:
-        if self._free:
-            row = self._free.pop()
-            self._rows[row] = detail
-        else:
-            row = len(self._rows)
-            self._rows.append(detail)
-            self._peak = row + 1
-        return row
+        return super().intern(value) if value != self[0] else 0

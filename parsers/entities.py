@@ -7,15 +7,17 @@ entities once, not per flow.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U32
-from parsers.intern import InternTable, Keys
+from parsers.intern import InternTable, Keys, lengthened
+from parsers.object_table import ObjectTable
 
 if TYPE_CHECKING:
     from parsers.directory import Directory
@@ -42,57 +44,24 @@ class Entity:
     cluster_name: str = ""
 
 
-class Entities:
-    """Rows of ``Entity``; row 0 is no endpoint at all (the message is absent).
+class Entities(ObjectTable[Entity]):
+    """Rows of ``Entity``; row 0 is no endpoint at all (the message is absent)."""
 
-    ``reclaim`` forgets entities, but their numbers are not used again: what is cached by
-    row stays true, and a row costs 8 bytes once its entity is gone.
-    """
-
-    __slots__ = ("_row_of", "_rows", "endpoint_id", "generation", "identity")
+    __slots__ = ("endpoint_id", "identity")
 
     def __init__(self) -> None:
-        self._rows: list[Entity | None] = [Entity()]
-        self._row_of: dict[Entity, int] = {}
-        self.generation = 0  # rises when entities were forgotten: who interned must again
+        super().__init__(Entity())
         self.endpoint_id: U32 = np.zeros(64, dtype=np.uint32)  # by row
         self.identity: U32 = np.zeros(64, dtype=np.uint32)
 
-    def __len__(self) -> int:
-        """Entities there are, the absent one included."""
-        return len(self._row_of) + 1
-
-    def __getitem__(self, row: int) -> Entity:
-        entity = self._rows[row]
-        if entity is None:
-            raise IndexError(row)
-        return entity
-
-    def reclaim(self, used: U32) -> int:
-        """Forget every entity but those of the rows ``used``; returns how many."""
-        in_use = np.zeros(len(self._rows), dtype=np.bool_)
-        in_use[used] = True
-        in_use[0] = True
-        before = len(self)
-        for row in np.flatnonzero(~in_use).tolist():
-            entity = self._rows[row]
-            if entity is not None:
-                del self._row_of[entity]
-                self._rows[row] = None
-        self.generation += 1
-        return before - len(self)
-
-    def intern(self, entity: Entity) -> int:
-        """The row of an equal entity, made when there is none; never 0."""
-        row = self._row_of.get(entity)
-        if row is None:
-            row = self._row_of[entity] = len(self._rows)
-            self._rows.append(entity)
-            if row >= len(self.endpoint_id):
-                self.endpoint_id = np.resize(self.endpoint_id, 2 * row)
-                self.identity = np.resize(self.identity, 2 * row)
-            self.endpoint_id[row] = entity.endpoint_id
-            self.identity[row] = entity.identity
+    def add(self, value: Entity) -> int:
+        """A row of its own."""
+        row = super().add(value)
+        if row >= len(self.endpoint_id):
+            self.endpoint_id = lengthened(self.endpoint_id, 2 * row)
+            self.identity = lengthened(self.identity, 2 * row)
+        self.endpoint_id[row] = value.endpoint_id
+        self.identity[row] = value.identity
         return row
 
 
@@ -101,11 +70,32 @@ _KEY = Struct("<16s16s12xIIIIBBH")
 _ANSWER = ("source_entity", "destination_entity", "names", "services", "_until", "_since")
 """The columns that a conversation is resolved to."""
 
+NamePair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
+
 _SINCE_EVER = -(2**63)
 _FOR_EVER = 2**63 - 1
 _ENTITY_CACHE = 1 << 16
-_FEWEST_ENTITIES = 1 << 14  # below it they are not worth a look
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
+
+_RESOLVED = np.dtype(
+    [
+        ("_since", np.int64),
+        ("_until", np.int64),
+        ("_first_seen", np.int64),  # scratch of ``lookup``
+        ("source_entity", np.uint32),
+        ("destination_entity", np.uint32),
+        ("names", np.uint32),
+        ("_first", np.uint32),  # the row of the key's first version
+        ("_current", np.uint32),  # and of its newest, by first row
+        ("_previous", np.uint32),  # version before, 0 for none
+        ("_fresh", np.uint32),  # the directory's generation when it was asked, plus 1
+        ("services", np.uint8),
+    ],
+    align=True,
+)
+"""Beside each key, in one array: a look-up needs most of it, and it grows in one piece."""
+
+_COLUMNS = _RESOLVED.names or ()
 
 
 class Conversations:
@@ -123,51 +113,33 @@ class Conversations:
     """
 
     __slots__ = (
-        "_current",
-        "_entity_limit",
-        "_entity_of",
-        "_first_seen",
-        "_fresh",
-        "_generation",
-        "_keys",
-        "_pair_of",
-        "_previous",
-        "_since",
-        "_until",
-        "destination_entity",
-        "entities",
-        "generation",
-        "name_pairs",
-        "names",
-        "services",
-        "source_entity",
+        *_COLUMNS, "_entity_of", "_keys", "_resolved", "_seen", "_versions", "entities",
+        "generation", "name_pairs",
     )  # fmt: skip
 
-    _BY_ROW = (
-        "source_entity", "destination_entity", "names", "services",
-        "_current", "_previous", "_since", "_until", "_first_seen", "_fresh",
-    )  # fmt: skip
+    source_entity: U32
+    destination_entity: U32
+    names: U32
+    services: NDArray[np.uint8]
+    _first: U32
+    _current: U32
+    _previous: U32
+    _fresh: U32
+    _since: I64
+    _until: I64
+    _first_seen: I64
 
     def __init__(self, entities: Entities) -> None:
         self.entities = entities
-        self.generation = 0  # rises when rows were freed: caches by row are void then
+        self.generation = 0  # rises when rows or what they name are freed: caches are void then
+        self.name_pairs: ObjectTable[NamePair] = ObjectTable(((), ()))
         self._keys = InternTable(CONVERSATION)
-        size = self._keys.capacity
-        self.source_entity: U32 = np.zeros(size, dtype=np.uint32)
-        self.destination_entity: U32 = np.zeros(size, dtype=np.uint32)
-        self.names: U32 = np.zeros(size, dtype=np.uint32)
-        self.services = np.zeros(size, dtype=np.uint8)
-        self._current: U32 = np.zeros(size, dtype=np.uint32)  # newest version, by first row
-        self._previous: U32 = np.zeros(size, dtype=np.uint32)  # version before, 0 for none
-        self._since = np.full(size, _SINCE_EVER, dtype=np.int64)
-        self._until = np.full(size, _FOR_EVER, dtype=np.int64)
-        self._first_seen: I64 = np.zeros(size, dtype=np.int64)  # scratch of ``lookup``
-        self._fresh = np.zeros(size, dtype=np.bool_)
-        self._generation = -1
-        self.name_pairs: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), ())]
-        self._pair_of: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {((), ()): 0}
+        self._resolved = np.zeros(0, dtype=_RESOLVED)
+        self._seen = -1  # the directory's generation
+        self._versions = 0  # rows that are not their key's first
         self._entity_of: dict[tuple[bytes | None, int, int], int] = {}
-        self._entity_limit = _FEWEST_ENTITIES
+        self._grow()
+        self._since[0], self._until[0] = _SINCE_EVER, _FOR_EVER
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -179,29 +151,33 @@ class Conversations:
 
     @property
     def capacity(self) -> int:
-        """Row numbers are below it."""
+        """Length of ``rows``."""
         return self._keys.capacity
 
+    @property
+    def end(self) -> int:
+        """Row numbers given so far are below it."""
+        return self._keys.end
+
     def nbytes(self) -> int:
-        """Bytes of keys and of the columns by row."""
-        return self._keys.nbytes() + sum(int(getattr(self, c).nbytes) for c in self._BY_ROW)
+        """Bytes of keys and of the columns by row, as far as they were ever used."""
+        return self._keys.nbytes() + self.end * _RESOLVED.itemsize
 
     def lookup(self, keys: Keys, time: I64, directory: Directory) -> U32:
         """The rows of ``keys`` as they were named at ``time`` (ns, same length)."""
         first, made = self._keys.lookup(keys)
-        if directory.generation != self._generation:
-            self._generation = directory.generation
-            self._fresh[:] = False
+        if self._seen != directory.generation:
+            self._seen = directory.generation
             self._entity_of.clear()
         if len(made):
             self._grow()
             self._first_seen[first[::-1]] = time[::-1]
-            self._current[made], self._previous[made] = made, 0
+            self._first[made], self._current[made], self._previous[made] = made, made, 0
             self._fill(made, self._first_seen[made].tolist(), directory)
         rows = self._current[first]
         # Answers from before the directory changed, and those that ended; at the earliest
         # event first, so that a row in use is never resolved for a time it skipped over.
-        stale = ~self._fresh[rows] | (time >= self._until[rows])
+        stale = (self._fresh[rows] != self._seen + 1) | (time >= self._until[rows])
         while stale.any():
             order = np.flatnonzero(stale)[np.argsort(-time[stale], kind="stable")]
             when = dict(zip(first[order].tolist(), time[order].tolist(), strict=True))
@@ -216,38 +192,77 @@ class Conversations:
             rows[index] = row
         return rows
 
-    def reclaim(self, in_use: NDArray[np.bool_]) -> int:
-        """Free the rows whose flag is false, other versions of a used key excepted."""
-        keep = in_use.copy()
-        moved = (self._current != 0) & (self._current != np.arange(self.capacity))
-        for row in np.flatnonzero(moved).tolist():
-            version = int(self._current[row])
-            chain = [row]
-            while version and version != row:
-                chain.append(version)
-                version = int(self._previous[version])
-            keep[chain] = keep[chain].any()
-        freed = self._keys.reclaim(keep)
-        dead = ~keep
-        self._current[dead] = 0
-        self._previous[dead] = 0
-        self.generation += 1
-        if len(self.entities) > self._entity_limit:
-            live = self._keys.live_rows()
-            sides = np.concatenate([self.source_entity[live], self.destination_entity[live]])
-            self.entities.reclaim(sides)
+    def mark(self, rows: U32, in_use: NDArray[np.bool_]) -> None:
+        """Flag rows that something refers to, and the first version of their keys."""
+        in_use[rows] = True
+        if self._versions:
+            in_use[self._first[rows]] = True
+
+    def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
+        """Free the rows of [start, stop) whose flag is false; as ``InternTable.reclaim``.
+
+        Flags are those of ``mark``. Versions of a key go with its first row, or when
+        there is a newer one.
+        """
+        stop = self.end if stop is None else min(stop, self.end)
+        if not start:
+            self.generation += 1
+        rows = np.flatnonzero(self._keys.is_live(start, stop)) + start
+        rows = rows[(self._first[rows] == rows) & (rows != 0)].astype(np.uint32)
+        dead = rows[~in_use[rows]]
+        if self._versions:
+            kept = rows[in_use[rows]]
+            versions = (*self._versions_of(dead), *self._drop_versions(kept, in_use))
+            self._versions -= sum(map(len, versions))
+            dead = np.concatenate([dead, *versions])
+        self._keys.free(dead)
+        return len(dead)
+
+    def live_rows(self, start: int, stop: int) -> U32:
+        """The rows of [start, stop) that are in use."""
+        return (np.flatnonzero(self._keys.is_live(start, stop)) + start).astype(np.uint32)
+
+    def reclaim_resolved(
+        self,
+        entities: NDArray[np.bool_],
+        pairs: NDArray[np.bool_],
+        start: int = 0,
+        stop: int | None = None,
+    ) -> int:
+        """Free entities and pairs of names by their flags; as ``InternTable.reclaim``."""
+        if not start:
+            self.generation += 1
             self._entity_of.clear()
-            self._entity_limit = max(_FEWEST_ENTITIES, 2 * len(self.entities))
-        return freed
+        freed = self.entities.reclaim(entities, start, stop)
+        return freed + self.name_pairs.reclaim(pairs, start, stop)
+
+    def _versions_of(self, first: U32) -> Iterator[U32]:
+        """All further versions of keys, by their first rows."""
+        version = self._current[first]
+        while len(version):
+            more = version != first
+            first, version = first[more], version[more]
+            yield version
+            version = self._previous[version]
+
+    def _drop_versions(self, first: U32, in_use: NDArray[np.bool_]) -> Iterator[U32]:
+        """Take unused versions between the first and the newest out of the chains."""
+        newer = self._current[first]
+        version = self._previous[newer]
+        while len(version):
+            more = (version != first) & (version != 0)
+            first, newer, version = first[more], newer[more], version[more]
+            unused = ~in_use[version]
+            yield version[unused]
+            older = self._previous[version]
+            self._previous[newer[unused]] = older[unused]
+            newer, version = np.where(unused, newer, version), older
 
     def _grow(self) -> None:
-        size = self.capacity
-        if size > len(self._since):
-            for name in self._BY_ROW:
-                old = getattr(self, name)
-                column = np.zeros(size, dtype=old.dtype)
-                column[: len(old)] = old
-                setattr(self, name, column)
+        if self.capacity > len(self._resolved):
+            self._resolved = lengthened(self._resolved, self.capacity)
+            for name in _COLUMNS:
+                setattr(self, name, self._resolved[name])
 
     def _fill(self, rows: U32, time: list[int], directory: Directory) -> None:
         """Resolve ``rows``, each at its time, and fill their columns."""
@@ -256,7 +271,7 @@ class Conversations:
         answers = [resolve(key, at, directory) for key, at in zip(keys, time, strict=True)]
         for name, values in zip(_ANSWER, zip(*answers, strict=True), strict=True):
             getattr(self, name)[rows] = values
-        self._fresh[rows] = True
+        self._fresh[rows] = self._seen + 1
 
     def _resolve(self, key: tuple[Any, ...], time: int, directory: Directory) -> tuple[int, ...]:
         """The values of the columns ``_ANSWER`` for a key."""
@@ -287,9 +302,7 @@ class Conversations:
                 directory.names_of(self.entities[peer_entity].endpoint_id, source),
                 directory.names_of(self.entities[entity].endpoint_id, destination),
             )
-            number = self._pair_of.setdefault(pair, len(self.name_pairs))
-            if number == len(self.name_pairs):
-                self.name_pairs.append(pair)
+            number = self.name_pairs.intern(pair) if any(pair) else 0
         services = directory.service_addresses
         served = (source in services) | (destination in services) << 1
         until = min(until, peer_until)
@@ -298,7 +311,7 @@ class Conversations:
     def _renew(self, first: int, time: int, directory: Directory) -> None:
         """Resolve a key again after the directory changed; a new answer gets a new row."""
         row = int(self._current[first])
-        self._fresh[row] = True
+        self._fresh[row] = self._seen + 1
         before = [int(getattr(self, name)[row]) for name in _ANSWER]
         answer = self._resolve(_KEY.unpack(self.rows[row].tobytes()), time, directory)
         if before[:-2] == list(answer[:-2]):
@@ -312,7 +325,9 @@ class Conversations:
         for name, value in zip(_ANSWER, answer, strict=True):
             getattr(self, name)[version] = value
         self._current[first], self._current[version] = version, version
-        self._previous[version], self._fresh[version] = row, True
+        self._previous[version], self._first[version] = row, first
+        self._fresh[version] = self._seen + 1
+        self._versions += 1
 
     def _entity(
         self, address: bytes | None, identity: int, since: int, time: int, directory: Directory

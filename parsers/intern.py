@@ -2,18 +2,24 @@
 
 Strategy: an open-addressing hash table of row numbers beside an array of rows. A
 batch is looked up with a handful of numpy passes; nearly every key matches at its
-first probe, the rest are retried as a shrinking subset. New keys are made unique by
-sorting and claim free slots in rounds, so that a storm of new keys (a port scan)
-costs about a microsecond each and not a Python loop.
+first probe, the rest are retried as a shrinking subset. New keys claim free slots in rounds,
+so that a storm of new keys (a port scan) costs about a microsecond each.
 
 Rows are immutable. Row 0 is the all-zero key and is always there. ``reclaim`` frees
 the rows that nobody refers to any more; their numbers are used again.
+
+No call takes long because the table is large. A freed row is zeroed and its slot left
+alone: a slot is a hint, and what counts is the key of the row it names. When slots run
+out, a second hash is filled a piece at a time while the first still serves. Rows are
+not copied, as from 16,384 on there is address space for two million of them, which costs
+no memory before it is touched.
 
 Deliberately not done: removal of single keys, and keys that are not whole 64-bit words.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -39,6 +45,10 @@ _MULTIPLIERS = np.array(
 )
 _FOLD = np.uint64(29)
 
+_FEWEST_BITS = 10
+_MOST_COPIED, _RESERVED = 1 << 14, 1 << 21  # rows; copying the first takes 0.3 ms
+_MOVED_AT_ONCE = 1 << 14  # rows brought into a new hash by one call: 0.5 ms
+
 Rows: TypeAlias = NDArray[np.uint32]
 Keys: TypeAlias = NDArray[Any]
 
@@ -52,17 +62,58 @@ class InternStatistics:
     reclaims: int
 
 
+class _Slots:
+    """Row numbers by the hash of their keys; 0 is an empty slot."""
+
+    __slots__ = ("_shift", "numbers", "taken")
+
+    def __init__(self, bits: int) -> None:
+        self._shift = np.uint64(64 - bits)
+        self.numbers = np.zeros(1 << bits, dtype=np.uint32)
+        self.taken = 0  # slots that are not empty, those of freed rows included
+
+    def home(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The slot at which the search for each key begins."""
+        hashed = words @ _MULTIPLIERS[: words.shape[1]]
+        hashed ^= hashed >> _FOLD
+        hashed *= _MULTIPLIERS[0]
+        return (hashed >> self._shift).astype(np.int64)
+
+    def claim(self, numbers: Rows, words: NDArray[np.uint64]) -> None:
+        """Write row numbers into free slots, in rounds: the loser of a slot goes on."""
+        mask = len(self.numbers) - 1
+        slots = self.home(words)
+        self.taken += len(numbers)
+        while len(numbers):
+            free = self.numbers[slots] == 0
+            self.numbers[slots[free]] = numbers[free]
+            lost = self.numbers[slots] != numbers
+            slots = (slots[lost] + 1) & mask
+            numbers = numbers[lost]
+
+    def is_crowded(self, more: int) -> bool:
+        """Whether ``more`` numbers would make searches long enough to want a bigger table."""
+        return _crowded(self.taken + more, len(self.numbers))
+
+    def has_room(self, more: int) -> bool:
+        """Whether ``more`` numbers may be claimed without searches becoming really long."""
+        return 4 * (self.taken + more) <= 3 * len(self.numbers)
+
+
 class InternTable:
     """Rows of ``dtype`` (whole 64-bit words), each distinct one once.
 
     ``rows[r]`` is the key of row ``r``; the array is replaced when it grows, so take it
     anew for each batch. ``limit`` bounds the rows: a lookup that would exceed it raises
     ``UsageError``; owners call ``reclaim`` well before (``statistics().rows``).
+
+    ``generation`` rises when rows begin to be freed: caches by row are void then.
+    ``before_free`` are called with the numbers (uint32) of rows that are freed next.
     """
 
     __slots__ = (
-        "_bits", "_free", "_next", "_peak", "_reclaims", "_slots", "_word_count", "_words",
-        "dtype", "limit", "rows",
+        "_free", "_live", "_moved", "_next", "_peak", "_reclaims", "_slots", "_successor",
+        "_word_count", "_words", "before_free", "dtype", "generation", "limit", "rows",
     )  # fmt: skip
 
     def __init__(self, dtype: DTypeLike, limit: int = 1 << 24) -> None:
@@ -70,12 +121,17 @@ class InternTable:
         if self.dtype.itemsize % 8 or not 8 <= self.dtype.itemsize <= 8 * len(_MULTIPLIERS):
             raise UsageError(f"a key has {self.dtype.itemsize} bytes; use 1 to 8 whole words")
         self.limit = limit
+        self.generation = 0
+        self.before_free: list[Callable[[Rows], None]] = []
         self._word_count = self.dtype.itemsize // 8
-        self._bits = 10
-        self._slots = np.zeros(1 << self._bits, dtype=np.uint32)
+        self._slots = _Slots(_FEWEST_BITS)
+        self._successor: _Slots | None = None  # takes over when it has all rows
+        self._moved = 0  # rows below it are in the successor
         self.rows: Keys = np.zeros(512, dtype=self.dtype)
         self._words = self._as_words(self.rows)
-        self._next = 1  # row 0 is the zero key
+        self._live = np.zeros(512, dtype=np.bool_)
+        self._live[0] = True  # the zero key
+        self._next = 1
         self._free: Rows = np.empty(0, dtype=np.uint32)
         self._peak = 1
         self._reclaims = 0
@@ -86,16 +142,24 @@ class InternTable:
 
     @property
     def capacity(self) -> int:
-        """Length of ``rows``; row numbers are below it."""
+        """Length of ``rows``."""
         return len(self.rows)
+
+    @property
+    def end(self) -> int:
+        """Row numbers given so far are below it."""
+        return self._next
 
     def statistics(self) -> InternStatistics:
         """Current and peak fill."""
         return InternStatistics(len(self), self._peak, self._reclaims)
 
     def nbytes(self) -> int:
-        """Bytes of rows and hash slots."""
-        return int(self.rows.nbytes + self._slots.nbytes)
+        """Bytes of rows and hash slots, as far as they were ever used."""
+        slots = self._slots.numbers.nbytes
+        if self._successor is not None:
+            slots += self._successor.numbers.nbytes
+        return int(self._next * (self.dtype.itemsize + 1) + slots)
 
     def lookup(self, keys: Keys) -> tuple[Rows, Rows]:
         """Row numbers of ``keys``, and those of them that are new.
@@ -104,8 +168,11 @@ class InternTable:
         (uint32 of the same length, uint32 of the newly made rows in no order).
         """
         words = self._as_words(keys)
-        slots = self._home(words)
-        rows = self._slots[slots]
+        slots = self._slots.home(words)
+        rows = self._slots.numbers[slots]
+        # Freed rows are zero as well, so the zero key, whose hash is 0, is not searched for.
+        zero = np.flatnonzero(slots == 0)
+        rows[zero[~words[zero].any(axis=1)]] = 0
         matched = self._words[:, 0][rows] == words[:, 0]
         for w in range(1, self._word_count):
             matched &= self._words[:, w][rows] == words[:, w]
@@ -113,36 +180,41 @@ class InternTable:
             return rows, rows[:0]
         return self._probe_on(words, slots, rows, np.flatnonzero(~matched))
 
-    def reclaim(self, in_use: NDArray[np.bool_]) -> int:
-        """Free every row whose flag is false; returns how many. Row 0 stays.
+    def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
+        """Free the rows of [start, stop) whose flag is false; returns how many. Row 0 stays.
 
-        ``in_use`` has a flag for each row below ``capacity``.
+        ``in_use`` has a flag for each row below ``end``. A sweep in pieces begins with row 0,
+        when every row in use is flagged, and flags what comes into use until it is over.
         """
-        live = np.zeros(self.capacity, dtype=np.bool_)
-        live[: self._next] = in_use[: self._next]
-        live[self._free] = False
-        live[0] = True
-        before = len(self)
-        self._free = np.flatnonzero(~live[: self._next]).astype(np.uint32)
-        self.rows[self._free] = np.zeros(1, dtype=self.dtype)
-        self._rehash(np.flatnonzero(live).astype(np.uint32)[1:])
-        self._reclaims += 1
-        return before - len(self)
+        if not start:
+            self.generation += 1
+            self._reclaims += 1
+        stop = self._next if stop is None else min(stop, self._next)
+        start = max(1, start)
+        dead = start + np.flatnonzero(self._live[start:stop] & ~in_use[start:stop])
+        self.free(dead.astype(np.uint32))
+        return len(dead)
+
+    def free(self, numbers: Rows) -> None:
+        """Free rows, of which no one may know any more when their numbers are used again."""
+        if not len(numbers):
+            return
+        for tell in self.before_free:
+            tell(numbers)
+        self._words[numbers] = 0
+        self._live[numbers] = False
+        self._free = np.concatenate([self._free, numbers])
+
+    def is_live(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Which rows of [start, stop) are in use; a view."""
+        return self._live[start : min(stop, self._next)]
 
     def live_rows(self) -> Rows:
         """Row numbers in use, the zero row included."""
-        live = np.ones(self._next, dtype=np.bool_)
-        live[self._free] = False
-        return np.flatnonzero(live).astype(np.uint32)
+        return np.flatnonzero(self._live[: self._next]).astype(np.uint32)
 
     def _as_words(self, keys: Keys) -> NDArray[np.uint64]:
         return keys.view(np.uint64).reshape(len(keys), self._word_count)
-
-    def _home(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        hashed = words @ _MULTIPLIERS[: self._word_count]
-        hashed ^= hashed >> _FOLD
-        hashed *= _MULTIPLIERS[0]
-        return (hashed >> np.uint64(64 - self._bits)).astype(np.int64)
 
     def _matches(self, rows: Rows, words: NDArray[np.uint64]) -> NDArray[np.bool_]:
         equal: NDArray[np.bool_] = (self._words[rows] == words).all(axis=1)
@@ -155,27 +227,32 @@ class InternTable:
         rows: Rows,
         pending: NDArray[np.int64],
     ) -> tuple[Rows, Rows]:
-        mask = len(self._slots) - 1
+        numbers = self._slots.numbers
+        mask = len(numbers) - 1
         missing: list[NDArray[np.int64]] = []
         while len(pending):
             empty = rows[pending] == 0
-            # The zero key ends at the first empty slot, where candidate row 0 equals it.
             if empty.any():
                 missing.append(pending[empty])
                 pending = pending[~empty]
             slots[pending] = (slots[pending] + 1) & mask
-            rows[pending] = self._slots[slots[pending]]
+            rows[pending] = numbers[slots[pending]]
             pending = pending[~self._matches(rows[pending], words[pending])]
         if not missing:
             return rows, rows[:0]
         absent = np.concatenate(missing)
-        absent = absent[words[absent].any(axis=1)]
-        if not len(absent):
-            return rows, rows[:0]
         fresh_words = words[absent]
-        voids = np.ascontiguousarray(fresh_words).view(f"V{self.dtype.itemsize}").ravel()
-        _, first, inverse = np.unique(voids, return_index=True, return_inverse=True)
-        made = self._insert(fresh_words[first])
+        distinct: dict[bytes, int] = {}
+        size = self.dtype.itemsize
+        raw = fresh_words.tobytes()
+        # A dict of bytes is several times faster here than sorting the keys.
+        inverse = [
+            distinct.setdefault(raw[at : at + size], len(distinct))
+            for at in range(0, len(raw), size)
+        ]
+        made = self._insert(
+            np.frombuffer(b"".join(distinct), np.uint64).reshape(-1, words.shape[1])
+        )
         rows[absent] = made[inverse]
         return rows, made
 
@@ -183,44 +260,64 @@ class InternTable:
         """Add distinct, absent keys; returns their new row numbers in order."""
         count = len(words)
         reused = self._free[:count]
-        self._free = self._free[count:]
         grown = count - len(reused)
         if self._next + grown > self.limit:
-            self._free = np.concatenate([reused, self._free])
             raise UsageError(f"more than {self.limit} distinct rows of {self.dtype.itemsize} bytes")
+        self._make_room(count, grown)
+        self._free = self._free[count:]
         numbers = np.concatenate(
             [reused, np.arange(self._next, self._next + grown, dtype=np.uint32)]
         ).astype(np.uint32)
         self._next += grown
-        if self._next > self.capacity:
-            bigger = np.zeros(max(2 * self.capacity, self._next), dtype=self.dtype)
-            bigger[: self.capacity] = self.rows
-            self.rows = bigger
-            self._words = self._as_words(bigger)
         self._words[numbers] = words
+        self._live[numbers] = True
         self._peak = max(self._peak, len(self))
-        if _crowded(len(self), len(self._slots)):
-            self._rehash(self.live_rows()[1:])
-        else:
-            self._claim(numbers, words)
+        self._slots.claim(numbers, words)
+        if self._successor is not None:
+            passed = numbers < self._moved
+            self._successor.claim(numbers[passed], words[passed])
         return numbers
 
-    def _rehash(self, live: Rows) -> None:
-        while _crowded(len(live) + 1, 1 << self._bits):
-            self._bits += 1
-        self._slots = np.zeros(1 << self._bits, dtype=np.uint32)
-        self._claim(live, self._words[live])
+    def _make_room(self, count: int, grown: int) -> None:
+        """Make room for ``count`` keys, of which ``grown`` get new row numbers."""
+        if self._next + grown > self.capacity:
+            capacity = roomier(self.capacity, self._next + grown)
+            self.rows = lengthened(self.rows, capacity)
+            self._words = self._as_words(self.rows)
+            self._live = lengthened(self._live, capacity)
+        if self._successor is None and self._slots.is_crowded(count):
+            rows = len(self) + count
+            bits = _FEWEST_BITS
+            while _crowded(rows + rows // 4, 1 << bits):
+                bits += 1
+            self._successor, self._moved = _Slots(bits), 0
+        while self._successor is not None:
+            self._move_on(self._successor, max(_MOVED_AT_ONCE, 4 * count))
+            if self._slots.has_room(count):
+                return
 
-    def _claim(self, numbers: Rows, words: NDArray[np.uint64]) -> None:
-        """Write row numbers into free slots, in rounds: the loser of a slot goes on."""
-        mask = len(self._slots) - 1
-        slots = self._home(words)
-        while len(numbers):
-            free = self._slots[slots] == 0
-            self._slots[slots[free]] = numbers[free]
-            lost = self._slots[slots] != numbers
-            slots = (slots[lost] + 1) & mask
-            numbers = numbers[lost]
+    def _move_on(self, successor: _Slots, count: int) -> None:
+        """Bring the next ``count`` rows into the successor."""
+        start = max(1, self._moved)
+        self._moved = min(start + count, self._next)
+        numbers = (start + np.flatnonzero(self._live[start : self._moved])).astype(np.uint32)
+        successor.claim(numbers, self._words[numbers])
+        if self._moved == self._next:
+            self._slots, self._successor = successor, None
+
+
+def roomier(capacity: int, needed: int) -> int:
+    """The next length of an array by row."""
+    while capacity < needed:
+        capacity = _RESERVED if _MOST_COPIED <= capacity < _RESERVED else 2 * capacity
+    return capacity
+
+
+def lengthened(rows: NDArray[Any], capacity: int) -> NDArray[Any]:
+    """A copy with zeros behind it, which take no memory until they are written to."""
+    longer = np.zeros(capacity, dtype=rows.dtype)
+    longer[: len(rows)] = rows
+    return longer
 
 
 def _crowded(rows: int, slots: int) -> bool:

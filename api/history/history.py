@@ -5,9 +5,9 @@ their own, where they outlive the others; it answers requests that can match not
 Lost, agent and debug events are few: each kind has a bounded queue, and an event knows
 the position of the flow that came next, which gives their order.
 
-Table rows that no flow of the history refers to are freed when the tables have doubled
-since the last time. That happens inside ``append``, so whoever interned rows has to append
-them before anything else is appended, and caches by row compare the table's generation.
+Table rows that no flow of the history refers to are freed little by little inside
+``append`` (see ``reclaim``), so whoever interned rows has to append them before anything
+else is appended, and caches by row compare the table's generation.
 
 A flow that is overwritten has left the history ("outgoing"): it is no loss. A reader that
 was overtaken lost it, and books that itself.
@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from api.history.reclaim import Reclaimer
 from api.history.ring import FlowRing
 from api.v1.flow import flow_pb2
 from parsers.flow_batch import FlowBatch, FlowTables
@@ -31,7 +32,6 @@ from parsers.pipeline import AgentRecord, DebugRecord
 T = TypeVar("T")
 
 _DROPPED = 2  # flow.Verdict
-_FEWEST_ROWS = 1 << 14  # below it a table is not worth a look: 1-2 MB
 KEPT_EVENTS = 4096
 """Events kept of each kind; as many as Hubble's ring has by default."""
 
@@ -97,11 +97,12 @@ class History:
         self.agent: EventQueue[AgentRecord] = EventQueue()
         self.debug: EventQueue[DebugRecord] = EventQueue()
         self._ledger = ledger
-        self._reclaims = 0
-        self._conversation_limit = self._detail_limit = _FEWEST_ROWS
+        self._reclaimer = Reclaimer(
+            tables, [ring for ring in (self.flows, self.drops) if ring is not None]
+        )
 
     def append(self, batch: FlowBatch) -> None:
-        """Add flows in order of arrival; may free table rows (see above)."""
+        """Add flows in order of arrival; may free some table rows (see above)."""
         before = len(self.flows)
         self.flows.append(batch)
         if self.drops is not None:
@@ -112,26 +113,14 @@ class History:
         account.incoming += len(batch)
         account.waiting = len(self.flows)
         account.outgoing += before + len(batch) - len(self.flows)
-        if (
-            len(self.tables.conversations) > self._conversation_limit
-            or len(self.tables.details) > self._detail_limit
-        ):
-            self.reclaim()
+        self._reclaimer.after(batch)
 
     def reclaim(self) -> int:
-        """Free the conversations and details no flow here refers to; returns how many."""
-        rings = [ring for ring in (self.flows, self.drops) if ring is not None]
-        conversations, details = self.tables.conversations, self.tables.details
-        used_conversations = np.zeros(conversations.capacity, dtype=np.bool_)
-        used_details = np.zeros(details.capacity, dtype=np.bool_)
-        for ring in rings:
-            ring.mark("conversation", used_conversations)
-            ring.mark("detail", used_details)
-        freed = conversations.reclaim(used_conversations) + details.reclaim(used_details)
-        self._conversation_limit = max(_FEWEST_ROWS, 2 * len(conversations))
-        self._detail_limit = max(_FEWEST_ROWS, 2 * len(details))
-        self._reclaims += 1
-        return freed
+        """Free all rows of the tables that no flow here refers to; returns how many.
+
+        Takes some 50 ms with a million flows, and is not needed: ``append`` does it in steps.
+        """
+        return self._reclaimer.run()
 
     def older_drops(self) -> int:
         """End position in ``drops`` of those that the main ring no longer has."""
@@ -158,6 +147,6 @@ class History:
             drops=drops,
             drop_capacity=drop_capacity,
             seen=self.flows.end,
-            reclaims=self._reclaims,
+            reclaims=self._reclaimer.cycles,
             bytes=self.flows.nbytes() + (self.drops.nbytes() if self.drops is not None else 0),
         )

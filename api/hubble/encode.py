@@ -85,7 +85,7 @@ class FlowEncoder:
         self._destinations = _Fragments(self._destination)
         self._details = _Fragments(self._detail)
 
-        self._generation = (0, 0)
+        self._generation = (0, 0, 0)
 
     def forget(self) -> None:
         """Drop what is cached, as when interfaces got other names. Reclaimed rows need no call."""
@@ -96,7 +96,10 @@ class FlowEncoder:
 
     def encode(self, batch: FlowBatch) -> list[bytes]:
         """One serialized ``GetFlowsResponse`` for each flow, in order."""
-        generation = self._tables.conversations.generation, self._tables.details.generation
+        tables = self._tables
+        generation = (
+            tables.classes.generation, tables.conversations.generation, tables.details.generation,
+        )  # fmt: skip
         if generation != self._generation:
             self._generation = generation
             self.forget()

@@ -153,7 +153,8 @@ class _Filter:
         if tests:
             classes = self._tables.classes
             rows = RowTest(
-                lambda numbers: np.logical_and.reduce([t(classes.rows[numbers]) for t in tests])
+                lambda numbers: np.logical_and.reduce([t(classes.rows[numbers]) for t in tests]),
+                lambda: classes.generation,
             )
             self._tests.append(lambda batch: rows(batch.flow_class))
 
@@ -169,13 +170,16 @@ class _Filter:
                 passed &= np.isin(entities.identity[numbers], identities) & (numbers != 0)
             return passed
 
-        rows = RowTest(evaluate)
+        rows = RowTest(evaluate, lambda: conversations.generation)
         self._tests.append(lambda batch: rows(getattr(conversations, side)[batch.conversation]))
 
     def _ask_names(self, tests: list[NameTest]) -> None:
         conversations = self._tables.conversations
         pairs = conversations.name_pairs
-        rows = RowTest(each(lambda row: all(test(pairs[row]) for test in tests)))
+        rows = RowTest(
+            each(lambda row: all(test(pairs[row]) for test in tests)),
+            lambda: conversations.generation,
+        )
         self._tests.append(lambda batch: rows(conversations.names[batch.conversation]))
 
     def _ask_details(self, tests: list[DetailTest]) -> None:

@@ -79,8 +79,8 @@ class MetricClasses:
         return self._table.rows[: len(self)]
 
     def __getitem__(self, row: int) -> MetricClass:
-        values = self._table.rows[row]
-        return MetricClass(*(int(values[name]) for name in _FIELDS))
+        *known, _present, tcp_flags, drop_reason, _reserved = self._table.rows[row].item()
+        return MetricClass(*known, tcp_flags, drop_reason)
 
     def of(self, batch: FlowBatch) -> U32:
         """The metric class (uint32) of each flow."""
@@ -94,7 +94,7 @@ class MetricClasses:
             self._of = grown
         found: U32 = self._of[batch.flow_class]
         if not found.all():
-            fresh = np.unique(batch.flow_class[found == 0])
+            fresh = np.flatnonzero(np.bincount(batch.flow_class[found == 0]))
             self._of[fresh] = self._intern(source.rows[fresh])
             found = self._of[batch.flow_class]
         return found

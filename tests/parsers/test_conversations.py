@@ -115,7 +115,7 @@ def test_reclaim_keeps_all_versions_of_a_used_conversation_and_frees_the_rest() 
     (newest,) = table.lookup(key_of(), np.array([15]), directory)
     generation = table.generation
     in_use = np.zeros(table.capacity, dtype=np.bool_)
-    in_use[newest] = True
+    table.mark(newest, in_use)
     assert table.reclaim(in_use) == 1  # the other one
     assert table.generation > generation
     assert named(table, directory, 7, 15) == ["pod-1", "pod-2"]

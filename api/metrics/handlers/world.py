@@ -1,7 +1,6 @@
 """The flows-to-world handler: what leaves the cluster.
 
-Which entities are the world is worked out once for each; their rows are immutable and
-are not used again.
+Which entities are the world is worked out once for each.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from api.hubble.row_test import Mask, RowTest, each
 from api.metrics import label_values as say
 from api.metrics.classes import MetricClass, MetricClasses
 from api.metrics.family import Counters, Labels
 from api.metrics.handlers.by_class import ClassColumn, ClassHandler, Select
 from api.v1.flow import flow_pb2
-from parsers.entities import Entities
+from parsers.entities import Conversations
 from parsers.flow_batch import L4_NONE, REPLY_TRUE, U32, FlowBatch
 
 WORLD = frozenset({"reserved:world", "reserved:world-ipv4", "reserved:world-ipv6"})
@@ -35,35 +35,32 @@ def flows_to_world(classes: MetricClasses) -> ClassHandler:
 
 def _select(classes: MetricClasses) -> Select:
     candidates = ClassColumn(classes, _is_candidate)
-    world = _World()
+    is_world = _World()
 
     def select(batch: FlowBatch, rows: U32) -> U32:
-        conversations = batch.tables.conversations
-        destination = conversations.destination_entity[batch.conversation]
-        return rows[candidates.of(rows) & world.flags(conversations.entities)[destination]]
+        return rows[candidates.of(rows) & is_world(batch)]
 
     return select
 
 
 class _World:
-    """Which entities of a pipeline are the world."""
+    """Whether the destinations of flows are the world."""
 
-    __slots__ = ("_entities", "_flags")
+    __slots__ = ("_conversations", "_test")
 
     def __init__(self) -> None:
-        self._entities: Entities | None = None
-        self._flags = np.zeros(0, dtype=np.bool_)
+        self._conversations: Conversations | None = None
 
-    def flags(self, entities: Entities) -> NDArray[np.bool_]:
-        """By entity row."""
-        if entities is not self._entities:
-            self._entities = entities
-            self._flags = np.zeros(1, dtype=np.bool_)  # row 0 is no endpoint
-        known = len(self._flags)
-        if known < len(entities):
-            fresh = [not WORLD.isdisjoint(entities[r].labels) for r in range(known, len(entities))]
-            self._flags = np.concatenate([self._flags, np.array(fresh)])
-        return self._flags
+    def __call__(self, batch: FlowBatch) -> Mask:
+        conversations = batch.tables.conversations
+        if conversations is not self._conversations:
+            self._conversations = conversations
+            entities = conversations.entities
+            self._test = RowTest(
+                each(lambda row: not WORLD.isdisjoint(entities[row].labels)),
+                lambda: conversations.generation,
+            )
+        return self._test(conversations.destination_entity[batch.conversation])
 
 
 def _is_candidate(rows: NDArray[Any]) -> NDArray[np.bool_]:

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from api.history import History
-from api.history import history as module
 from parsers.flow_batch import FlowBatch, FlowTables
 from parsers.ledger import Ledger
 from tests.api.hubble.from_json import batch_of, flows_of, new_tables
@@ -50,16 +49,6 @@ def test_drops_outlive_the_other_flows() -> None:
     older = sequences(history.drops.pieces(0, history.older_drops(), 1 << 20))
     assert all_drops == [int(f["uuid"][-12:], 16) for f in DROPS]
     assert older == [s for s in all_drops if s < main[0]]
-
-
-def test_tables_that_double_are_reclaimed_while_appending(monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "_FEWEST_ROWS", 64)
-    tables = new_tables()
-    history = History(tables, Ledger(), 20, 0)
-    for start in range(0, 1000, 50):
-        history.append(batch_of(FLOWS[start : start + 50], tables))
-    assert history.statistics().reclaims > 3
-    assert len(tables.conversations) <= 2 * 64 + 50
 
 
 def test_the_ledger_balances_and_overwriting_is_no_loss() -> None:

@@ -263,9 +263,7 @@ def _conversation(flow: dict[str, Any], key: Any, tables: FlowTables) -> int:
         rows[side] = _entity(flow.pop(side, None), conversations.entities)
         key[f"{side}_entity"] = rows[side]
     names = tuple(flow.pop("source_names", ())), tuple(flow.pop("destination_names", ()))
-    if names not in conversations.name_pairs:
-        conversations.name_pairs.append(names)
-    pair = conversations.name_pairs.index(names)
+    pair = conversations.name_pairs.intern(names) if any(names) else 0
     key["absent"] |= pair << 2  # so that the same addresses with other names are another row
     found, _ = conversations._keys.lookup(key)
     row = int(found[0])
@@ -273,6 +271,7 @@ def _conversation(flow: dict[str, Any], key: Any, tables: FlowTables) -> int:
     conversations.source_entity[row] = rows["source"]
     conversations.destination_entity[row] = rows["destination"]
     conversations.names[row] = pair
+    conversations._first[row] = row
     conversations._current[row] = row
     return row
 

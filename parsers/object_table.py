@@ -1,0 +1,91 @@
+"""Rows of Python objects: what is too odd for columns, once each.
+
+Rows are immutable and row 0 is the empty one. ``reclaim`` frees rows, whose numbers are
+used again. Equal objects share a row as long as the first of them is remembered; that
+is bounded, because a dictionary of a million entries takes 100 ms to grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T", bound=Hashable)
+
+REMEMBERED = 1 << 15
+"""Objects whose rows equal ones find."""
+
+
+class ObjectTable(Generic[T]):
+    """Rows of ``T``. ``generation`` rises when rows begin to be freed."""
+
+    __slots__ = ("_free", "_peak", "_remembered", "_row_of", "_rows", "generation")
+
+    def __init__(self, empty: T) -> None:
+        self._rows: list[T | None] = [empty]
+        self._row_of: dict[T, int] = {}
+        self._remembered: set[int] = set()  # the rows in _row_of
+        self._free: list[int] = []
+        self._peak = 1
+        self.generation = 0
+
+    def __len__(self) -> int:
+        """Rows in use, the empty one included."""
+        return len(self._rows) - len(self._free)
+
+    def __getitem__(self, row: int) -> T:
+        found = self._rows[row]
+        if found is None:
+            raise IndexError(row)
+        return found
+
+    @property
+    def end(self) -> int:
+        """Row numbers given so far are below it."""
+        return len(self._rows)
+
+    def intern(self, value: T) -> int:
+        """The row of an equal object, made when there is none; never 0."""
+        row = self._row_of.get(value)
+        if row is None:
+            if len(self._row_of) >= REMEMBERED:
+                self._row_of.clear()
+                self._remembered.clear()
+            row = self._row_of[value] = self.add(value)
+            self._remembered.add(row)
+        return row
+
+    def add(self, value: T) -> int:
+        """A row of its own; for what nobody will repeat."""
+        if self._free:
+            row = self._free.pop()
+            self._rows[row] = value
+        else:
+            row = len(self._rows)
+            self._rows.append(value)
+        self._peak = max(self._peak, len(self))
+        return row
+
+    def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
+        """Free the rows of [start, stop) whose flag is false; as ``InternTable.reclaim``."""
+        if not start:
+            self.generation += 1
+        rows, freed = self._rows, []
+        start, stop = max(1, start), len(rows) if stop is None else min(stop, len(rows))
+        for row in (start + np.flatnonzero(~in_use[start:stop])).tolist():
+            value = rows[row]
+            if value is not None:
+                if row in self._remembered:
+                    self._remembered.remove(row)
+                    del self._row_of[value]
+                rows[row] = None
+                freed.append(row)
+        self._free += freed
+        return len(freed)
+
+    def statistics(self) -> dict[str, Any]:
+        """Current and peak rows."""
+        return {"rows": len(self), "peak": self._peak}
