@@ -20,7 +20,7 @@ import gc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT = 8 << 20
 _PR_SET_THP_DISABLE = 41  # sys/prctl.h
-_COLLECTION_THRESHOLDS = (50_000, 20, 100)
+_COLLECTION_THRESHOLDS = (5_000, 100, 100)
 
 
 def tune_process() -> None:
