@@ -79,8 +79,9 @@ class MetricClasses:
         return self._table.rows[: len(self)]
 
     def __getitem__(self, row: int) -> MetricClass:
-        values = self._table.rows[row]
-        return MetricClass(*(int(values[name]) for name in _FIELDS))
+        values: tuple[int, ...] = self._table.rows[row].item()  # in the order of _DTYPE
+        narrow = len(_FIELDS) - 2
+        return MetricClass(*values[:narrow], *values[narrow + 1 : -1])
 
     def of(self, batch: FlowBatch) -> U32:
         """The metric class (uint32) of each flow."""
