@@ -11,10 +11,11 @@ from collections import Counter
 from functools import cache
 from ipaddress import IPv4Address
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 
-from api.history import History
+from api.history import History, reclaim
 from api.hubble.encode import FlowEncoder
 from api.hubble.filters import FlowSelection
 from api.hubble.node import LocalNode
@@ -28,8 +29,9 @@ from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, new_tables
 from tests import storm
 
-RECORDS, CAPACITY, BATCH = 200_000, 10_000, 1000
-LOOK_EVERY = 7  # batches between two looks, so that they fall into every part of a cycle
+RECORDS, CAPACITY, BATCH = 200_000, 10_000, 500
+STEPS = {"MARKED": 2500, "SWEPT": 4000, "SWEPT_OBJECTS": 4000}  # some 25 batches a cycle
+LOOK_EVERY = 3  # batches, so that looks fall into every part of a cycle
 
 
 class Storm(NamedTuple):
@@ -44,6 +46,7 @@ class Storm(NamedTuple):
 
 
 @cache
+@patch.multiple(reclaim, **STEPS)
 def storm_over() -> Storm:
     tables, ledger, node = new_tables(), Ledger(), LocalNode("node")
     pipeline = MonitorPipeline(tables, storm.directory(RECORDS), ledger, release=storm.RELEASE)
@@ -72,7 +75,7 @@ def storm_over() -> Storm:
         )
         if number % LOOK_EVERY == 0:
             for _, piece in history.flows.pieces(history.flows.oldest, history.flows.end, 1 << 20):
-                some = piece.select(np.arange(0, len(piece), 61))
+                some = piece.select(np.arange(0, len(piece), 101))
                 for response in encoder.encode(some):
                     flow = observer_pb2.GetFlowsResponse.FromString(response).flow
                     n = int(flow.uuid[-12:], 16)
@@ -135,7 +138,7 @@ def test_tables_stay_in_proportion_to_the_history() -> None:
     warm = found.sizes[len(found.sizes) // 4 :]
     for table in ("classes", "conversations", "entities", "names"):
         # A quarter more than is in use, the smallest size, and what comes during a cycle.
-        bound = kept + max(kept // 4, 1 << 14) + 30 * BATCH
+        bound = kept + max(kept // 4, 1 << 14) + 40 * BATCH
         assert max(sizes[table] for sizes in warm) < bound
         assert max(sizes[table] for sizes in warm) < RECORDS // 3
     assert max(sizes["details"] for sizes in warm) <= storm.SITES + 1
