@@ -74,7 +74,7 @@ NamePair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 
 _SINCE_EVER = -(2**63)
 _FOR_EVER = 2**63 - 1
-_ENTITY_CACHE = 1 << 16
+_ENTITY_CACHE = 1 << 14
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
 
 _RESOLVED = np.dtype(

@@ -2,7 +2,7 @@
 
 Rows are immutable and row 0 is the empty one. ``reclaim`` frees rows, whose numbers are
 used again. Equal objects share a row as long as the first of them is remembered; that
-is bounded, because a dictionary of a million entries takes 100 ms to grow.
+is bounded, because a large dictionary takes long to grow or to clear.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 T = TypeVar("T", bound=Hashable)
 
-REMEMBERED = 1 << 15
+REMEMBERED = 1 << 14
 """Objects whose rows equal ones find."""
 
 

@@ -21,15 +21,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from api.history.ring import MARKED, FlowRing
+from api.history.ring import FlowRing
 from parsers.flow_batch import U32, FlowBatch, FlowTables
 from parsers.intern import lengthened
 
-SWEPT = 1 << 15
-"""Rows a step: 1-2 ms if all are freed."""
-
-SWEPT_OBJECTS = 1 << 12
-"""Rows a step in tables of objects; an L7 record is several of them."""
+MARKED, SWEPT, SWEPT_OBJECTS = 1 << 15, 1 << 15, 1 << 12
+"""Flows, rows, and rows of objects a step; each takes 1-2 ms at worst."""
 
 _TABLES = ("classes", "conversations", "details", "entities", "name_pairs")
 _FEWEST = (1 << 14, 1 << 14, 1 << 12, 1 << 12, 1 << 12)
@@ -117,7 +114,7 @@ class Reclaimer:
         marks = self._marks = _Marks(self._tables)
         for ring in self._rings:
             for start in range(0, len(ring), MARKED):
-                marks.flows(*ring.table_rows(start))
+                marks.flows(*ring.table_rows(start, start + MARKED))
                 yield 0
         yield from self._sweep()
         self._limits = tuple(map(max, _FEWEST, [size + size // 4 for size in self._sizes()]))

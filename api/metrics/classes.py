@@ -79,8 +79,9 @@ class MetricClasses:
         return self._table.rows[: len(self)]
 
     def __getitem__(self, row: int) -> MetricClass:
-        *known, _present, tcp_flags, drop_reason, _reserved = self._table.rows[row].item()
-        return MetricClass._make((*known, tcp_flags, drop_reason))
+        values: tuple[int, ...] = self._table.rows[row].item()  # in the order of _DTYPE
+        narrow = len(_FIELDS) - 2
+        return MetricClass(*values[:narrow], *values[narrow + 1 : -1])
 
     def of(self, batch: FlowBatch) -> U32:
         """The metric class (uint32) of each flow."""
@@ -94,7 +95,7 @@ class MetricClasses:
             self._of = grown
         found: U32 = self._of[batch.flow_class]
         if not found.all():
-            fresh = np.flatnonzero(np.bincount(batch.flow_class[found == 0]))
+            fresh = np.unique(batch.flow_class[found == 0])
             self._of[fresh] = self._intern(source.rows[fresh])
             found = self._of[batch.flow_class]
         return found

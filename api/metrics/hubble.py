@@ -28,7 +28,7 @@ LOST_SOURCES: Final = ("hubble_ring_buffer", "observer_events_queue", "perf_even
 """flow.LostEventSource in lower case."""
 
 
-_FRESH_CLASSES = 64  # about 1 ms to fold
+_FRESH_CLASSES = 64  # met at a scrape or in one batch, they cost 2-3 ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ holds about 280 of them, and what its queue cannot hold is discarded without a w
 *drain* task empties the socket at intervals that follow how full it finds it, and only
 appends bytes. A *process* task takes batches from what was drained, at most 20 ms old
 when somebody watches and 100 ms otherwise, because an event in a batch of 1,000 costs a
-tenth of one in a batch of 20. Between batches it yields, so that the drain is never late
-by more than one batch.
+tenth of one in a batch of 20. Between batches it yields, and the size of a batch follows
+from the time the last one took, so that nobody on the loop waits for more than some 5 ms.
 
 When what was drained and not processed reaches ``MAX_WAITING`` bytes, the drain stops
 and the loss moves to where it cannot be seen: the agent's queue. That is booked as not
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,10 @@ MAX_WAITING = 16 << 20
 """Bytes drained and not processed, at most: some 80,000 events."""
 
 BATCH = 5000
-"""Payloads a batch, at most: 2 to 3 ms of work between two checkpoints."""
+"""Payloads a batch, at most; what a batch takes of the loop decides, see ``next_batch``."""
+
+_STEP = 0.004  # seconds a batch should take; ``take`` gives up to half as many more
+_SMALLEST_BATCH = 400  # a storm of new conversations; below it the fixed cost rules
 
 _READ = 256 << 10
 _FULL = 32 << 10  # about 150 messages, half a socket buffer: drain on without a nap
@@ -94,6 +98,7 @@ class MonitorClient:
         self._connected = False
         self._connections = self._bytes_read = self._payloads = 0
         self._waiting_peak = self._stalls = 0
+        self._batch = _SMALLEST_BATCH
         self._begin()
 
     def _begin(self) -> None:
@@ -222,9 +227,11 @@ class MonitorClient:
                 await trio.sleep(_AGE_WATCHED if self._watched() else _AGE_UNWATCHED)
             self._drained = trio.Event()
             over = self._over  # as of now: what is drained meanwhile has a turn of its own
-            while (batch := self._stream.take(BATCH)) is not None:
+            while (batch := self._stream.take(self._batch)) is not None:
                 self._payloads += len(batch)
+                began = time.perf_counter()
                 self._deliver(batch)
+                self._batch = next_batch(len(batch), time.perf_counter() - began)
                 self._room.set()
                 await trio.lowlevel.checkpoint()
             if over:
@@ -242,6 +249,11 @@ class MonitorClient:
             self._state = state
             tell = self._log.info if state == "connected" else self._log.warning
             tell("monitor.state", path=str(self._path), state=state)
+
+
+def next_batch(payloads: int, seconds: float) -> int:
+    """How many payloads to take next, after a batch that took so long."""
+    return max(_SMALLEST_BATCH, min(BATCH, int(payloads * _STEP / max(seconds, 1e-6))))
 
 
 def _connect(path: Path) -> socket.socket:

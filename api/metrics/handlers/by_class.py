@@ -77,21 +77,27 @@ class ClassSeries:
         self._family = family
         self._labels_of = labels_of
         self._known = np.zeros(0, dtype=np.bool_)  # by class
-        self._rows: list[int] = []  # class _rows[i] adds to slot _slots[i]
-        self._slots: list[int] = []
+        # Class _rows[i] adds to slot _slots[i].
+        self._rows: I64 = np.zeros(0, dtype=np.int64)
+        self._slots: I64 = np.zeros(0, dtype=np.int64)
 
     def fold(self, counts: I64) -> None:
         """Add counts to the family's totals."""
         known = np.zeros(len(counts), dtype=np.bool_)
         known[: len(self._known)] = self._known
-        for row in np.flatnonzero((counts > 0) & ~known).tolist():
-            known[row] = True
-            for labels in self._labels_of(self._classes[row]):
-                self._rows.append(row)
-                self._slots.append(self._family.slot(labels))
+        fresh = np.flatnonzero((counts > 0) & ~known)
+        if len(fresh):
+            known[fresh] = True
+            pairs = [
+                (row, self._family.slot(labels))
+                for row in fresh.tolist()
+                for labels in self._labels_of(self._classes[row])
+            ]
+            rows, slots = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+            self._rows = np.concatenate([self._rows, rows])
+            self._slots = np.concatenate([self._slots, slots])
         self._known = known
-        if self._rows:
-            np.add.at(self._family.totals, self._slots, counts[self._rows])
+        np.add.at(self._family.totals, self._slots, counts[self._rows])
 
 
 class ClassHandler:
