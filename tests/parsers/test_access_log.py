@@ -297,9 +297,9 @@ def test_what_stands_behind_the_end_of_a_record_is_not_part_of_it() -> None:
     behind = request.index(b"\1", request.index(b"\0", node))
     cut = bytearray(request[:node] + b"\0" + request[behind:])
     cut[head - 2 : head] = (len(cut) - head).to_bytes(2, "big")
-    for before in ([], [request]):
+    for before in (bytes(cut), request):
         decoder = AccessLogDecoder()
-        for data in (bytes(cut), *before, bytes(cut)):
+        for data in (before, before, bytes(cut)):  # known for good from the second on
             log = decoder.decode(data)
         assert (L7_NONE, b"") == (log.kind.l7_record, log.source.address)
 
