@@ -124,17 +124,30 @@ class PayloadStream:
             if not starts:
                 break
             starts.append(end)
-            raw = np.empty(end + _KEPT_BYTES, dtype=np.uint8)
-            raw[end:] = 0
-            raw[:end] = np.frombuffer(memoryview(self._buffer)[:end], dtype=np.uint8)
-            batch = self._decode(raw, np.array(starts, dtype=np.int64))
-            del self._buffer[:end]
+            batch = self._take_bytes(np.array(starts, dtype=np.int64), end)
             self.offset += end
             if len(batch) or batch.malformed:
                 return batch
         if self._failure is not None:
             raise self._failure
         return None
+
+    def _take_bytes(self, bounds: I64, end: int) -> PayloadBatch:
+        """Decode the messages of the first ``end`` bytes, which leave the buffer."""
+        buffer = self._buffer
+        size = len(buffer)
+        if size - end > end:
+            raw = np.empty(end + _KEPT_BYTES, dtype=np.uint8)
+            raw[end:] = 0
+            raw[:end] = np.frombuffer(memoryview(buffer)[:end], dtype=np.uint8)
+            batch = self._decode(raw, bounds)
+            del buffer[:end]
+            return batch
+        # Little is left: the batch keeps this buffer, and the rest begins a new one.
+        buffer += bytes(_KEPT_BYTES)
+        batch = self._decode(np.frombuffer(buffer, dtype=np.uint8), bounds)
+        self._buffer = buffer[end:size]
+        return batch
 
     def _walk(self, limit: int) -> tuple[list[int], int]:
         """Where the next whole messages start, and where the last of them ends."""

@@ -80,7 +80,7 @@ class MetricClasses:
 
     def __getitem__(self, row: int) -> MetricClass:
         *known, _present, tcp_flags, drop_reason, _reserved = self._table.rows[row].item()
-        return MetricClass(*known, tcp_flags, drop_reason)
+        return MetricClass._make((*known, tcp_flags, drop_reason))
 
     def of(self, batch: FlowBatch) -> U32:
         """The metric class (uint32) of each flow."""

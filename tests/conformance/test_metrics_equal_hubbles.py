@@ -29,12 +29,12 @@ def test_every_line_is_hubbles(mix: str, count: int, oracle: Path, tmp_path: Pat
     seed = random.SystemRandom().getrandbits(32)
     print(f"oracle gen --seed {seed} --mix {mix} --count {count}")  # noqa: T201
     stream, flows, world = (tmp_path / name for name in ("stream", "flows.jsonl", "world.json"))
-    generate = [
+    generate: list[str | Path] = [
         oracle, "gen", "--seed", str(seed), "--mix", mix, "--count", str(count),
         "--stream", stream, "--flows", flows, "--world", world,
     ]  # fmt: skip
     subprocess.run(generate, check=True, capture_output=True, timeout=120)
-    count_them = [
+    count_them: list[str | Path] = [
         oracle, "metrics", "--stream", stream, "--world", world, "--metrics", " ".join(HANDLERS),
     ]  # fmt: skip
     told = subprocess.run(count_them, check=True, capture_output=True, timeout=120, text=True)

@@ -23,13 +23,13 @@ PATH = "decode+parse+metrics+ring"
 def test_the_ratio_is_told(oracle: Path, tmp_path: Path) -> None:
     stream, flows, world = (tmp_path / name for name in ("stream", "flows.jsonl", "world.json"))
     seed = str(random.SystemRandom().getrandbits(32))
-    generate = [
+    generate: list[str | Path] = [
         oracle, "gen", "--seed", seed, "--mix", "steady", "--count", str(RECORDS),
         "--stream", stream, "--flows", flows, "--world", world,
     ]  # fmt: skip
     subprocess.run(generate, check=True, capture_output=True, timeout=600)
     flows.unlink()
-    bench = [sys.executable, "-m", "bridge", "bench", "pipeline", "--json", "--release", "1.19",
+    bench: list[str | Path] = [sys.executable, "-m", "bridge", "bench", "pipeline", "--json", "--release", "1.19",
              "--stream", stream, "--world", world]  # fmt: skip
     ours, datapath, hubbles = [], [], []
     for _ in range(ROUNDS):
@@ -47,7 +47,7 @@ def test_the_ratio_is_told(oracle: Path, tmp_path: Path) -> None:
     assert rate > median(hubbles)
 
 
-def _figures(command: list[object]) -> dict[str, float]:
+def _figures(command: list[str | Path]) -> dict[str, float]:
     done = subprocess.run(
         [str(part) for part in command],
         check=True, capture_output=True, text=True, timeout=300, cwd=ROOT,
@@ -58,7 +58,7 @@ def _figures(command: list[object]) -> dict[str, float]:
 
 def _hubble(oracle: Path, stream: Path, world: Path) -> float:
     """Events a CPU second of Hubble's own path; the figure of one core."""
-    command = [oracle, "bench", "--stream", stream, "--world", world, "--rounds", "1",
+    command: list[str | Path] = [oracle, "bench", "--stream", stream, "--world", world, "--rounds", "1",
                "--per", "1s", "--only", PATH]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     (figure,) = json.loads(done.stdout.splitlines()[-1])["figures"]

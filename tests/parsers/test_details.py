@@ -33,7 +33,7 @@ def test_details_that_nobody_repeats_have_a_row_each() -> None:
 def test_reclaim_frees_what_is_not_in_use() -> None:
     table = DetailTable()
     kept, freed = table.intern(SITE), table.intern(SERVICE)
-    in_use = np.zeros(table.capacity, dtype=np.bool_)
+    in_use = np.zeros(table.end, dtype=np.bool_)
     in_use[kept] = True
     generation = table.generation
     assert table.reclaim(in_use) == 1
