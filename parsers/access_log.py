@@ -70,6 +70,7 @@ class AccessLogDecoder:
         self._meanings = AccessLogMeanings(query_labels=query_labels)
         self._stream = StreamDecoder(RECORD)
         self._usual: UsualRecords | None = None
+        self._previous: Sender | None = None
         self._usual_of: dict[Sender, UsualRecords | None] = {}
         self._request_times: OrderedDict[bytes, int] = OrderedDict()
         self._trace_ids: OrderedDict[bytes, str] = OrderedDict()
@@ -159,15 +160,17 @@ class AccessLogDecoder:
         )
 
     def _expect_more(self) -> None:
-        """Be quick with the next record of the sender whose definitions were read."""
+        """Be quick with further records of the sender whose definitions were read."""
         sender = self._stream.latest
-        if sender is None or (self._usual and sender.definitions is self._usual.definitions):
+        if sender is None:
             return
-        if sender not in self._usual_of:
+        if sender in self._usual_of:
+            self._usual = self._usual_of[sender]
+        elif sender is self._previous:  # definitions that come once are not worth it
             if len(self._usual_of) >= _MOST_SENDERS:
                 self._usual_of.clear()
-            self._usual_of[sender] = UsualRecords.of(sender, self._meanings)
-        self._usual = self._usual_of[sender]
+            self._usual = self._usual_of[sender] = UsualRecords.of(sender, self._meanings)
+        self._previous = sender
 
     def _time(self, timestamp: bytes) -> int:
         """Ns since the epoch; remembers the second of a usual text."""

@@ -5,12 +5,13 @@ ports, request id, URL, answer. What stands between them repeats, and is looked 
 exact bytes:
 
     type | TIME | node, direction | id, addresses | PORT | identity, labels | (the same for
-    the other side) | address family, verdict, transport | HTTP or DNS
+    the other side) | address family, verdict | INFO | transport | HTTP or DNS
 
 Gob reads from left to right without looking ahead, so equal bytes in an equal place mean
 the same. A piece is remembered when the readers of ``parsers.gob`` have read it and where
-it ends is beyond doubt: its values, encoded, are the piece. Whatever is not usual (order of
-fields, lengths above 127, further fields) is left to those readers, and so are all errors.
+it ends is beyond doubt: its values, encoded, are the piece. Header names and values are
+stepped over, as their order is any. Whatever is not usual (further fields, long texts) is
+left to those readers, and so are all errors.
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ _LONGEST_PART = 256
 _FOLLOWED = (b"X-Request-Id", b"Traceparent")
 
 
+class _UnusualError(Exception):
+    """The record must be decoded."""
+
+
 class UsualRecords:
     """Recognises the records of one sender; ``of`` says whether they are usual at all."""
 
@@ -84,7 +89,7 @@ class UsualRecords:
         self._node = b""  # none was seen
         ends = {
             # The address family is absent for IPv4, as zero always is.
-            (b"\2", b"\1\1\1")[version] + _text(verdict) + bytes([3, protocol, *drop, step]):
+            (b"\2", b"\1\1\1")[version] + _text(verdict) + bytes([protocol, *drop, step]):
             (version, verdict, protocol, record)
             for version, verdict, protocol, (drop, step, record) in product(
                 (0, 1), VERDICTS, (6, 17), _PARTS
@@ -125,14 +130,14 @@ class UsualRecords:
         try:
             end, at = len(data), self._begin
             if data[at] != 0xFE or at + 3 + (data[at + 1] << 8 | data[at + 2]) != end:
-                raise IndexError
+                raise _UnusualError
             at += 3
             stop = at + self._type_length
             stop += data[stop] + 2
             type_piece = data[at:stop]
             length = data[stop]
             if length > 127:
-                raise IndexError
+                raise _UnusualError
             at = stop + 1 + length
             timestamp = data[stop + 1 : at]
             if not (self._node and data.startswith(self._node, at)):
@@ -142,13 +147,23 @@ class UsualRecords:
             direction_piece = data[at:stop]
             source, source_port, at = self._side(data, stop)
             if data[at] != 1:
-                raise IndexError
+                raise _UnusualError
             destination, destination_port, at = self._side(data, at + 1)
-            stop = at + 2 if data[at] == 1 else at
-            stop += data[stop + 1] + 5
+            stop = at + 2 if data[at] == 1 else at  # an address family stands first
+            stop += data[stop + 1] + 2
+            verdict_piece = data[at:stop]
+            step, at = 3, stop
+            if data[at] == 1:  # Info: text that is not shown
+                length = data[at + 1]
+                if length > 127:
+                    raise _UnusualError
+                step, at = 2, at + 2 + length
+            if data[at] != step:
+                raise _UnusualError
+            stop = at + 3
             if data[stop - 1] == _DENIED[0]:
                 stop += len(_DENIED)
-            kind = self._kinds[type_piece + direction_piece + data[at:stop]]
+            kind = self._kinds[type_piece + direction_piece + verdict_piece + data[at + 1 : stop]]
             version = kind.ip_version - 1
             request_id = traceparent = b""
             if kind.l7_record == L7_HTTP:
@@ -161,19 +176,21 @@ class UsualRecords:
                 kind, source[version], destination[version], source_port, destination_port,
                 timestamp, request_id, traceparent, labels, (part,),
             )  # fmt: skip
-        except (IndexError, KeyError, ProtocolError):
+        except (_UnusualError, IndexError, KeyError, ProtocolError):
             return None
 
     def _learn_node(self, data: bytes, at: int) -> None:
         _, stop = self._read_node(data, at + 1)
         if data[at] != 1 or stop == len(data) or stop - at > _LONGEST_TAIL:
-            raise IndexError
+            raise _UnusualError
         self._node = data[at:stop]
 
     def _side(
         self, data: bytes, begin: int
     ) -> tuple[tuple[AccessLogSide, AccessLogSide], int, int]:
         """A side as either address family sees it, its port, and the offset behind it."""
+        # Steps over the fields before the port unchecked: a head that this gets wrong is
+        # never one of those that are known.
         field = data[begin]
         at = begin + 1
         if field == 1:
@@ -192,10 +209,10 @@ class UsualRecords:
         if port == 254:
             port = data[at + 1] << 8 | data[at + 2]
             at += 3
-        elif port < 128:
+        elif port < 128:  # as 53
             at += 1
         else:
-            raise IndexError
+            raise _UnusualError
         known = self._sides.get(head)
         if known is None or not data.startswith(known[0], at):
             known = self._learn_side(data, begin, head, at)
@@ -206,7 +223,7 @@ class UsualRecords:
     ) -> tuple[bytes, tuple[AccessLogSide, AccessLogSide]]:
         values, stop = self._read_endpoint(data, begin)
         if stop == len(data) or head != _encoded(_uint(values[0]), *map(_text, values[1:3])):
-            raise IndexError
+            raise _UnusualError
         side = self._meanings.side
         known = data[at:stop], (side(values, 0), side(values, 1))
         if len(known[0]) <= _LONGEST_TAIL:
@@ -218,7 +235,7 @@ class UsualRecords:
     def _http(self, data: bytes, begin: int, end: int, type_: int) -> tuple[Labels, bytes, bytes]:
         """Labels, request id and traceparent of the HTTP part that ends the record."""
         at = begin
-        if data[at] == 1:
+        if data[at] == 1:  # responses have a code
             length = data[at + 1]
             at += 2 if length < 128 else 258 - length
         at += data[at + 1] + 3
@@ -227,7 +244,7 @@ class UsualRecords:
         at += 1
         if length > 127:
             if length != 255:
-                raise IndexError
+                raise _UnusualError
             length = data[at]
             at += 1
         stop = at + length
@@ -243,12 +260,12 @@ class UsualRecords:
         count = data[at]
         at += 1
         if count > 127:
-            raise IndexError
+            raise _UnusualError
         for _ in range(count):
             length = data[at]
             stop = at + 1 + length
             if length > 127:
-                raise IndexError
+                raise _UnusualError
             if data[stop] == 1 and data[stop + 1] < 128:
                 value = stop + 2
                 stop = value + data[stop + 1]
@@ -257,7 +274,7 @@ class UsualRecords:
                 elif length == 11 and data.startswith(b"Traceparent", at + 1):
                     traceparent = data[value:stop]
             elif data[at + 1 : stop] in _FOLLOWED:
-                raise IndexError
+                raise _UnusualError
             else:
                 _, stop = read_texts(data, stop)
             at = stop
@@ -266,7 +283,7 @@ class UsualRecords:
             at = stop - 1
         if at + 2 == end and not data[at] and not data[at + 1]:
             return labels, request_id, traceparent
-        raise IndexError
+        raise _UnusualError
 
     def _learn_http(
         self, data: bytes, begin: int, head: bytes, url: bytes, protocol: bytes, type_: int
@@ -277,7 +294,7 @@ class UsualRecords:
             or url != read_url
             or protocol != b"\1" + _text(name) + b"\1"
         ):
-            raise IndexError
+            raise _UnusualError
         labels = self._meanings.http_labels(type_, code, method, name)
         if len(head) + len(protocol) <= _LONGEST_PART:
             if len(self._heads) >= _MOST_PARTS:
@@ -287,7 +304,7 @@ class UsualRecords:
 
     def _accept(self, url: bytes) -> None:
         if not accepts_url(url):
-            raise IndexError
+            raise _UnusualError
         if len(self._urls) >= _MOST_PARTS:
             self._urls.clear()
         self._urls.add(url)
@@ -295,14 +312,14 @@ class UsualRecords:
     def _dns(self, data: bytes, begin: int, end: int, type_: int) -> Labels:
         """Labels of the DNS part that ends the record."""
         if data[begin] != 1 or data[begin + 1] > 127:
-            raise IndexError
+            raise _UnusualError
         rest = begin if self._meanings.query_labels else begin + 2 + data[begin + 1]
         key = data[rest:], type_
         labels = self._answers.get(key)
         if labels is None:
             values, stop = self._read_dns(data, begin)
             if stop + 1 != end or data[stop]:
-                raise IndexError
+                raise _UnusualError
             labels = self._meanings.dns_labels(type_, *values)
             if end - rest <= _LONGEST_PART:
                 if len(self._answers) >= _MOST_PARTS:

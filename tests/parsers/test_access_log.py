@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -236,17 +237,23 @@ def test_records_read_alike_whether_their_definitions_are_new_or_known() -> None
     assert 100 < min(outcomes["record"], outcomes["gob"])
 
 
-def test_most_records_of_a_steady_stream_are_recognised_and_not_decoded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The records that are decoded from now on, as they were not recognised."""
     decoded: list[bytes] = []
     decode_any = AccessLogDecoder._read_any
 
-    def counted(decoder: AccessLogDecoder, data: bytes) -> object:
+    def count(decoder: AccessLogDecoder, data: bytes) -> object:
         decoded.append(data)
         return decode_any(decoder, data)
 
-    monkeypatch.setattr(AccessLogDecoder, "_read_any", counted)
+    monkeypatch.setattr(AccessLogDecoder, "_read_any", count)
+    return decoded
+
+
+def test_most_records_of_a_steady_stream_are_recognised_and_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded = counted(monkeypatch)
     decoder = AccessLogDecoder((1, 19))
     logs = [data for data, _ in records("v1.19", "steady")]
     for data in logs:
@@ -254,10 +261,17 @@ def test_most_records_of_a_steady_stream_are_recognised_and_not_decoded(
     assert 0 < len(decoded) < len(logs) // 20
 
 
+def value_of(record: bytes) -> int:
+    """Where the value begins, behind a length of two bytes: its type id, then its type."""
+    at = max(record.rfind(b"\1\7Request"), record.rfind(b"\1\x08Response")) - 2
+    assert 0xFE == record[at - 3]
+    return at
+
+
 def edited(rng: random.Random, record: bytes) -> bytes:
     """The record with bytes of its value changed, removed or added, its length made right."""
     data = bytearray(record)
-    head = data.rindex(b"\1\7Re" if b"\1\7Request" in data else b"\1\x08Response") - 2
+    head = value_of(record)
     for _ in range(rng.randrange(1, 4)):
         at = rng.randrange(head, len(data))
         some = bytes(rng.choice((0, 1, 2, 97, 127, 128, 255)) for _ in range(rng.randrange(3)))
@@ -289,17 +303,45 @@ def test_recognised_records_mean_what_they_mean_decoded(seed: int) -> None:
     assert 100 < min(outcomes["record"], outcomes["gob"])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "with_more"),
+    [
+        # Agents say why they gave the verdict; the flow does not.
+        (rb"\x09Forwarded\x03", b"\x09Forwarded\1\x11Allowed by policy\2"),
+        # An endpoint of two families is shown with the record's.
+        (rb"(10\.0\.\d+\.\d+)\x02(?=\xfe..\x01|5\x01)", b"\\1\1\x0bfd00:10::4f\1"),
+    ],
+)
+def test_what_is_not_shown_changes_nothing_and_is_recognised(
+    pattern: bytes, with_more: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = [data for data, line in records("v1.19", "steady") if line["kind"] == "flow"][:200]
+    wanted = [shown(AccessLogDecoder().decode(data)) for data in logs]
+    decoded = counted(monkeypatch)
+    decoder, changed = AccessLogDecoder(), 0
+    for data, flow in zip(logs, wanted, strict=True):
+        head = value_of(data)
+        value = re.sub(pattern, with_more, data[head:], flags=re.DOTALL)
+        changed += value != data[head:]
+        decoder._request_times.clear()
+        decoder._trace_ids.clear()
+        length = len(value).to_bytes(2, "big")
+        assert flow == shown(decoder.decode(data[: head - 2] + length + value))
+    assert 100 < changed
+    assert 0 < len(decoded) < 20
+
+
 def test_what_stands_behind_the_end_of_a_record_is_not_part_of_it() -> None:
     """Go ends a struct at its zero and looks at nothing behind it."""
     request, _, _ = http_pair()
     node = request.rindex(b"\1\1\r192.168.10.11", 0, request.index(b"gress"))
-    head = request.rindex(b"\1\7Request", 0, node) - 2
+    head = value_of(request)
     behind = request.index(b"\1", request.index(b"\0", node))
     cut = bytearray(request[:node] + b"\0" + request[behind:])
     cut[head - 2 : head] = (len(cut) - head).to_bytes(2, "big")
-    for before in ([], [request]):
+    for before in (bytes(cut), request):
         decoder = AccessLogDecoder()
-        for data in (bytes(cut), *before, bytes(cut)):
+        for data in (before, before, bytes(cut)):  # known for good from the second on
             log = decoder.decode(data)
         assert (L7_NONE, b"") == (log.kind.l7_record, log.source.address)
 
