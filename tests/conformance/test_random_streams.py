@@ -28,7 +28,10 @@ def test_a_random_stream_gives_what_hubble_gives(mix: str, oracle: Path, tmp_pat
     )  # fmt: skip
     # What ``gen`` says of cut records knows the bytes behind the cut; a reader does not.
     _run(oracle, "flows", "--stream", stream, "--world", world, "--flows", flows)
-    expected = [json.loads(line) for line in flows.read_text().splitlines()]
+    # Go's protobuf writes its errors now with a space, now with a no-break one, so that
+    # nobody depends on them.
+    text = flows.read_text(encoding="utf-8").replace("proto:\u00a0", "proto: ")
+    expected = [json.loads(line) for line in text.splitlines()]
     assert len(expected) == COUNT[mix]
     unexplained = compare(
         RELEASE, stream.read_bytes(), expected, json.loads(world.read_bytes()), set()
