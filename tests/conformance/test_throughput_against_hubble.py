@@ -29,8 +29,10 @@ def test_the_ratio_is_told(oracle: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     subprocess.run(generate, check=True, capture_output=True, timeout=600)
     flows.unlink()
-    bench: list[str | Path] = [sys.executable, "-m", "bridge", "bench", "pipeline", "--json", "--release", "1.19",
-             "--stream", stream, "--world", world]  # fmt: skip
+    bench: list[str | Path] = [
+        sys.executable, "-m", "bridge", "bench", "pipeline", "--json", "--release", "1.19",
+        "--stream", stream, "--world", world,
+    ]  # fmt: skip
     ours, datapath, hubbles = [], [], []
     for _ in range(ROUNDS):
         ours.append(_figures(bench))
@@ -58,8 +60,10 @@ def _figures(command: list[str | Path]) -> dict[str, float]:
 
 def _hubble(oracle: Path, stream: Path, world: Path) -> float:
     """Events a CPU second of Hubble's own path; the figure of one core."""
-    command: list[str | Path] = [oracle, "bench", "--stream", stream, "--world", world, "--rounds", "1",
-               "--per", "1s", "--only", PATH]  # fmt: skip
+    command: list[str | Path] = [
+        oracle, "bench", "--stream", stream, "--world", world, "--rounds", "1", "--per", "1s",
+        "--only", PATH,
+    ]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     (figure,) = json.loads(done.stdout.splitlines()[-1])["figures"]
     return float(figure["per_cpu_second"])
