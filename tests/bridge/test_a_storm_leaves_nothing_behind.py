@@ -13,8 +13,6 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 from unittest.mock import patch
 
-import numpy as np
-
 from api.history import History, reclaim
 from api.hubble.encode import FlowEncoder
 from api.hubble.filters import FlowSelection
@@ -75,8 +73,9 @@ def storm_over() -> Storm:
         )
         if number % LOOK_EVERY == 0:
             for _, piece in history.flows.pieces(history.flows.oldest, history.flows.end, 1 << 20):
-                some = piece.select(np.arange(0, len(piece), 101))
-                for response in encoder.encode(some):
+                # The same rows each time, so that the encoder has old answers for them.
+                looked_at = (piece.conversation % 128 == 0) | (piece.flow_class % 128 == 0)
+                for response in encoder.encode(piece.select(looked_at)):
                     flow = observer_pb2.GetFlowsResponse.FromString(response).flow
                     n = int(flow.uuid[-12:], 16)
                     if said(flow) != true_of(n):
