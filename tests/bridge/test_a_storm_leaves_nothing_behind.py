@@ -55,7 +55,8 @@ def storm_over() -> Storm:
     one = flow_pb2.FlowFilter(
         verdict=[flow_pb2.DROPPED], destination_pod=["/pod-1"], source_fqdn=["*1*.example"]
     )
-    selection = FlowSelection(tables, node, [one], [])
+    other = flow_pb2.FlowFilter(source_ip=["10.1.0.0/16"])
+    selection = FlowSelection(tables, node, [one, other], [])
     wrong: list[str] = []
     wrong_masks = 0
     sizes = []
@@ -113,8 +114,8 @@ def true_of(n: int) -> tuple[object, ...]:
 
 
 def matches(n: int) -> bool:
-    """A drop, to a pod whose name begins with pod-1, from a host with a 1 in its name."""
-    return (
+    """From 10.1.x.y, or a drop, to a pod called pod-1..., from a host with a 1 in its name."""
+    return n >> 16 == 1 or (
         storm.is_drop(n)
         and str(storm.pod(n)).startswith("1")
         and any("1" in name for name in storm.name_of(n))
