@@ -46,7 +46,7 @@ BATCH = 5000
 """Payloads a batch, at most; what a batch takes of the loop decides, see ``next_batch``."""
 
 _STEP = 0.004  # seconds a batch should take; ``take`` gives up to half as many more
-_SMALLEST_BATCH = 400  # a storm of new conversations; below it the fixed cost rules
+_SMALLEST_BATCH = 200  # a storm of new conversations; below it the fixed cost rules
 
 _READ = 256 << 10
 _FULL = 32 << 10  # about 150 messages, half a socket buffer: drain on without a nap

@@ -13,8 +13,6 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 from unittest.mock import patch
 
-import numpy as np
-
 from api.history import History, reclaim
 from api.hubble.encode import FlowEncoder
 from api.hubble.filters import FlowSelection
@@ -57,7 +55,8 @@ def storm_over() -> Storm:
     one = flow_pb2.FlowFilter(
         verdict=[flow_pb2.DROPPED], destination_pod=["/pod-1"], source_fqdn=["*1*.example"]
     )
-    selection = FlowSelection(tables, node, [one], [])
+    other = flow_pb2.FlowFilter(source_ip=["10.1.0.0/16"])
+    selection = FlowSelection(tables, node, [one, other], [])
     wrong: list[str] = []
     wrong_masks = 0
     sizes = []
@@ -75,8 +74,9 @@ def storm_over() -> Storm:
         )
         if number % LOOK_EVERY == 0:
             for _, piece in history.flows.pieces(history.flows.oldest, history.flows.end, 1 << 20):
-                some = piece.select(np.arange(0, len(piece), 101))
-                for response in encoder.encode(some):
+                # The same rows each time, so that the encoder has old answers for them.
+                looked_at = (piece.conversation % 128 == 0) | (piece.flow_class % 128 == 0)
+                for response in encoder.encode(piece.select(looked_at)):
                     flow = observer_pb2.GetFlowsResponse.FromString(response).flow
                     n = int(flow.uuid[-12:], 16)
                     if said(flow) != true_of(n):
@@ -114,8 +114,8 @@ def true_of(n: int) -> tuple[object, ...]:
 
 
 def matches(n: int) -> bool:
-    """A drop, to a pod whose name begins with pod-1, from a host with a 1 in its name."""
-    return (
+    """From 10.1.x.y, or a drop, to a pod called pod-1..., from a host with a 1 in its name."""
+    return n >> 16 == 1 or (
         storm.is_drop(n)
         and str(storm.pod(n)).startswith("1")
         and any("1" in name for name in storm.name_of(n))
@@ -137,8 +137,8 @@ def test_tables_stay_in_proportion_to_the_history() -> None:
     kept = CAPACITY + found.history.statistics().drop_capacity
     warm = found.sizes[len(found.sizes) // 4 :]
     for table in ("classes", "conversations", "entities", "names"):
-        # A quarter more than is in use, the smallest size, and what comes during a cycle.
-        bound = kept + max(kept // 4, 1 << 14) + 40 * BATCH
+        # What is in use, what may be added before a cycle, and what comes during one or two.
+        bound = kept + max(kept // 4, 1 << 14) + 60 * BATCH
         assert max(sizes[table] for sizes in warm) < bound
         assert max(sizes[table] for sizes in warm) < RECORDS // 3
     assert max(sizes["details"] for sizes in warm) <= storm.SITES + 1
