@@ -161,7 +161,7 @@ def datapath_flows(
         rule,
     )
     kind = head["kind"]
-    not_trace = np.flatnonzero(kind != TRACE)
+    not_trace = (kind != TRACE).nonzero()[0]
     if len(not_trace):
         kinds = kind[not_trace]
         flow_class["flags"][not_trace] &= FLAG_TCP_FLAGS
@@ -182,7 +182,7 @@ def datapath_flows(
             igmp_group=packet.igmp_group,
         )
     errors = dict(packets.refused)
-    for index in np.flatnonzero(records.problem != OK).tolist():
+    for index in (records.problem != OK).nonzero()[0].tolist():
         text = f"{PROBLEMS[records.problem[index]]}: type {kind[index]}"
         if records.problem[index] == UNKNOWN_VERSION:  # else it may lie behind the record
             text += f", version {head['version'][index]}"
@@ -243,7 +243,7 @@ def _set_translated(flows: FlowColumns, records: Datapath) -> None:
     # With the IPv6 flag clear only the first 4 bytes count.
     first = np.where(records.ipv6, words[:, 4] | words[:, 5], head["orig_v4"])
     with_original = (first != 0) & (head["kind"] == TRACE) & (records.length >= 48)
-    rows = np.flatnonzero(with_original)
+    rows = with_original.nonzero()[0]
     if not len(rows):
         return
     own_addresses = flows.key["source_ip"][rows].tobytes()
@@ -273,7 +273,7 @@ def _set_trace_ids(flows: FlowColumns, records: Datapath) -> None:
         head["trace_id"],
         np.where((kind == DROP) & (records.length >= 48), head["drop_trace_id"], 0),
     )
-    for row in np.flatnonzero(number).tolist():
+    for row in number.nonzero()[0].tolist():
         flows.extra.setdefault(row, {})["ip_trace_id"] = int(number[row])
 
 

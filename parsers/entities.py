@@ -179,13 +179,13 @@ class Conversations:
         # event first, so that a row in use is never resolved for a time it skipped over.
         stale = (self._fresh[rows] != self._seen + 1) | (time >= self._until[rows])
         while stale.any():
-            order = np.flatnonzero(stale)[np.argsort(-time[stale], kind="stable")]
+            order = stale.nonzero()[0][np.argsort(-time[stale], kind="stable")]
             when = dict(zip(first[order].tolist(), time[order].tolist(), strict=True))
             for row, at in when.items():
                 self._renew(row, at, directory)
             rows = self._current[first]
             stale = time >= self._until[rows]
-        for index in np.flatnonzero(time < self._since[rows]).tolist():
+        for index in (time < self._since[rows]).nonzero()[0].tolist():
             row = int(rows[index])
             while time[index] < self._since[row] and self._previous[row]:
                 row = int(self._previous[row])
@@ -207,7 +207,7 @@ class Conversations:
         stop = self.end if stop is None else min(stop, self.end)
         if not start:
             self.generation += 1
-        rows = np.flatnonzero(self._keys.is_live(start, stop)) + start
+        rows = (self._keys.is_live(start, stop)).nonzero()[0] + start
         rows = rows[(self._first[rows] == rows) & (rows != 0)].astype(np.uint32)
         dead = rows[~in_use[rows]]
         if self._versions:
@@ -220,7 +220,7 @@ class Conversations:
 
     def live_rows(self, start: int, stop: int) -> U32:
         """The rows of [start, stop) that are in use."""
-        return (np.flatnonzero(self._keys.is_live(start, stop)) + start).astype(np.uint32)
+        return ((self._keys.is_live(start, stop)).nonzero()[0] + start).astype(np.uint32)
 
     def reclaim_resolved(
         self,

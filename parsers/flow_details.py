@@ -68,9 +68,9 @@ class DetailBuilder:
             wanted[own] = plain_drops[own] = False
             detail[own] = self._add_own(flows, own, has_more, conversation, services, judged, time)
         # Drops without anything else, the most of them: their site is the whole key.
-        rows = np.flatnonzero(plain_drops)
+        rows = plain_drops.nonzero()[0]
         detail[rows] = self._at_sites(flows.site[rows].tolist())
-        rows = np.flatnonzero(wanted)
+        rows = wanted.nonzero()[0]
         if len(rows):
             memo = self._memo
             found = []
@@ -206,7 +206,7 @@ class DetailBuilder:
     def _judged(self, flow_class: Columns) -> NDArray[np.bool_]:
         """Policy verdicts whose rules are named (see ``policies.names_policies``)."""
         verdict: NDArray[np.bool_] = flow_class["event_type"] == POLICY_VERDICT
-        rows = np.flatnonzero(verdict)
+        rows = verdict.nonzero()[0]
         kinds = zip(
             flow_class["verdict"][rows].tolist(), flow_class["drop_reason"][rows].tolist(),
             strict=True,

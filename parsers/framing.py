@@ -216,7 +216,7 @@ class PayloadStream:
         done = self._decode_usual(batch, starts, ends)
         keep = np.ones(count, dtype=np.bool_)
         malformed = 0
-        for row in np.flatnonzero(~done).tolist():
+        for row in (~done).nonzero()[0].tolist():
             try:
                 keep[row] = self._decode_one(batch, row, int(starts[row]), int(ends[row]))
             except ProtocolError as error:

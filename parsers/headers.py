@@ -115,7 +115,7 @@ def read_datapath(
     captured = head["len_cap"].astype(np.int64)
     length = _TRACE_LENGTHS[np.minimum(version, 3)]
     flags = head["byte27"].copy()
-    rows = np.flatnonzero(kind != TRACE)
+    rows = (kind != TRACE).nonzero()[0]
     if len(rows):
         others = kind[rows]
         drops = rows[others == DROP]
@@ -137,7 +137,7 @@ def read_datapath(
     smallest = np.where(kind == DROP, 36, np.where(kind == TRACE, 32, length))
     problem[length == 0] = UNKNOWN_VERSION
     problem[(total < smallest) | (total < length)] = TOO_SHORT
-    guessed = np.flatnonzero(problem == UNKNOWN_VERSION)
+    guessed = (problem == UNKNOWN_VERSION).nonzero()[0]
     if len(guessed):
         # Records were only ever extended at the end, and in multiples of 8.
         guess = total[guessed] - captured[guessed] & ~7

@@ -183,14 +183,14 @@ class InternTable:
         slots = self._slots.home(words)
         rows = self._slots.numbers[slots]
         # Freed rows are zero as well, so the zero key, whose hash is 0, is not searched for.
-        zero = np.flatnonzero(slots == 0)
+        zero = (slots == 0).nonzero()[0]
         rows[zero[~words[zero].any(axis=1)]] = 0
         matched = self._words[:, 0][rows] == words[:, 0]
         for w in range(1, self._word_count):
             matched &= self._words[:, w][rows] == words[:, w]
         if matched.all():
             return rows, rows[:0]
-        return self._probe_on(words, slots, rows, np.flatnonzero(~matched))
+        return self._probe_on(words, slots, rows, (~matched).nonzero()[0])
 
     def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
         """Free the rows of [start, stop) whose flag is false; returns how many. Row 0 stays.
@@ -203,7 +203,7 @@ class InternTable:
             self._reclaims += 1
         stop = self._next if stop is None else min(stop, self._next)
         start = max(1, start)
-        dead = start + np.flatnonzero(self._live[start:stop] & ~in_use[start:stop])
+        dead = start + (self._live[start:stop] & ~in_use[start:stop]).nonzero()[0]
         self.free(dead.astype(np.uint32))
         return len(dead)
 
@@ -223,7 +223,7 @@ class InternTable:
 
     def live_rows(self) -> Rows:
         """Row numbers in use, the zero row included."""
-        return np.flatnonzero(self._live[: self._next]).astype(np.uint32)
+        return (self._live[: self._next]).nonzero()[0].astype(np.uint32)
 
     def _as_words(self, keys: Keys) -> NDArray[np.uint64]:
         return keys.view(np.uint64).reshape(len(keys), self._word_count)
@@ -314,7 +314,7 @@ class InternTable:
             return
         start = max(1, self._moved)
         self._moved = min(start + count, self._next)
-        numbers = (start + np.flatnonzero(self._live[start : self._moved])).astype(np.uint32)
+        numbers = (start + (self._live[start : self._moved]).nonzero()[0]).astype(np.uint32)
         successor.claim(numbers, self._words[numbers])
         if self._moved == self._next:
             self._slots, self._successor = successor, None

@@ -116,7 +116,7 @@ def read_packets(
     udp_length = head["udp_length"]
     ordinary &= ~tcp | ((header >= 20) & (header <= size))
     ordinary &= (l4 != L4_UDP) | (udp_length == 0) | (udp_length >= 8)
-    with_options = np.flatnonzero(tcp & ordinary & (header > 20))
+    with_options = (tcp & ordinary & (header > 20)).nonzero()[0]
     if len(with_options):
         sound = _options_are_sound(
             buffer, (start + offset)[with_options] + 20, header[with_options] - 20
@@ -134,15 +134,15 @@ def read_packets(
         {},
         {},
     )
-    icmp = np.flatnonzero((l4 == L4_ICMPV4) | (l4 == L4_ICMPV6))
+    icmp = ((l4 == L4_ICMPV4) | (l4 == L4_ICMPV6)).nonzero()[0]
     columns.l4_type[icmp] = head["icmp_type"][icmp]
     columns.l4_code[icmp] = head["icmp_code"][icmp]
     columns.source_port[icmp] = 0
     columns.destination_port[icmp] = 0
-    sctp = np.flatnonzero(l4 == L4_SCTP)
+    sctp = (l4 == L4_SCTP).nonzero()[0]
     columns.l4_type[sctp] = np.where(size[sctp] > 12, _CHUNKS[head["chunk"][sctp]], 0)
     _fill_keys(key, ip, ordinary & v4, ordinary & v6, ordinary)
-    for row in np.flatnonzero(~ordinary).tolist():
+    for row in (~ordinary).nonzero()[0].tolist():
         _read_odd(columns, buffer, int(start[row]), records, row)
     return columns
 
@@ -165,11 +165,11 @@ def _fill_keys(
         macs[:, 16 + word] = halves[:, 3 + word]
         macs[:, 19 + word] = halves[:, word]
     if v6.any():
-        rows = np.flatnonzero(v6)
+        rows = v6.nonzero()[0]
         key.view(np.uint8).reshape(len(key), 64)[rows, :32] = raw[rows, 22:54]
         words[:, 2] = np.where(v4, np.uint32(0xFFFF0000), words[:, 2])
         words[:, 6] = np.where(v4, np.uint32(0xFFFF0000), words[:, 6])
-        rows = np.flatnonzero(v4)
+        rows = v4.nonzero()[0]
         words[rows, 3] = np.ascontiguousarray(raw[rows, 26:30]).view(np.uint32).ravel()
         words[rows, 7] = np.ascontiguousarray(raw[rows, 30:34]).view(np.uint32).ravel()
     else:
@@ -199,7 +199,7 @@ def _options_are_sound(
     sound |= (
         (length == 20) & mss & (second == _SACK_TIMESTAMP) & (words[:, 4] & 0xFFFFFF == _NOP_SCALE)
     )
-    rest = np.flatnonzero(~sound)
+    rest = (~sound).nonzero()[0]
     if len(rest):
         sound[rest] = _walk_options(buffer, start[rest], length[rest])
     return sound

@@ -152,10 +152,10 @@ class MonitorPipeline:
         route = np.where(sample, _ROUTE[buffer[payloads.offset]], _OTHER)
         problems: dict[int, ProtocolError] = {}
         parts: list[FlowColumns] = []
-        datapath = np.flatnonzero(route == _DATAPATH)
+        datapath = (route == _DATAPATH).nonzero()[0]
         if len(datapath):
             parts.append(self._datapath(payloads, datapath, problems))
-        socks = np.flatnonzero(route == TRACE_SOCK)
+        socks = (route == TRACE_SOCK).nonzero()[0]
         if len(socks):
             flows, errors = sock_flows(
                 socks,
@@ -165,7 +165,7 @@ class MonitorPipeline:
                 self.directory,
             )
             parts.append(_without(flows, errors, problems))
-        logs = np.flatnonzero(route == ACCESS_LOG)
+        logs = (route == ACCESS_LOG).nonzero()[0]
         if len(logs):
             flows, errors = self._access_logs.flows(logs, payloads.records(logs), time)
             problems.update(errors)
@@ -232,7 +232,7 @@ class MonitorPipeline:
         parsed: ParsedBatch,
         problems: dict[int, ProtocolError],
     ) -> None:
-        for row in np.flatnonzero((route == AGENT) | (route == DEBUG)).tolist():
+        for row in ((route == AGENT) | (route == DEBUG)).nonzero()[0].tolist():
             number, at = int(sequence[row]), int(time[row])
             try:
                 if route[row] == AGENT:
@@ -263,7 +263,7 @@ class MonitorPipeline:
         parsed: ParsedBatch,
         problems: dict[int, ProtocolError],
     ) -> None:
-        for row in np.flatnonzero(route == _OTHER).tolist():
+        for row in (route == _OTHER).nonzero()[0].tolist():
             kind = int(payloads.kind[row])
             if kind == PAYLOAD_LOST:
                 parsed.lost_events.append(

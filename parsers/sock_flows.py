@@ -74,7 +74,7 @@ def sock_flows(
             errors[index] = ProtocolError("trace-sock of an unknown cgroup", error_class="skipped")
         else:
             own[index] = np.frombuffer(address, dtype=np.uint8)
-    for index in np.flatnonzero(length < np.where(packed, 38, 40)).tolist():
+    for index in (length < np.where(packed, 38, 40)).nonzero()[0].tolist():
         errors[index] = ProtocolError(f"trace-sock record has {length[index]} bytes")
     peer = np.where(ipv6[:, None], fields["ip"], 0)
     peer[~ipv6, 10:12] = 0xFF

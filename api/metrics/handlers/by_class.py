@@ -85,7 +85,7 @@ class ClassSeries:
         """Add counts to the family's totals."""
         known = np.zeros(len(counts), dtype=np.bool_)
         known[: len(self._known)] = self._known
-        fresh = np.flatnonzero((counts > 0) & ~known)
+        fresh = ((counts > 0) & ~known).nonzero()[0]
         if len(fresh):
             known[fresh] = True
             pairs = [

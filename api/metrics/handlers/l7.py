@@ -63,7 +63,7 @@ class L7Records:
     def count(self, batch: FlowBatch, classes: U32) -> None:
         """See ``Handler``."""
         kinds = self._kind.of(classes)
-        picked = np.flatnonzero(kinds)
+        picked = kinds.nonzero()[0]
         details = batch.tables.details
         for detail, row, kind in zip(
             batch.detail[picked].tolist(),

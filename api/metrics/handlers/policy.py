@@ -31,7 +31,7 @@ def _select(classes: MetricClasses) -> Select:
 
     def select(batch: FlowBatch, rows: U32) -> U32:
         kind = event_type.of(rows)
-        verdicts = np.flatnonzero(kind == say.POLICY_VERDICT)
+        verdicts = (kind == say.POLICY_VERDICT).nonzero()[0]
         conversations = batch.tables.conversations
         source = conversations.source_entity[batch.conversation[verdicts]]
         verdicts = verdicts[conversations.entities.identity[source] != IDENTITY_HOST]

@@ -52,7 +52,7 @@ class PortDistribution:
     def count(self, batch: FlowBatch, classes: U32) -> None:
         """See ``Handler``."""
         base = self._base.of(classes)
-        counted = np.flatnonzero(base)
+        counted = base.nonzero()[0]
         keys = base[counted] + batch.destination_port[counted]
         slots = self._slots[keys]
         if len(slots) and slots.min() < 0:
