@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
 from bridge.addresses import is_loopback, split_address
+from bridge.os_errors import reason_of
 from parsers.errors import UsageError
 
 PREFIX = "CILIARY_"
@@ -199,7 +200,7 @@ def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) 
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError([f"{path}: {os.strerror(error.errno or 0).lower()}"]) from None
+            raise ConfigError([f"{path}: {reason_of(error)}"]) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError([f"{path}: not YAML: {' '.join(str(error).split())}"]) from None
         values = {} if values is None else values

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Mapping
 
 import trio
 
 from api.metrics.http import Observe, Route, serve_http
 from bridge.addresses import split_address
+from bridge.os_errors import reason_of
 from bridge.supervision import Part
 from parsers.errors import UsageError
 
@@ -48,5 +48,6 @@ def refusal(key: str, address: str, error: OSError) -> str:
         return f"{address} is taken by another process; stop that, or set {key} to another port"
     if error.errno == errno.EACCES:
         return f"no permission to listen on {address}; set {key} to a port above 1023"
-    reason = os.strerror(error.errno).lower() if error.errno else str(error)
-    return f"cannot listen on {address}: {reason}; set {key} to an address of this machine"
+    return (
+        f"cannot listen on {address}: {reason_of(error)}; set {key} to an address of this machine"
+    )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from bridge.os_errors import reason_of
 from parsers.errors import ProtocolError, UsageError
 from parsers.framing import MAX_MESSAGE
 from parsers.gob_wire import TypeTable, read_int
@@ -125,7 +126,7 @@ def open_recording(path: Path) -> IO[bytes]:
             return lzma.open(path)
         return path.open("rb")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {_reason(error)}") from None
+        raise UsageError(f"cannot read {path}: {reason_of(error)}") from None
 
 
 def read_messages(path: Path) -> Iterator[Messages]:
@@ -161,8 +162,4 @@ def create_recording(path: Path, *, overwrite: bool = False) -> IO[bytes]:
     except FileExistsError:
         raise UsageError(f"{path} exists; choose another name or say --force") from None
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {_reason(error)}") from None
-
-
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+        raise UsageError(f"cannot write {path}: {reason_of(error)}") from None

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Awaitable, Callable
 
 import trio
 
-
-async def wait_for_end(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> str:
-    """The name of the signal that asks to end; started once signals are caught."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for number in signals:
-            return signal.Signals(number).name
-    raise AssertionError("the receiver ended")  # pragma: no cover
+_DRAIN = 0.01
 
 
-async def end_on_signal(
-    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+async def run_until_signal(
+    task: Callable[[], Awaitable[object]], told: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Cancel ``scope`` when a signal asks to end."""
-    await wait_for_end(task_status)
-    scope.cancel()
+    """Run ``task`` to its end, or until a signal cancels it; ``told`` gets the signal's name.
+
+    More signals on the way out are ignored: a group is often signalled twice.
+    """
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                async for number in signals:
+                    told(signal.Signals(number).name)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await task()
+            nursery.cancel_scope.cancel()
+        with trio.move_on_after(_DRAIN):
+            async for _ in signals:
+                pass

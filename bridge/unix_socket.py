@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bridge.os_errors import reason_of
 from parsers.errors import UsageError
 
 _FOREIGN = (Path("/run/cilium"), Path("/var/run/cilium"))
@@ -31,12 +32,10 @@ def make_room_for_socket(path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(
-                f"cannot make {path.parent}: {os.strerror(error.errno or 0)}"
-            ) from None
+            raise UsageError(f"cannot make {path.parent}: {reason_of(error)}") from None
         return
     except OSError as error:
-        raise UsageError(f"cannot look at {path}: {os.strerror(error.errno or 0)}") from None
+        raise UsageError(f"cannot look at {path}: {reason_of(error)}") from None
     if not stat.S_ISSOCK(found.st_mode):
         raise UsageError(f"{path} exists and is not a socket; choose another path")
     if accepts_connections(path):
@@ -68,8 +67,7 @@ def listening_socket(path: Path, mode: int = 0o660, backlog: int = 64) -> Iterat
             path.chmod(mode)
             listener.listen(backlog)
         except OSError as error:
-            text = "path too long" if error.errno is None else os.strerror(error.errno).lower()
-            raise UsageError(f"cannot listen on {path}: {text}") from None
+            raise UsageError(f"cannot listen on {path}: {reason_of(error)}") from None
         made = path.stat().st_ino
         try:
             yield listener

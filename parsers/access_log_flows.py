@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.access_log import AccessLogDecoder, AccessLogSide
+from parsers.access_log import AccessLogDecoder
+from parsers.access_log_meaning import AccessLogKind, AccessLogSide
 from parsers.datapath_flows import FIXED, FlowColumns
 from parsers.directory import Directory
 from parsers.entities import Entities, Entity
@@ -31,77 +32,70 @@ from parsers.flow_batch import (
     REPLY_TRUE,
 )
 from parsers.headers import ACCESS_LOG, Release
-from parsers.l7_content import RESPONSE
 
 L7 = 2  # flow.FlowType
 _KEY = Struct("<16s16s12xIIIIBBH")
 _CLASS = Struct("<12B2BHBBBxIII")
-_ENTITIES = 1 << 14
+_CONVERSATIONS = 1 << 14
 assert _KEY.size == CONVERSATION.itemsize and _CLASS.size == FLOW_CLASS.itemsize  # noqa: S101, PT018
 
 
 class AccessLogFlows:
     """Makes flow columns of access-log records; remembers requests and entities."""
 
-    __slots__ = ("_classes", "_decoder", "_directory", "_entities", "_generation", "_rows")
+    __slots__ = (
+        "_classes", "_conversations", "_decoder", "_directory", "_entities", "_generation",
+        "_rows",
+    )  # fmt: skip
 
     def __init__(self, entities: Entities, directory: Directory, release: Release) -> None:
         self._decoder = AccessLogDecoder(release)
         self._directory = directory
         self._entities = entities
-        self._rows: dict[tuple[Any, ...], int] = {}
-        self._classes: dict[tuple[int, ...], bytes] = {}
+        self._rows: dict[AccessLogSide, int] = {}
+        self._conversations: dict[
+            tuple[AccessLogSide, AccessLogSide, int], tuple[bytes, dict[str, str]]
+        ] = {}
+        self._classes: dict[AccessLogKind, bytes] = {}
         self._generation = (-1, -1)
 
     def statistics(self) -> dict[str, int]:
         """Fill of every cache."""
-        return self._decoder.statistics() | {"entities": len(self._rows)}
+        return self._decoder.statistics() | {
+            "entities": len(self._rows), "conversations": len(self._conversations),
+        }  # fmt: skip
 
     def flows(
         self, rows: NDArray[np.int64], records: Iterable[bytes], time: NDArray[np.int64]
     ) -> tuple[FlowColumns, dict[int, ProtocolError]]:
         """Flows of the records at ``rows``, and the error of each row that gives none."""
         generation = (self._directory.generation, self._entities.generation)
-        if generation != self._generation or len(self._rows) > _ENTITIES:
+        if generation != self._generation or len(self._conversations) > _CONVERSATIONS:
             self._rows.clear()
+            self._conversations.clear()
             self._generation = generation
-        decode, entity_of, class_of = self._decoder.decode, self._rows.get, self._classes.get
+        decode, class_of = self._decoder.decode, self._classes.get
+        conversation_of = self._conversations.get
         keys, classes, ports = [], [], []
         extra: dict[int, dict[str, Any]] = {}
         errors: dict[int, ProtocolError] = {}
         kept: list[int] = []
         for data, row, at in zip(records, rows.tolist(), time[rows].tolist(), strict=True):
             try:
-                verdict, direction, version, l4, source, destination, l7_record, l7 = decode(data)
+                kind, source, destination, source_port, destination_port, l7 = decode(data)
             except ProtocolError as error:
                 errors[row] = error
                 continue
-            source_id, source_identity, source_ip, source_text, port, labels, _ = source
-            peer_id, peer_identity, peer_ip, peer_text, peer_port, peer_labels, _ = destination
-            keys.append(
-                _KEY.pack(
-                    source_ip,
-                    peer_ip,
-                    source_identity,
-                    peer_identity,
-                    entity_of((source_ip, source_id, source_identity, labels))
-                    or self._entity(source, at),
-                    entity_of((peer_ip, peer_id, peer_identity, peer_labels))
-                    or self._entity(destination, at),
-                    0,
-                    version,
-                    (0 if source_ip else ABSENT_SOURCE) | (0 if peer_ip else ABSENT_DESTINATION),
-                )
-            )
-            kind = (verdict, direction, version, l4, l7.type, l7_record)
+            key, texts = conversation_of(
+                (source, destination, kind.ip_version)
+            ) or self._conversation(source, destination, kind.ip_version, at)
+            keys.append(key)
             classes.append(class_of(kind) or self._class(kind))
-            ports.append(port)
-            ports.append(peer_port)
+            ports.append(source_port)
+            ports.append(destination_port)
             fields = extra[len(kept)] = {"l7": l7}
-            if source_text:
-                fields["source_address"] = source_text
-            if peer_text:
-                fields["destination_address"] = peer_text
+            if texts:
+                fields |= texts
             kept.append(row)
         count = len(kept)
         port_pairs = np.array(ports, dtype=np.uint16).reshape(count, 2)
@@ -116,6 +110,30 @@ class AccessLogFlows:
             np.full(count, FIXED, dtype=np.uint8),
             extra,
         ), errors
+
+    def _conversation(
+        self, source: AccessLogSide, destination: AccessLogSide, version: int, time: int
+    ) -> tuple[bytes, dict[str, str]]:
+        """Key of two sides that were not seen together before, and what it cannot say."""
+        key = _KEY.pack(
+            source.address,
+            destination.address,
+            source.identity,
+            destination.identity,
+            self._rows.get(source) or self._entity(source, time),
+            self._rows.get(destination) or self._entity(destination, time),
+            0,
+            version,
+            (0 if source.address else ABSENT_SOURCE)
+            | (0 if destination.address else ABSENT_DESTINATION),
+        )
+        texts = {
+            "source_address": source.address_text,
+            "destination_address": destination.address_text,
+        }
+        found = key, {name: text for name, text in texts.items() if text}
+        self._conversations[source, destination, version] = found
+        return found
 
     def _entity(self, side: AccessLogSide, time: int) -> int:
         """The entity row of a side that was not seen before."""
@@ -133,17 +151,16 @@ class AccessLogFlows:
                 cluster_name=side.cluster_name,
             )
         )
-        self._rows[side.address, side.endpoint_id, side.identity, side.labels] = row
+        self._rows[side] = row
         return row
 
-    def _class(self, kind: tuple[int, ...]) -> bytes:
+    def _class(self, kind: AccessLogKind) -> bytes:
         """The ``FLOW_CLASS`` bytes of a kind; there are a few hundred kinds."""
-        verdict, direction, version, l4, l7_type, l7_record = kind
-        reply = REPLY_TRUE if l7_type == RESPONSE else REPLY_FALSE
+        reply = REPLY_TRUE if kind.is_reply else REPLY_FALSE
         packed = self._classes[kind] = _CLASS.pack(
-            ACCESS_LOG, 0, verdict, direction, reply, L7, version, l4,
+            ACCESS_LOG, 0, kind.verdict, kind.direction, reply, L7, kind.ip_version, kind.l4,
             0, 0, 0, FLAG_L7,
-            0, 0, 0, l7_type, l7_record, ORIGIN_CILIUM,
+            0, 0, 0, kind.type, kind.l7_record, ORIGIN_CILIUM,
             0, 0, 0,
         )  # fmt: skip
         return packed

@@ -18,7 +18,6 @@ from parsers.gob_schema import (
     List,
     Marshalled,
     Repeated,
-    Schema,
     Signed,
     Struct,
     Text,
@@ -46,7 +45,7 @@ def _endpoint_labels(shaped: tuple[int, list[Any]]) -> tuple[tuple[str, ...], st
 
 
 _LABEL = Struct({"Key": Text(), "Value": Text(), "Source": Text()})
-_ENDPOINT = Struct(
+ENDPOINT = Struct(
     {
         "ID": Unsigned(64),
         "IPv4": Text(),
@@ -57,7 +56,7 @@ _ENDPOINT = Struct(
     }
 )
 _HEADERS = Dict(List(Text()))
-_PARTS: dict[str, Schema] = {
+PARTS = {
     "HTTP": Kept(
         Struct(
             {
@@ -92,14 +91,14 @@ RECORD = Struct(
         "Type": Text(),
         "Timestamp": Text(),
         "ObservationPoint": Text(),
-        "SourceEndpoint": _ENDPOINT,
-        "DestinationEndpoint": _ENDPOINT,
+        "SourceEndpoint": ENDPOINT,
+        "DestinationEndpoint": ENDPOINT,
         "IPVersion": Unsigned(8),
         "Verdict": Text(),
         "TransportProtocol": Unsigned(16),
-        **_PARTS,
+        **PARTS,
         # Not shown, but wrong ones make a record a wrong one.
-        "NodeAddressInfo": Repeated(Struct({"IPv4": Text(), "IPv6": Text()}), bool),
+        "NodeAddressInfo": Struct({"IPv4": Text(), "IPv6": Text()}),
         "Info": Text(),
         "Metadata": List(Text()),
         "FlowEvent": Text(),

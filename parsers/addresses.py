@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 MAPPED = bytes(10) + b"\xff\xff"
+UNSPECIFIED = MAPPED + bytes(4)
+"""0.0.0.0."""
 
 
 def mapped(four: bytes) -> bytes:
@@ -12,6 +15,7 @@ def mapped(four: bytes) -> bytes:
     return MAPPED + four
 
 
+@lru_cache(maxsize=1 << 14)
 def address_text(sixteen: bytes) -> str:
     """The text of an address; a mapped one prints as IPv4 whatever header it stood in."""
     if sixteen.startswith(MAPPED):

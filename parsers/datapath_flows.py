@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.addresses import address_text, mapped
+from parsers.addresses import UNSPECIFIED, address_text, mapped
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
     ABSENT_DESTINATION,
@@ -36,10 +36,10 @@ from parsers.headers import (
     PROBLEMS,
     TRACE,
     UNKNOWN_VERSION,
-    Columns,
     Datapath,
 )
 from parsers.packet_columns import PacketColumns
+from parsers.windows import Columns
 
 L3_L4 = 1  # flow.FlowType
 INGRESS, EGRESS = 1, 2  # flow.TrafficDirection
@@ -47,8 +47,11 @@ FORWARDED, DROPPED, AUDIT, REDIRECTED = 1, 2, 4, 5  # flow.Verdict
 
 REASON_UNKNOWN, REASON_REPLY = 5, 2  # trace reasons on the wire
 TO_PROXY = 1  # observation point
-_PROXY_CAPTURES = (8, 9)  # capture points whose argument is a port, not an interface
-_INTERFACE_CAPTURES = (4, 5, 6, 7, 10, 11)
+# By capture point: whether its argument is a port, or an interface.
+_IS_PROXY_PORT = np.zeros(256, dtype=np.bool_)
+_IS_PROXY_PORT[[8, 9]] = True
+_IS_INTERFACE = np.zeros(256, dtype=np.bool_)
+_IS_INTERFACE[[4, 5, 6, 7, 10, 11]] = True
 
 # By trace reason on the wire (7 bits): flow.TraceReason and is_reply.
 _TRACE_REASON = np.arange(128, dtype=np.uint8)
@@ -165,9 +168,10 @@ def datapath_flows(
         for name in ("is_reply", "trace_reason", "interface", "proxy_port"):
             flow_class[name][not_trace] = 0
         rule[not_trace] = FIXED
-        _set_drops(flows, head, not_trace[kinds == DROP])
-        _set_verdicts(flows, head, not_trace[kinds == POLICY_VERDICT])
-        _set_captures(flows, head, not_trace[kinds == CAPTURE])
+        for which, set_rows in _BY_KIND:
+            of_kind = not_trace[kinds == which]
+            if len(of_kind):
+                set_rows(flows, head, of_kind)
     _set_translated(flows, records)
     _set_trace_ids(flows, records)
     for index, packet in packets.odd.items():
@@ -223,12 +227,13 @@ def _set_captures(flows: FlowColumns, head: Columns, rows: NDArray[np.int64]) ->
     flow_class = flows.flow_class
     point, argument = head["sub_type"][rows], head["word16"][rows]
     flow_class["verdict"][rows] = 0
-    flow_class["interface"][rows] = np.where(np.isin(point, _INTERFACE_CAPTURES), argument, 0)
-    flow_class["proxy_port"][rows] = np.where(
-        np.isin(point, _PROXY_CAPTURES), argument.byteswap(), 0
-    )
+    flow_class["interface"][rows] = np.where(_IS_INTERFACE[point], argument, 0)
+    flow_class["proxy_port"][rows] = np.where(_IS_PROXY_PORT[point], argument.byteswap(), 0)
     flows.key["source_identity"][rows] = 0
     flows.key["destination_identity"][rows] = 0
+
+
+_BY_KIND = ((DROP, _set_drops), (POLICY_VERDICT, _set_verdicts), (CAPTURE, _set_captures))
 
 
 def _set_translated(flows: FlowColumns, records: Datapath) -> None:
@@ -238,17 +243,24 @@ def _set_translated(flows: FlowColumns, records: Datapath) -> None:
     # With the IPv6 flag clear only the first 4 bytes count.
     first = np.where(records.ipv6, words[:, 4] | words[:, 5], head["orig_v4"])
     with_original = (first != 0) & (head["kind"] == TRACE) & (records.length >= 48)
-    for row in np.flatnonzero(with_original).tolist():
-        raw = head["orig_ip"][row].tobytes()
-        original = raw if records.ipv6[row] else mapped(raw[:4])
-        if original == mapped(bytes(4)):
+    rows = np.flatnonzero(with_original)
+    if not len(rows):
+        return
+    own_addresses = flows.key["source_ip"][rows].tobytes()
+    originals = head["orig_ip"][rows].tobytes()
+    ipv6 = records.ipv6[rows].tolist()
+    for position, row in enumerate(rows.tolist()):
+        start = 16 * position
+        raw = originals[start : start + 16]
+        original = raw if ipv6[position] else mapped(raw[:4])
+        if original == UNSPECIFIED:
             continue
         # A translated source leaves, whether the reporter owns it or answers.
         if flows.direction_rule[row] != FIXED:
             flows.direction_rule[row] = EGRESS_ALWAYS
         if not flows.key["ip_version"][row]:
             continue
-        own = flows.key["source_ip"][row].tobytes()
+        own = own_addresses[start : start + 16]
         if own != original:
             flows.key["source_ip"][row] = np.frombuffer(original, dtype=np.uint8)
             flows.extra.setdefault(row, {})["source_xlated"] = address_text(own)

@@ -25,8 +25,9 @@ from parsers.flow_batch import (
     U32,
     FlowTables,
 )
-from parsers.headers import POLICY_VERDICT, Columns, Release
+from parsers.headers import POLICY_VERDICT, Release
 from parsers.policies import match_of, names_policies
+from parsers.windows import Columns
 
 _MEMO = 1 << 16
 _PROTOCOL = {L4_TCP: 6, L4_UDP: 17, L4_ICMPV4: 1, L4_ICMPV6: 58, L4_SCTP: 132}
@@ -125,8 +126,9 @@ class DetailBuilder:
     def _at_sites(self, sites: list[int]) -> list[int]:
         """Rows of details that are a drop site alone."""
         memo = self._site_rows
-        for site in set(sites) - memo.keys():
-            memo[site] = self._tables.details.intern(Detail(drop_site=self._drop_site(site)))
+        for site in sites:
+            if site not in memo:
+                memo[site] = self._tables.details.intern(Detail(drop_site=self._drop_site(site)))
         return [memo[site] for site in sites]
 
     def _drop_site(self, site: int) -> DropSite:

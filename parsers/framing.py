@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from parsers.errors import ProtocolError
 from parsers.gob_wire import TypeTable, read_int, read_uint, skip_value
+from parsers.windows import windows
 
 MAX_MESSAGE = 1 << 24
 """Largest message accepted, in bytes. A payload is bounded by a perf record (64 kB) or an
@@ -34,6 +35,15 @@ PAYLOAD_SAMPLE = 9
 PAYLOAD_LOST = 2
 
 _KEPT_BYTES = 192  # a gather of a record's head may read this far beyond the last message
+
+_LONGEST_PREFIX = 5  # type id and field step, so that three bytes of length fit a word
+
+# Ends of a sample, as little-endian words: CPU (field 1; its number doubled as signed gob has
+# it, in one byte, in one or two behind a marker, or left out when 0), Type (field 3) 9, end.
+_SMALL_CPU, _SMALL_CPU_MASK = np.uint64(0x0012020001), np.uint64(0xFFFFFF00FF)
+_BYTE_CPU, _BYTE_CPU_MASK = np.uint64(0x00120200FF01), np.uint64(0xFFFFFF00FFFF)
+_WIDE_CPU, _WIDE_CPU_MASK = np.uint64(0x0012020000FE01), np.uint64(0xFFFFFF0000FFFF)
+_NO_CPU = np.uint64(0x001203)
 
 I64: TypeAlias = NDArray[np.int64]
 
@@ -114,16 +124,30 @@ class PayloadStream:
             if not starts:
                 break
             starts.append(end)
-            raw = np.zeros(end + _KEPT_BYTES, dtype=np.uint8)
-            raw[:end] = np.frombuffer(memoryview(self._buffer)[:end], dtype=np.uint8)
-            batch = self._decode(raw, np.array(starts, dtype=np.int64))
-            del self._buffer[:end]
+            batch = self._take_bytes(np.array(starts, dtype=np.int64), end)
             self.offset += end
             if len(batch) or batch.malformed:
                 return batch
         if self._failure is not None:
             raise self._failure
         return None
+
+    def _take_bytes(self, bounds: I64, end: int) -> PayloadBatch:
+        """Decode the messages of the first ``end`` bytes, which leave the buffer."""
+        buffer = self._buffer
+        size = len(buffer)
+        if size - end > end:
+            raw = np.empty(end + _KEPT_BYTES, dtype=np.uint8)
+            raw[end:] = 0
+            raw[:end] = np.frombuffer(memoryview(buffer)[:end], dtype=np.uint8)
+            batch = self._decode(raw, bounds)
+            del buffer[:end]
+            return batch
+        # Little is left: the batch keeps this buffer, and the rest begins a new one.
+        buffer += bytes(_KEPT_BYTES)
+        batch = self._decode(np.frombuffer(buffer, dtype=np.uint8), bounds)
+        self._buffer = buffer[end:size]
+        return batch
 
     def _walk(self, limit: int) -> tuple[list[int], int]:
         """Where the next whole messages start, and where the last of them ends."""
@@ -213,31 +237,38 @@ class PayloadStream:
         if not self._usual or self._payload_id is None:
             return np.zeros(len(starts), dtype=np.bool_)
         raw = batch.buffer
+        prefix = _encode_int(self._payload_id) + b"\x01"
+        width = len(prefix)
+        if width > _LONGEST_PREFIX:
+            return np.zeros(len(starts), dtype=np.bool_)
         first = raw[starts]
         position = starts + np.where(first < 0x80, 1, 257 - first.astype(np.int64))
-        prefix = _encode_int(self._payload_id) + b"\x01"
-        usual: NDArray[np.bool_] = raw[position] == prefix[0]
-        for index in range(1, len(prefix)):
-            usual &= raw[position + index] == prefix[index]
-        position += len(prefix)
-        length, position, readable = _read_small_uints(raw, position)
-        usual &= readable
-        offset = position
-        # A hostile length must not send the next reads out of the buffer.
-        position = np.minimum(position + length, ends)
-        with_cpu = raw[position] == 1
-        cpu, after_cpu, readable = _read_small_uints(raw, position + 1)
-        usual &= readable | ~with_cpu
-        usual &= (cpu & 1) == 0
-        position = np.minimum(np.where(with_cpu, after_cpu, position), ends)
-        usual &= raw[position] == np.where(with_cpu, 2, 3)
-        usual &= raw[position + 1] == 2 * PAYLOAD_SAMPLE
-        usual &= raw[position + 2] == 0
-        usual &= position + 3 == ends
-        usual &= length > 0
+        head = windows(raw, position, 8).view(np.uint64)
+        usual: NDArray[np.bool_] = head & _mask(width) == int.from_bytes(prefix, "little")
+        length = head >> np.uint64(8 * width)  # of the data, by its one to three bytes
+        one, two = length & 0xFF == 0xFF, length & 0xFF == 0xFE
+        usual &= (length & 0xFF < 0x80) | one | two
+        byte, second = length >> 8 & 0xFF, length >> 16 & 0xFF
+        length = np.where(one, byte, np.where(two, byte << 8 | second, length & 0xFF))
+        length = length.astype(np.int64)
+        offset = position + (width + 1) + one + 2 * two
+        # A hostile length must not send the next read out of the buffer.
+        tail = windows(raw, np.minimum(offset + length, ends), 8).view(np.uint64)
+        rest = ends - offset - length
+        cpu = tail >> 8 & 0xFF
+        small = (tail & _SMALL_CPU_MASK == _SMALL_CPU) & (rest == 5) & (cpu < 0x80)
+        cpu[~small] = 0
+        ended = small | (tail & _mask(3) == _NO_CPU) & (rest == 3)
+        if not ended.all():
+            one = (tail & _BYTE_CPU_MASK == _BYTE_CPU) & (rest == 6)
+            two = (tail & _WIDE_CPU_MASK == _WIDE_CPU) & (rest == 7)
+            cpu[one] = tail[one] >> 16 & 0xFF
+            cpu[two] = (tail[two] >> 16 & 0xFF) << 8 | tail[two] >> 24 & 0xFF
+            ended |= one | two
+        usual &= ended & (cpu & 1 == 0) & (length > 0)
         batch.offset[:] = offset
         batch.length[:] = length
-        batch.cpu[:] = np.where(with_cpu, cpu >> 1, 0)
+        batch.cpu[:] = cpu >> 1
         batch.kind[:] = PAYLOAD_SAMPLE
         return usual
 
@@ -309,12 +340,6 @@ def _encode_int(value: int) -> bytes:
     return bytes([256 - len(body)]) + body
 
 
-def _read_small_uints(raw: NDArray[np.uint8], position: I64) -> tuple[I64, I64, NDArray[np.bool_]]:
-    """Unsigned integers of at most three bytes: values, positions after, readable or not."""
-    head = raw[position].astype(np.int64)
-    second = raw[position + 1].astype(np.int64)
-    third = raw[position + 2].astype(np.int64)
-    one, two = head == 0xFF, head == 0xFE
-    value = np.where(one, second, np.where(two, second << 8 | third, head))
-    after = position + 1 + one + 2 * two
-    return value, after, (head < 0x80) | one | two
+def _mask(width: int) -> np.uint64:
+    """The lowest bytes of a little-endian word."""
+    return np.uint64((1 << 8 * width) - 1)

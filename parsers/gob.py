@@ -14,10 +14,10 @@ a schema (they are skipped). Source: the documentation of package encoding/gob.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from parsers.gob_compiled import compiled_struct
 from parsers.gob_schema import BUILTINS, Compiler, List, Signed, Struct, Text, WireType
 from parsers.gob_values import Reader, read_type_id
 from parsers.gob_wire import bad, read_uint
@@ -68,17 +68,19 @@ class DefinitionReader:
         return definition, at
 
 
-@dataclass(slots=True)
-class _Known:
-    """Definitions seen before, as bytes and as types, and their reader.
-
-    Fast readers take milliseconds to make, so that is done when definitions come again.
-    """
+@dataclass(frozen=True, slots=True, eq=False)
+class Sender:
+    """Who begins with certain definitions: those as bytes and as types, and their reader."""
 
     definitions: bytes
     type_id: bytes  # of the value, as encoded
-    types: dict[int, WireType]
-    read: Reader | None = None
+    root: int  # the same as a number
+    types: Mapping[int, WireType]
+    read: Reader
+
+    def fields(self, type_id: int) -> tuple[tuple[str, int], ...]:
+        """Names and type ids of a struct's fields; nothing for other types."""
+        return self.types.get(type_id, WireType()).struct or ()
 
 
 class StreamDecoder:
@@ -93,7 +95,12 @@ class StreamDecoder:
         self._schema = schema
         self._most_known = most_known
         self._definition_reader = DefinitionReader()
-        self._known: list[_Known] = []
+        self._known: list[Sender] = []
+
+    @property
+    def latest(self) -> Sender | None:
+        """Who sent the last value, if it had definitions."""
+        return self._known[0] if self._known else None
 
     def statistics(self) -> dict[str, int]:
         """How many senders' definitions are remembered."""
@@ -109,8 +116,7 @@ class StreamDecoder:
                         if known is not self._known[0]:
                             self._known.remove(known)
                             self._known.insert(0, known)
-                        read = known.read or self._prepare(known)
-                        value: list[Any] = read(data[start:stop], len(known.type_id))[0]
+                        value: list[Any] = known.read(data[start:stop], len(known.type_id))[0]
                         return value
             return self._decode_new(data, at)
         except IndexError:
@@ -138,14 +144,9 @@ class StreamDecoder:
         read = Compiler(types).struct_stream(type_id, self._schema)
         value: list[Any] = read(message, start)[0]
         if at > begin:  # a stream without definitions has nothing to know it by
-            self._known.insert(0, _Known(data[begin:at], message[:start], types))
+            self._known.insert(0, Sender(data[begin:at], message[:start], type_id, types, read))
             del self._known[self._most_known :]
         return value
-
-    def _prepare(self, known: _Known) -> Reader:
-        type_id, _ = read_type_id(known.type_id, 0)
-        known.read = Compiler(known.types, compiled_struct).struct_stream(type_id, self._schema)
-        return known.read
 
 
 def _message(data: bytes, at: int) -> tuple[int, int]:

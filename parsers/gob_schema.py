@@ -148,20 +148,11 @@ BUILTINS: dict[int, WireType] = {
 }  # fmt: skip
 
 
-StructReader: TypeAlias = Callable[[tuple[Field, ...], list[Any]], Reader]
-
-
 class Compiler:
-    """Makes readers from a stream's definitions; one stream's use only.
+    """Makes readers from a stream's definitions; one stream's use only."""
 
-    ``struct_reader`` makes those of structs: at once, or fast ones (``gob_compiled``).
-    """
-
-    def __init__(
-        self, types: Mapping[int, WireType], struct_reader: StructReader = values.struct_reader
-    ) -> None:
+    def __init__(self, types: Mapping[int, WireType]) -> None:
         self._types = types
-        self._struct_reader = struct_reader
         self._skippers: dict[int, Reader] = {}
 
     def struct_stream(self, type_id: int, schema: Struct) -> Reader:
@@ -251,7 +242,7 @@ class Compiler:
                     fields.append((INLINE_UNSIGNED, slots[name], (1 << wanted.bits) - 1))
                 case _:
                     fields.append((CALL, slots[name], read))
-        return self._struct_reader(tuple(fields), [*map(_zero, schema.fields.values()), None])
+        return values.struct_reader(tuple(fields), [*map(_zero, schema.fields.values()), None])
 
     def _skipper(self, type_id: int) -> Reader:
         """Reader that throws its value away."""

@@ -138,7 +138,7 @@ def list_reader(element: Reader) -> Reader:
     return read
 
 
-_texts = list_reader(read_bytes)
+read_texts = list_reader(read_bytes)
 
 
 def map_reader(key: Reader, element: Reader) -> Reader:
@@ -180,7 +180,7 @@ def text_lists_reader(data: bytes, at: int) -> tuple[dict[bytes, list[bytes]], i
             values[key] = [data[at + 2 : stop]]
             at = stop
         else:
-            values[key], at = _texts(data, at)
+            values[key], at = read_texts(data, at)
     return values, at
 
 

@@ -11,10 +11,12 @@ of ``round8(H + C + 4) - 4``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from parsers.windows import Columns, windows
 
 DROP, DEBUG, CAPTURE, TRACE, POLICY_VERDICT, TRACE_SOCK = 1, 2, 3, 4, 5, 7
 ACCESS_LOG, AGENT = 129, 130
@@ -48,7 +50,6 @@ HEAD = np.dtype(
 DEBUG_LENGTH = 20
 CAPTURE_LENGTH = 24
 
-Columns: TypeAlias = NDArray[Any]
 Release: TypeAlias = tuple[int, int] | None
 
 # Header length by version; 0: no such version in Cilium 1.13 to 1.20.
@@ -96,17 +97,6 @@ class Datapath:
 
 OK, TOO_SHORT, UNKNOWN_VERSION = range(3)
 PROBLEMS = ("", "record is shorter than its header", "record has an unknown version")
-
-
-def windows(buffer: NDArray[np.uint8], start: NDArray[np.int64], width: int) -> Columns:
-    """``width`` bytes at each start as ``V<width>``; one copy a record.
-
-    The buffer is seen as overlapping windows, one a byte, and those wanted are taken by one
-    index. It must reach ``width`` bytes beyond the last start.
-    """
-    # Indexing only: ``take`` would first make the whole overlapping view contiguous.
-    every = np.ndarray(len(buffer) - width + 1, dtype=f"V{width}", buffer=buffer, strides=(1,))
-    return every[start]
 
 
 def read_datapath(

@@ -2,9 +2,8 @@
 
 Strategy: an open-addressing hash table of row numbers beside an array of rows. A
 batch is looked up with a handful of numpy passes; nearly every key matches at its
-first probe, the rest are retried as a shrinking subset. New keys are made unique by
-sorting and claim free slots in rounds, so that a storm of new keys (a port scan)
-costs about a microsecond each and not a Python loop.
+first probe, the rest are retried as a shrinking subset. New keys claim free slots in rounds,
+so that a storm of new keys (a port scan) costs about a microsecond each.
 
 Rows are immutable. Row 0 is the all-zero key and is always there. ``reclaim`` frees
 the rows that nobody refers to any more; their numbers are used again.
@@ -255,9 +254,17 @@ class InternTable:
             return rows, rows[:0]
         absent = np.concatenate(missing)
         fresh_words = words[absent]
-        voids = np.ascontiguousarray(fresh_words).view(f"V{self.dtype.itemsize}").ravel()
-        _, first, inverse = np.unique(voids, return_index=True, return_inverse=True)
-        made = self._insert(fresh_words[first])
+        distinct: dict[bytes, int] = {}
+        size = self.dtype.itemsize
+        raw = fresh_words.tobytes()
+        # A dict of bytes is several times faster here than sorting the keys.
+        inverse = [
+            distinct.setdefault(raw[at : at + size], len(distinct))
+            for at in range(0, len(raw), size)
+        ]
+        made = self._insert(
+            np.frombuffer(b"".join(distinct), np.uint64).reshape(-1, words.shape[1])
+        )
         rows[absent] = made[inverse]
         return rows, made
 

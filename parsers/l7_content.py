@@ -7,12 +7,12 @@ record from DNS before HTTP before Kafka, but the summary from HTTP before Kafka
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from parsers.addresses import MAPPED
 from parsers.dns_names import response_code_name, type_name
+from parsers.flow_batch import L7_DNS, L7_GENERIC, L7_HTTP, L7_KAFKA
 from parsers.go_text import quote, text
 from parsers.go_url import print_url
 from parsers.gob_values import Reader
@@ -24,49 +24,46 @@ UNKNOWN_TYPE, REQUEST, RESPONSE, SAMPLE = range(4)
 UINT32 = 0xFFFFFFFF
 
 
-@dataclass(slots=True, eq=False)
-class AccessLogL7:
+Part: TypeAlias = tuple[int, bytes, Reader]
+"""A protocol part of a record: L7_*, its bytes, the reader that has accepted them."""
+
+
+class AccessLogL7(NamedTuple):
     """The ``L7Record`` of an access-log record.
 
-    Not frozen, as one is made for each record: that would double what making it costs.
-    A part is its bytes and the reader that has accepted them.
+    A named tuple, as one is made for each record: a dataclass would double what making it
+    costs.
     """
 
     type: int
     latency_ns: int
     trace_id: str
     labels: HttpLabels | DnsLabels | KafkaLabels | None
-    http: tuple[bytes, Reader] | None
-    kafka: tuple[bytes, Reader] | None
-    dns: tuple[bytes, Reader] | None
-    generic: tuple[bytes, Reader] | None
+    parts: tuple[Part, ...]
 
     def content(self) -> L7Content:
         """Decode what is shown."""
+        # The last value of each part took what is unknown.
+        values: dict[int, list[Any]] = {
+            l7_record: read(encoded, 0)[0][:-1] for l7_record, encoded, read in self.parts
+        }
+        http, kafka, dns = values.get(L7_HTTP), values.get(L7_KAFKA), values.get(L7_DNS)
         record: Http | Dns | Kafka | None = None
         summary = ""
-        if self.generic:
-            summary = _generic_summary(*_values(self.generic))
-        if self.kafka:
-            record = _kafka(self.type, *_values(self.kafka))
-            summary = "" if self.dns or self.http else _kafka_summary(self.type, record)
-        if self.http:
-            values = _values(self.http)
-            record = _http(self.type, *values)
-        if self.dns:
-            values_of_dns = _values(self.dns)
-            record = _dns(self.type, *values_of_dns)
-            if not self.kafka:
-                summary = _dns_summary(self.type, *values_of_dns)
-        if self.http:
-            summary = _http_summary(self.type, self.latency_ns, *values)
+        if L7_GENERIC in values:
+            summary = _generic_summary(*values[L7_GENERIC])
+        if kafka:
+            record = _kafka(self.type, *kafka)
+            summary = "" if dns or http else _kafka_summary(self.type, record)
+        if http:
+            record = _http(self.type, *http)
+        if dns:
+            record = _dns(self.type, *dns)
+            if not kafka:
+                summary = _dns_summary(self.type, *dns)
+        if http:
+            summary = _http_summary(self.type, self.latency_ns, *http)
         return L7Content(record, summary)
-
-
-def _values(part: tuple[bytes, Reader]) -> list[Any]:
-    encoded, read = part
-    values: list[Any] = read(encoded, 0)[0]
-    return values[:-1]  # the last slot took what is unknown
 
 
 def _http(

@@ -65,7 +65,7 @@ class ObjectTable(Generic[T]):
         else:
             row = len(self._rows)
             self._rows.append(value)
-        self._peak = max(self._peak, len(self))
+            self._peak = row + 1
         return row
 
     def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:

@@ -24,8 +24,9 @@ from parsers.flow_batch import (
     L4_TCP,
     L4_UDP,
 )
-from parsers.headers import Columns, Datapath, windows
+from parsers.headers import Datapath
 from parsers.packets import SCTP_CHUNK_TYPES, Packet, decode_packet
+from parsers.windows import Columns, windows
 
 _IP = np.dtype(
     {
@@ -38,10 +39,10 @@ _IP = np.dtype(
 )  # fmt: skip
 _L4 = np.dtype(
     {
-        "names": ["source", "destination", "udp_length", "tcp_offset", "tcp_flags", "chunk",
+        "names": ["source", "destination", "udp_length", "tcp_word", "chunk",
                   "icmp_type", "icmp_code"],
-        "formats": [">u2", ">u2", ">u2", "u1", "u1", "u1", "u1", "u1"],
-        "offsets": [0, 2, 4, 12, 13, 12, 0, 1],
+        "formats": [">u2", ">u2", ">u2", ">u2", "u1", "u1", "u1"],
+        "offsets": [0, 2, 4, 12, 12, 0, 1],
         "itemsize": 16,
     }
 )  # fmt: skip
@@ -110,7 +111,8 @@ def read_packets(
     ordinary &= (l4 != L4_ICMPV4) | (size >= 8)
     head = windows(buffer, start + offset, 16).view(_L4)
     tcp = l4 == L4_TCP
-    header = (head["tcp_offset"] >> 4).astype(np.int64) * 4
+    word = head["tcp_word"].astype(np.uint16)  # data offset, reserved bits, nine flags
+    header = (word >> 12).astype(np.int64) * 4
     udp_length = head["udp_length"]
     ordinary &= ~tcp | ((header >= 20) & (header <= size))
     ordinary &= (l4 != L4_UDP) | (udp_length == 0) | (udp_length >= 8)
@@ -128,13 +130,10 @@ def read_packets(
         head["destination"].astype(np.uint16),
         np.zeros(count, dtype=np.uint8),
         np.zeros(count, dtype=np.uint8),
-        np.where(tcp & ordinary, (head["tcp_offset"] & 1).astype(np.uint16) << 8, 0).astype(
-            np.uint16
-        ),
+        np.where(l4 == L4_TCP, word & 0x1FF, 0).astype(np.uint16),
         {},
         {},
     )
-    columns.tcp_flags[:] |= np.where(tcp & ordinary, head["tcp_flags"], 0)
     icmp = np.flatnonzero((l4 == L4_ICMPV4) | (l4 == L4_ICMPV6))
     columns.l4_type[icmp] = head["icmp_type"][icmp]
     columns.l4_code[icmp] = head["icmp_code"][icmp]

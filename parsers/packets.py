@@ -1,6 +1,6 @@
 """One captured packet to its fields, layer by layer: the exact, slow path.
 
-The fast path (``parsers.records``) takes the ordinary packets a batch at a time and sends
+The fast path (``parsers.packet_columns``) takes the ordinary packets a batch at a time and sends
 everything else here: VLAN and unknown EtherTypes, options, fragments, extension headers,
 IP in IP, tunnels, L3 devices, VRRP, IGMP, and whatever is cut or broken.
 
@@ -12,6 +12,7 @@ Unlike Hubble, the walk ends at the captured length: filler behind it is not pac
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from parsers.addresses import address_text, mapped
@@ -304,8 +305,31 @@ def _tcp(packet: Packet, data: bytes) -> None:
 
 
 _MPTCP = 30
-_MPTCP_LENGTHS = {0: (4, 12, 20, 22, 24), 1: (12, 16, 24)}
-"""RFC 8684: option lengths of MP_CAPABLE and MP_JOIN."""
+_MPTCP_LENGTHS = {
+    0: (4, 12, 20, 22, 24),  # MP_CAPABLE
+    1: (12, 16, 24),  # MP_JOIN
+    4: range(4, 41),  # REMOVE_ADDR
+    5: (3, 4),  # MP_PRIO
+    6: (12,),  # MP_FAIL
+    7: (12,),  # MP_FASTCLOSE
+    8: (4,),  # MP_TCPRST
+}
+"""Option lengths by subtype, RFC 8684 section 3 (and RFC 6824 for MP_PRIO)."""
+_ADD_ADDR_LENGTHS = (8, 10, 20, 22)
+
+
+def _mptcp_lengths(option: bytes) -> Container[int]:
+    """Lengths an option may have; ``option`` starts behind its length byte."""
+    subtype, flags = option[0] >> 4, option[1] if len(option) > 1 else 0
+    if subtype == 2:  # DSS: what its flags announce
+        acknowledged = 4 + 4 * (flags >> 1 & 1) if flags & 1 else 0
+        mapped_data = 10 + 4 * (flags >> 3 & 1) if flags & 4 else 0
+        length = 4 + acknowledged + mapped_data
+        return (length, length + 2) if mapped_data else (length,)
+    if subtype == 3:  # ADD_ADDR: 8 bytes more where it is authenticated, as in version 1
+        authenticated = option[0] & 15 == 0
+        return tuple(n + 8 * authenticated for n in _ADD_ADDR_LENGTHS)
+    return _MPTCP_LENGTHS.get(subtype, range(256))
 
 
 def _check_tcp_options(options: bytes) -> None:
@@ -323,8 +347,8 @@ def _check_tcp_options(options: bytes) -> None:
         if length < 2 or position + length > len(options):
             raise _refused(f"tcp option {kind} has length {length}")
         if kind == _MPTCP:
-            known = _MPTCP_LENGTHS.get(options[position + 2] >> 4) if length > 2 else ()
-            if known is not None and length not in known:
+            option = options[position + 2 : position + length]
+            if not option or length not in _mptcp_lengths(option):
                 raise _refused(f"mptcp option has length {length}")
         position += length
 
@@ -340,7 +364,8 @@ def _udp(packet: Packet, data: bytes) -> None:
 
 
 def _vrrp(packet: Packet, data: bytes) -> None:
-    if len(data) < 8 or data[0] & 15 != 1 or not data[3] or len(data) < 8 + 4 * data[3]:
+    # The addresses behind are not shown; that they are cut does not matter.
+    if len(data) < 6 or data[0] & 15 != 1 or not data[3]:
         raise _refused("vrrp packet is cut or no advertisement", data)
     packet.l4_type = data[0] & 15
     packet.vrrp_id, packet.vrrp_priority = data[1], data[2]

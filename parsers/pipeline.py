@@ -38,12 +38,12 @@ from parsers.headers import (
     Layout,
     Release,
     read_datapath,
-    windows,
 )
 from parsers.intern import InternTable
 from parsers.ledger import Ledger
 from parsers.packet_columns import read_packets
 from parsers.sock_flows import RECORD_WINDOW, sock_flows
+from parsers.windows import windows
 
 Clock = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
 """Sequence numbers to times in ns; a live source stamps what it read."""

@@ -15,7 +15,8 @@ from parsers.datapath_flows import FIXED, FlowColumns
 from parsers.directory import Directory
 from parsers.errors import ProtocolError
 from parsers.flow_batch import CONVERSATION, FLOW_CLASS, L4_TCP, L4_UDP, ORIGIN_CILIUM
-from parsers.headers import TRACE_SOCK, Columns, Layout
+from parsers.headers import TRACE_SOCK, Layout
+from parsers.windows import Columns
 
 SOCK = 3  # flow.FlowType
 RECORD_WINDOW = 40

@@ -34,6 +34,7 @@ import trio
 
 from bridge.backoff import Backoff
 from bridge.event_log import EventLog
+from bridge.os_errors import reason_of
 from parsers.errors import ProtocolError
 from parsers.framing import PayloadBatch, PayloadStream
 from parsers.ledger import Ledger
@@ -154,6 +155,9 @@ class MonitorClient:
                     await self._process()
                 except ProtocolError as error:
                     self._over = str(error)
+                except Exception:  # a fault of ours: whoever runs us will start us again
+                    self._ledger.book_unobservable("socket", "gap")
+                    raise
                 nursery.cancel_scope.cancel()
         finally:
             self._connected = False
@@ -182,7 +186,7 @@ class MonitorClient:
             except BlockingIOError:
                 continue
             except OSError as error:
-                self._end(_reason(error))
+                self._end(reason_of(error))
                 return
             if not count:
                 self._end("closed by the agent")
@@ -271,10 +275,6 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error)
-
-
 def _remedy(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "waiting: there is no socket; is Cilium's agent running, and its directory mounted?"
@@ -285,4 +285,4 @@ def _remedy(path: Path, error: OSError) -> str:
         )
     if isinstance(error, ConnectionRefusedError):
         return "waiting: nobody listens on the socket; is Cilium's agent starting?"
-    return f"waiting: cannot connect: {_reason(error)}"
+    return f"waiting: cannot connect: {reason_of(error)}"

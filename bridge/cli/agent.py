@@ -17,7 +17,7 @@ from bridge.cli.event_loop import run_until_done
 from bridge.config import Config, ConfigError, load_config
 from bridge.event_log import EventLog
 from bridge.process_tuning import tune_process
-from bridge.signals import wait_for_end
+from bridge.signals import run_until_signal
 from parsers.errors import UsageError
 
 
@@ -34,13 +34,15 @@ class _LibraryLog(logging.Handler):
 
 async def _run(agent: Agent, file: Path | None) -> None:
     log = agent.log
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_reload_on_hangup, agent, file)
-        await nursery.start(agent.run)
-        log.info("agent.started", node=agent.node.name, history_flows=agent.history.flows.capacity)
-        name = await wait_for_end()
-        log.info("agent.ending", signal=name)
-        nursery.cancel_scope.cancel()
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_reload_on_hangup, agent, file)
+            await nursery.start(agent.run)
+            capacity = agent.history.flows.capacity
+            log.info("agent.started", node=agent.node.name, history_flows=capacity)
+
+    await run_until_signal(serve, lambda name: log.info("agent.ending", signal=name))
 
 
 async def _reload_on_hangup(agent: Agent, file: Path | None) -> None:

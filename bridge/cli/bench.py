@@ -8,17 +8,24 @@ so that a busy machine does not change them much; compare them with a peer in th
 from __future__ import annotations
 
 import json
+import lzma
 import resource
 import time
 from collections.abc import Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import click
+
 from api.history import History
 from api.metrics.hubble import HubbleMetrics
+from bridge.config import Cilium
+from bridge.identity.file import load_identity_file, parse_identity
 from bridge.process_tuning import tune_process
-from parsers.framing import PayloadStream
-from parsers.headers import Release
+from bridge.recording import MessageSplitter, open_recording
+from parsers.framing import PAYLOAD_SAMPLE, PayloadStream
+from parsers.headers import ACCESS_LOG, Release
 from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.world import directory_of
@@ -29,6 +36,7 @@ HANDLERS = (
     "flow", "drop", "tcp", "dns", "icmp", "port-distribution", "http", "policy",
     "flows-to-world", "sctp",
 )  # fmt: skip
+_FILE = click.Path(path_type=Path)
 STAGES = ("framing", "parse", "metrics", "history")
 
 
@@ -95,9 +103,26 @@ def bench_pipeline(
     }
 
 
-def load(path: Path) -> bytes:
-    """A recording's bytes."""
-    return path.read_bytes()
+def without_agent_records(stream: bytes) -> bytes:
+    """A stream without its L7, agent and lost records."""
+    messages = MessageSplitter().feed(stream)
+    framing = PayloadStream()
+    framing.feed(stream)
+    wanted: list[bool] = []
+    while (payloads := framing.take(BATCH)) is not None:
+        first = payloads.buffer[payloads.offset]
+        wanted += ((payloads.kind == PAYLOAD_SAMPLE) & (first < ACCESS_LOG)).tolist()
+    starts = [0, *messages.ends[:-1]]
+    bounds = zip(starts, messages.ends, wanted, strict=True)
+    return messages.definitions + b"".join(messages.payloads[a:b] for a, b, w in bounds if w)
+
+
+def packaged_recording() -> tuple[bytes, dict[str, Any]]:
+    """The demo's recording and its world: small, so a first look rather than a figure."""
+    packed = files("bridge.demo_data")
+    stream = lzma.decompress(packed.joinpath("steady.stream.xz").read_bytes())
+    world = lzma.decompress(packed.joinpath("world.json.xz").read_bytes())
+    return stream, parse_identity(world, "packaged world")
 
 
 def _chunks(stream: bytes) -> Iterator[memoryview]:
@@ -108,6 +133,45 @@ def _chunks(stream: bytes) -> Iterator[memoryview]:
 def _rss() -> int:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize()
+
+
+@click.group()
+def bench() -> None:
+    """Measure ciliary on this machine; figures to compare with a peer of the same run."""
+
+
+@bench.command()
+@click.option(
+    "--stream",
+    "recording",
+    type=_FILE,
+    help="Recording. [default: the packaged one, 20,000 records]",
+)
+@click.option("--world", type=_FILE, help="Identity file of the recording.")
+@click.option("--release", help="Release of the agent that was recorded, such as 1.19.")
+@click.option("--datapath-only", is_flag=True, help="Leave out L7, agent and lost records.")
+@click.option("--history", default=1_000_000, show_default=True, help="Flows the history holds.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def pipeline(
+    recording: Path | None,
+    world: Path | None,
+    release: str | None,
+    datapath_only: bool,
+    history: int,
+    as_json: bool,
+) -> None:
+    """Framing, parsing, naming, ten metric handlers and history, on one core."""
+    if recording is None:
+        stream, known = packaged_recording()
+    else:
+        with open_recording(recording) as file:
+            stream = file.read()
+        known = load_identity_file(world) if world else {}
+    number = Cilium(release=release or known.get("release") or None).release_number
+    if datapath_only:
+        stream = without_agent_records(stream)
+    figures = bench_pipeline(stream, known, history_flows=history, release=number)
+    click.echo(report(figures, as_json=as_json))
 
 
 def report(figures: dict[str, Any], *, as_json: bool) -> str:

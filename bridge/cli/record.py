@@ -16,8 +16,9 @@ import click
 import trio
 
 from bridge.cli.event_loop import run_until_done
+from bridge.os_errors import reason_of
 from bridge.recording import MessageSplitter, create_recording
-from bridge.signals import end_on_signal
+from bridge.signals import run_until_signal
 from parsers.errors import UsageError
 
 _READ = 256 << 10
@@ -56,16 +57,16 @@ async def _record(
         try:
             connection.connect(os.fspath(monitor_socket))
         except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise UsageError(f"cannot connect to {monitor_socket}: {reason}") from None
+            raise UsageError(f"cannot connect to {monitor_socket}: {reason_of(error)}") from None
         connection.setblocking(False)
         with create_recording(recording, overwrite=force) as file:
             recorder = Recorder(file)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(end_on_signal, nursery.cancel_scope)
-                nursery.cancel_scope.deadline = trio.current_time() + duration
-                await recorder.copy(connection, limit)
-                nursery.cancel_scope.cancel()
+
+            async def copy() -> None:
+                with trio.move_on_after(duration):
+                    await recorder.copy(connection, limit)
+
+            await run_until_signal(copy)
     return recorder.payloads
 
 

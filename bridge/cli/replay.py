@@ -5,19 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import trio
 
 from bridge.cli.event_loop import run_until_done
 from bridge.cli.rate import Rate
 from bridge.replay import Replay
-from bridge.signals import end_on_signal
-
-
-async def _run(replay: Replay) -> None:
-    async with trio.open_nursery() as nursery:
-        await nursery.start(end_on_signal, nursery.cancel_scope)
-        await replay.run()
-        nursery.cancel_scope.cancel()
+from bridge.signals import run_until_signal
 
 
 @click.command()
@@ -31,7 +23,7 @@ def replay(recording: Path, monitor_socket: Path, rate: float, loop: bool) -> No
     Waits for a client, and pauses while there is none. Ends with the recording.
     """
     played = Replay(recording, monitor_socket, rate, loop)
-    run_until_done(_run, played)
+    run_until_done(run_until_signal, played.run)
     told = played.statistics
     click.echo(
         f"{told.payloads} payloads to {told.clients} client(s), {told.missed} missed", err=True

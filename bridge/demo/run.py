@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
+from math import inf
 from pathlib import Path
 
 import trio
@@ -31,7 +32,7 @@ from bridge.demo.view import live_view, plain_line
 from bridge.event_log import EventLog
 from bridge.process_tuning import tune_process
 from bridge.replay import Replay
-from bridge.signals import end_on_signal
+from bridge.signals import run_until_signal
 
 _HOST = "127.0.0.1"
 _PORTS = {"hubble": 4244, "hubble metrics": 9965, "agent metrics": 10093, "health": 10094}
@@ -109,27 +110,26 @@ class Demo:
         return lines
 
     async def run(self, recording: Path) -> None:
-        """Until a signal, the duration, or the recording's end without ``loop``."""
+        """Until the duration, or the recording's end without ``loop``."""
         replay = Replay(
             recording, self.agent.config.cilium.socket, self.options.rate, self.options.loop
         )
-        async with trio.open_nursery() as nursery:
-            scope = nursery.cancel_scope
-            await nursery.start(end_on_signal, scope)
-            scope.deadline = (
-                trio.current_time() + self.options.duration + (30 if self.options.check else 0)
-            )
-            nursery.start_soon(self._until_played, replay, scope)
-            await nursery.start(self.agent.run)
-            if self.options.check:
-                await trio.sleep(self.options.duration)
-                await trio.to_thread.run_sync(self._probe)
-                scope.cancel()
-            else:
-                await self._show()
+        limit = inf if self.options.check else self.options.duration
+        with trio.move_on_after(limit) as scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._until_played, replay, scope)
+                await nursery.start(self.agent.run)
+                if self.options.check:
+                    await trio.sleep(self.options.duration)
+                    await trio.to_thread.run_sync(self._probe)
+                    scope.cancel()
+                else:
+                    await self._show()
 
-    async def _until_played(self, replay: Replay, scope: trio.CancelScope) -> None:
-        await replay.run()
+    async def _until_played(
+        self, replay: Replay, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        await replay.run(task_status)
         await trio.sleep(2 * _FRAME)  # what was sent last is still on its way
         if not self.options.check:
             scope.cancel()
@@ -216,7 +216,7 @@ def run_demo(options: Options, console: Console) -> int:
     with _workplace() as directory, _recording() as recording:
         demo = Demo(options, directory, console)
         tune_process()
-        trio.run(demo.run, recording)
+        trio.run(run_until_signal, lambda: demo.run(recording))
         return demo.report()
 
 

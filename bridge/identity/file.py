@@ -8,13 +8,13 @@ recording besides. What is validated here is handed on as plain data for
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from bridge.os_errors import reason_of
 from parsers.errors import UsageError
 
 U16 = Annotated[int, Meta(ge=0, lt=1 << 16)]
@@ -150,8 +150,7 @@ def load_identity_file(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        reason = os.strerror(error.errno or 0).lower()
-        raise UsageError(f"cannot read identity file {path}: {reason}") from None
+        raise UsageError(f"cannot read identity file {path}: {reason_of(error)}") from None
     return parse_identity(raw, str(path), yaml=path.suffix in {".yaml", ".yml"})
 
 

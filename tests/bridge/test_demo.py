@@ -98,6 +98,6 @@ def test_it_starts_within_two_seconds() -> None:
     with subprocess.Popen([*DEMO, "--json"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
-        process.kill()
+        process.terminate()
     assert 0 < first["flows"]
     assert time.monotonic() - began < 2 + 1, "the first line comes a second after the start"

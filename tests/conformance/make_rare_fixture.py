@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.fixtures import FIXTURES, Payload, payloads, stream_bytes, world
@@ -88,10 +88,10 @@ def records() -> Iterator[bytes]:
         yield trace(ethernet(ipv4(112, vrrp[:end], total=36)))
         yield trace(ethernet(ipv6(112, vrrp[:end]), 0x86DD))
     # Agent notifications whose text is no text.
-    for payload in payloads(RELEASE, "all"):
-        if payload.data[:1] == b"\x82" and b'"' in payload.data:
-            at = payload.data.rindex(b'"') - 1
-            yield payload.data[:at] + b"\xff" + payload.data[at + 1 :]
+    for sent in payloads(RELEASE, "all"):
+        if sent.data[:1] == b"\x82" and b'"' in sent.data:
+            at = sent.data.rindex(b'"') - 1
+            yield sent.data[:at] + b"\xff" + sent.data[at + 1 :]
 
 
 PORTS = [
@@ -115,14 +115,18 @@ def encoded(payload: Payload, type_id: bytes) -> bytes:
     return unsigned(len(body)) + body
 
 
-def main(oracle: str) -> None:
+def stream_of(records: Iterable[bytes]) -> bytes:
+    """The bytes of a connection that carries these records."""
     definition = stream_bytes(RELEASE, "all")
     definition = definition[: definition[0] + 1]
-    # -64 or so in the definition is the value's type negated.
+    # The definition names the negated type id, which gob writes as one more.
     number = definition[1] if definition[1] < 128 else definition[2]
-    negated = number + 1
-    type_id = bytes([negated]) if negated < 128 else b"\xff" + bytes([negated])
-    stream = definition + b"".join(encoded(Payload(r, 0, 0, 9), type_id) for r in records())
+    type_id = bytes([number + 1]) if number < 127 else b"\xff" + bytes([number + 1])
+    return definition + b"".join(encoded(Payload(r, 0, 0, 9), type_id) for r in records)
+
+
+def main(oracle: str) -> None:
+    stream = stream_of(records())
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "stream").write_bytes(stream)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from parsers.access_log import AccessLog, AccessLogSide
+from parsers.access_log import AccessLog
+from parsers.access_log_meaning import AccessLogSide
 from parsers.addresses import address_text
 from parsers.l7 import Http
 
@@ -25,27 +26,27 @@ OF_AN_ENDPOINT = ("ID", "identity", "cluster_name", "labels")
 def shown(log: AccessLog) -> Event:
     """Our record as JSON."""
     content = log.l7.content()
-    l7: Event = {"type": TYPES[log.l7.type], "latency_ns": str(log.l7.latency_ns)}
+    l7: Event = {"type": TYPES[log.kind.type], "latency_ns": str(log.l7.latency_ns)}
     record = content.record
     if record is not None:
         values = {f.name: getattr(record, f.name) for f in fields(record)}
         if isinstance(record, Http):
             values["headers"] = [_set({"key": k, "value": v}) for k, v in record.headers]
         l7[type(record).__name__.lower()] = _set(values)
-    ports = _set({"source_port": log.source.port, "destination_port": log.destination.port})
+    ports = _set({"source_port": log.source_port, "destination_port": log.destination_port})
     trace = {"parent": {"trace_id": log.l7.trace_id}} if log.l7.trace_id else None
     addresses = {"source": _address(log.source), "destination": _address(log.destination)}
     return {
-        "IP": _set(addresses | {"ipVersion": VERSIONS[log.ip_version]}),
+        "IP": _set(addresses | {"ipVersion": VERSIONS[log.kind.ip_version]}),
         "source": _endpoint(log.source),
         "destination": _endpoint(log.destination),
         "l7": {name: value for name, value in l7.items() if value not in ("0", TYPES[0])},
-        "is_reply": log.is_reply,
+        "is_reply": log.kind.is_reply,
     } | _set(
         {
-            "verdict": VERDICTS[log.verdict] if log.verdict else "",
-            "l4": {PROTOCOLS[log.l4]: ports} if log.l4 else None,
-            "traffic_direction": DIRECTIONS[log.direction] if log.direction else "",
+            "verdict": VERDICTS[log.kind.verdict] if log.kind.verdict else "",
+            "l4": {PROTOCOLS[log.kind.l4]: ports} if log.kind.l4 else None,
+            "traffic_direction": DIRECTIONS[log.kind.direction] if log.kind.direction else "",
             "trace_context": trace,
             "Summary": content.summary,
         }

@@ -109,7 +109,7 @@ def _no_vrrp_and_igmp(data: bytearray, world: World) -> None:
 
 
 def _filler(data: bytearray, world: World) -> None:
-    if data[:1] in (b"\x01", b"\x03", b"\x04", b"\x05"):
+    if data and data[0] in (DROP, CAPTURE, TRACE, VERDICT):
         data[LEN_CAP] = b"\xff\xff"
 
 
@@ -181,14 +181,14 @@ def _without(*paths: str) -> EventRule:
     split = [path.split(".") for path in paths]
 
     def rule(event: Event, data: bytes, world: World) -> bool:
-        return any([_removed(event, path) for path in split])
+        return sum(_removed(event, path) for path in split) > 0  # all of them
 
     return rule
 
 
 def _removed(value: Any, path: list[str]) -> bool:
     if path[0] == "*":
-        return any([_removed(element, path[1:]) for element in value])
+        return sum(_removed(element, path[1:]) for element in value) > 0  # all of them
     if path[0] not in value:
         return False
     if len(path) > 1:
@@ -269,9 +269,7 @@ def _crypto_points(event: Event, data: bytes, world: World) -> bool:
     name = event.get("trace_observation_point")
     if name not in ("FROM_CRYPTO", "TO_CRYPTO"):
         return False
-    return _replaced(
-        event, "trace_observation_point", flow_pb2.TraceObservationPoint.Value(name)
-    )
+    return _replaced(event, "trace_observation_point", flow_pb2.TraceObservationPoint.Value(name))
 
 
 # Access logs
@@ -410,7 +408,9 @@ def _policies_by(names: Callable[[Event, World], Event]) -> EventRule:
         if event["event_type"]["type"] != VERDICT:
             return False
         other = names(event, world)
-        return any([_replaced(event, field, other.get(field)) for field in _POLICIES])
+        return (
+            sum(_replaced(event, field, other.get(field)) for field in _POLICIES) > 0
+        )  # all of them
 
     return rule
 
@@ -486,7 +486,7 @@ def _policies_of_match_types(*known: int) -> EventRule:
     def rule(event: Event, data: bytes, world: World) -> bool:
         if event["event_type"]["type"] != VERDICT or data[27] >> 3 & 7 in known:
             return False
-        return any([_replaced(event, field, None) for field in _POLICIES])
+        return sum(_replaced(event, field, None) for field in _POLICIES) > 0  # all of them
 
     return rule
 
@@ -574,8 +574,14 @@ TABLE = (
         record=_no_vrrp_and_igmp,
     ),
     # Events
-    Difference("emitter 1.20", "who speaks", "v1.20", event=_emitter("1.20.2+g00000000"), since="v1.20"),
-    Difference("emitter 1.19", "who speaks", "v1.19", event=_emitter("1.19.4+g95e477fd"), since="v1.19"),
+    Difference(
+        "emitter 1.20", "who speaks", until="v1.20",
+        event=_emitter("1.20.2+g00000000"), since="v1.20",
+    ),
+    Difference(
+        "emitter 1.19", "who speaks", until="v1.19",
+        event=_emitter("1.19.4+g95e477fd"), since="v1.19",
+    ),
     Difference("no emitter", "new in 1.19", until="v1.18", event=_without("emitter")),
     Difference(
         "policies of 1.20.2",
@@ -760,11 +766,9 @@ def read_as(release: str, data: bytes, world: World, fired: set[str]) -> bytes:
     return bytes(changed)
 
 
-def print_as(
-    release: str, result: Event, data: bytes, world: World, fired: set[str]
-) -> None:
+def print_as(release: str, result: Event, data: bytes, world: World, fired: set[str]) -> None:
     """Change the event of our result into what this release printed."""
     for entry in TABLE:
-        if entry.event is not None and entry.kind == result["kind"] and entry.holds_for(release):
-            if entry.event(result["event"], data, world):
-                fired.add(entry.name)
+        applies = entry.kind == result["kind"] and entry.holds_for(release)
+        if applies and entry.event is not None and entry.event(result["event"], data, world):
+            fired.add(entry.name)

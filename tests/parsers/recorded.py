@@ -23,7 +23,15 @@ from parsers.directory import Directory
 from parsers.framing import PayloadBatch, PayloadStream
 from parsers.headers import Release
 from parsers.ledger import Ledger
-from parsers.pipeline import MonitorPipeline, ParsedBatch, new_tables
+from parsers.pipeline import (
+    AgentRecord,
+    DebugRecord,
+    LostRecords,
+    MonitorPipeline,
+    ParsedBatch,
+    RecordError,
+    new_tables,
+)
 from parsers.world import directory_of, node_name_of
 from tests.fixtures import Payload
 
@@ -37,7 +45,9 @@ BATCH = 5000
 class Parser:
     """One pipeline over a world, on the world's clock."""
 
-    def __init__(self, world: World, release: Release, *, directory: Directory | None = None) -> None:
+    def __init__(
+        self, world: World, release: Release, *, directory: Directory | None = None
+    ) -> None:
         directory = directory or directory_of(world)
         self.tables = new_tables()
         self.ledger = Ledger()
@@ -60,10 +70,7 @@ class Parser:
         parsed = self.pipeline.parse(
             batch, lambda sequence: self._start + sequence.astype(np.int64) * self._step
         )
-        others = (
-            *parsed.agent_events, *parsed.debug_events, *parsed.lost_events, *parsed.errors,
-        )  # fmt: skip
-        numbers = parsed.flows.sequence.tolist() + [record.sequence for record in others]
+        numbers = parsed.flows.sequence.tolist() + [r.sequence for r in _no_flows(parsed)]
         assert sorted(numbers) == list(range(first, first + len(batch)))
         assert parsed.records == len(batch)
         assert self.ledger.imbalance() == {}
@@ -77,7 +84,10 @@ class Parser:
             make = partial(self.messages.flow, parsed.flows, row)
             yield sequence, partial(_shown, "flow", make)
         for agent in parsed.agent_events:
-            yield agent.sequence, partial(_shown, "agent", partial(agent_event_message, agent.event))
+            yield (
+                agent.sequence,
+                partial(_shown, "agent", partial(agent_event_message, agent.event)),
+            )
         for debug in parsed.debug_events:
             yield debug.sequence, partial(_shown, "debug", partial(debug_event_message, debug))
         for lost in parsed.lost_events:
@@ -102,21 +112,31 @@ class Parser:
             flows.detail.tolist(),
             strict=True,
         ):
-            yield sequence, (
-                time,
-                kind,
-                key,
-                names.entities[int(names.source_entity[row])],
-                names.entities[int(names.destination_entity[row])],
-                names.name_pairs[int(names.names[row])],
-                source_port,
-                destination_port,
-                *_detail_facts(tables.details[detail]),
+            yield (
+                sequence,
+                (
+                    time,
+                    kind,
+                    key,
+                    names.entities[int(names.source_entity[row])],
+                    names.entities[int(names.destination_entity[row])],
+                    names.name_pairs[int(names.names[row])],
+                    source_port,
+                    destination_port,
+                    *_detail_facts(tables.details[detail]),
+                ),
             )
-        for record in (
-            *parsed.agent_events, *parsed.debug_events, *parsed.lost_events, *parsed.errors,
-        ):  # fmt: skip
+        for record in _no_flows(parsed):
             yield record.sequence, (record,)
+
+
+def _no_flows(
+    parsed: ParsedBatch,
+) -> Iterator[AgentRecord | DebugRecord | LostRecords | RecordError]:
+    yield from parsed.agent_events
+    yield from parsed.debug_events
+    yield from parsed.lost_events
+    yield from parsed.errors
 
 
 def _detail_facts(detail: Detail) -> Facts:
@@ -160,9 +180,7 @@ def results_of(
     return dict(chain.from_iterable(parser.results(parser.parse(b)) for b in payloads))
 
 
-def facts_of(
-    payloads: Iterable[PayloadBatch], world: World, release: Release
-) -> dict[int, Facts]:
+def facts_of(payloads: Iterable[PayloadBatch], world: World, release: Release) -> dict[int, Facts]:
     """By payload number; see ``Parser.facts``."""
     parser = Parser(world, release)
     return dict(chain.from_iterable(parser.facts(parser.parse(b)) for b in payloads))
@@ -172,9 +190,7 @@ def batch_of(payloads: Sequence[Payload]) -> PayloadBatch:
     """Payloads as the framing would hand them over."""
     buffer = np.zeros(sum(len(p.data) for p in payloads) + 192, dtype=np.uint8)
     length = np.array([len(p.data) for p in payloads], dtype=np.int64)
-    buffer[: len(buffer) - 192] = np.frombuffer(
-        b"".join(p.data for p in payloads), dtype=np.uint8
-    )
+    buffer[: len(buffer) - 192] = np.frombuffer(b"".join(p.data for p in payloads), dtype=np.uint8)
     return PayloadBatch(
         buffer,
         np.cumsum(length) - length,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
 from hypothesis import given, settings
@@ -115,14 +115,16 @@ def test_only_single_addresses_name_a_pod() -> None:
 
 v4 = st.integers(0, 2**32 - 1).map(IPv4Address)
 v6 = st.integers(0, 2**128 - 1).map(IPv6Address)
-prefixes = st.one_of(
-    st.tuples(v4, st.integers(0, 32)), st.tuples(v6, st.integers(0, 128))
-).map(lambda pair: ip_network(f"{pair[0]}/{pair[1]}", strict=False))
+prefixes = st.one_of(st.tuples(v4, st.integers(0, 32)), st.tuples(v6, st.integers(0, 128))).map(
+    lambda pair: ip_network(f"{pair[0]}/{pair[1]}", strict=False)
+)
 
 
 @settings(deadline=None)
 @given(networks=st.lists(prefixes, max_size=8, unique=True), data=st.data())
-def test_the_longest_prefix_wins(networks: list, data: st.DataObject) -> None:
+def test_the_longest_prefix_wins(
+    networks: list[IPv4Network | IPv6Network], data: st.DataObject
+) -> None:
     directory = Directory()
     for number, network in enumerate(networks, start=1):
         directory.set_address(str(network), AddressRecord(number))

@@ -62,7 +62,9 @@ def tcp(draw: st.DrawFn) -> tuple[int, bytes]:
     options += b"\1" * (-len(options) % 4)
     words = draw(st.one_of(st.just(5 + len(options) // 4), st.integers(0, 15)))
     flags = draw(st.integers(0, 0xFFF))
-    fixed = struct.pack(">HHIIHHHH", draw(numbers), draw(numbers), 1, 2, words << 12 | flags, 9, 0, 0)
+    fixed = struct.pack(
+        ">HHIIHHHH", draw(numbers), draw(numbers), 1, 2, words << 12 | flags, 9, 0, 0
+    )
     return 6, fixed + options
 
 
@@ -142,7 +144,9 @@ def test_invented_packets(records: list[bytes]) -> None:
     assert_equal(fast, slow)
 
 
-V4 = bytes.fromhex("0a580a000007 0a580a00000c 0800 4500 0000 0007 4000 40 00 0000 0a000005 c633640a")
+V4 = bytes.fromhex(
+    "0a580a000007 0a580a00000c 0800 4500 0000 0007 4000 40 00 0000 0a000005 c633640a"
+)
 V6 = bytes.fromhex("0a580a000007 0a580a00000c 86dd 60000000 0000 00 40" + "fd" * 16 + "fe" * 16)
 TCP = "9c40 1f90 00000001 00000002 b012 ffff 0000 0000"
 WHOLE = {

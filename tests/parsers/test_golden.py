@@ -22,8 +22,6 @@ from tests.parsers.comparison import Unexplained, compare
 from tests.parsers.hubble_differences import FILLER, TABLE, policy_rule_of_1_20
 from tests.parsers.recorded import batches, differences, facts_of, results_of
 
-
-
 RARE = ("v1.19", "rare")
 """A stream of odd packets; made by tests/conformance/make_rare_fixture.py."""
 

@@ -244,6 +244,7 @@ async def test_an_error_of_the_pipeline_is_not_swallowed(
             nursery.start_soon(subject.client.run)
             connection = await agent.accept()
             await connection.send_all(definition() + sample(b"x"))
+    assert 1 == subject.gaps
 
 
 async def test_a_burst_of_200_000_events_arrives_whole(

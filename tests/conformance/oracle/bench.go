@@ -78,6 +78,7 @@ func runBench(args []string) error {
 	world := fs.String("world", "", "world.json")
 	rounds := fs.Int("rounds", 3, "rounds per figure")
 	per := fs.Duration("per", 2*time.Second, "time per round")
+	only := fs.String("only", "", "one figure, on one core")
 	fs.Parse(args)
 	w, err := loadWorld(*world)
 	if err != nil {
@@ -119,7 +120,11 @@ func runBench(args []string) error {
 		}
 	}
 	var out []figure
-	for _, procs := range []int{1, 2} {
+	cores := []int{1, 2}
+	if *only != "" {
+		cores = []int{1}
+	}
+	for _, procs := range cores {
 		d, err := newDecoder(w)
 		if err != nil {
 			return err
@@ -138,6 +143,9 @@ func runBench(args []string) error {
 			}
 		}
 		bench := func(name string, pass func() int) {
+			if *only != "" && *only != name {
+				return
+			}
 			f := measure(name, procs, *rounds, *per, pass)
 			out = append(out, f)
 			json.NewEncoder(os.Stderr).Encode(f)
@@ -188,6 +196,9 @@ func runBench(args []string) error {
 				}
 			})
 		})
+		if *only != "" {
+			continue
+		}
 		f, err := benchGetFlows(d, payloads, procs, *rounds)
 		if err != nil {
 			return err

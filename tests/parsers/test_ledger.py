@@ -1,0 +1,48 @@
+"""What comes in goes out, waits, or is lost for a reason; anything else is an imbalance."""
+
+from __future__ import annotations
+
+from parsers.ledger import ERROR_CLASSES, NOT_OBSERVABLE, STAGES, Ledger
+
+
+def test_an_empty_ledger_balances() -> None:
+    assert Ledger().imbalance() == {}
+    assert tuple(Ledger().stages) == STAGES
+
+
+def test_every_event_is_accounted_for() -> None:
+    ledger = Ledger()
+    ledger.book("parser", incoming=10, outgoing=6)
+    ledger.book_lost("parser", "decode", 3)
+    assert ledger.imbalance() == {"parser": 1}
+    ledger.stages["parser"].waiting = 1
+    assert ledger.imbalance() == {}
+    ledger.book_lost("parser", "decode", 1)
+    assert ledger.imbalance() == {"parser": -1}
+    assert ledger.stages["parser"].lost == {"decode": 4}
+
+
+def test_nothing_lost_is_not_a_reason() -> None:
+    ledger = Ledger()
+    ledger.book_lost("parser", "decode", 0)
+    assert "decode" not in ledger.stages["parser"].lost
+
+
+def test_what_nobody_can_count_is_counted_by_occasion() -> None:
+    ledger = Ledger()
+    ledger.book_unobservable("socket", "gap")
+    assert ledger.unobservable == {("socket", "gap"): 1}
+    assert ("socket", "gap") in NOT_OBSERVABLE
+    assert ledger.imbalance() == {}
+
+
+def test_hubbles_error_classes_are_the_parsers_reasons() -> None:
+    from tests.fixtures import expected, streams
+
+    seen = {
+        line["class"]
+        for stream in streams()
+        for line in expected(*stream)
+        if line["kind"] == "error" and not line.get("stale")
+    }
+    assert seen == set(ERROR_CLASSES) - {"unknown-event"}
