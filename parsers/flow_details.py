@@ -108,7 +108,7 @@ class DetailBuilder:
             key = keys.get(row)
             if key is None:
                 if "l7" in extra and len(extra) == 1:  # most of them
-                    found.append(details.add(Detail(extra["l7"])))
+                    found.append(details.add(extra["l7"]))
                     continue
                 fields = {}
             else:

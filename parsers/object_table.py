@@ -7,13 +7,12 @@ is bounded, because a large dictionary takes long to grow or to clear.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-T = TypeVar("T", bound=Hashable)
+T = TypeVar("T")
 
 REMEMBERED = 1 << 14
 """Objects whose rows equal ones find."""

@@ -105,7 +105,7 @@ def test_names_and_services_belong_to_the_pair() -> None:
     assert table.services[row] == 2
 
 
-def test_reclaim_keeps_all_versions_of_a_used_conversation_and_frees_the_rest() -> None:
+def test_reclaim_keeps_the_versions_in_use_and_frees_the_rest() -> None:
     table, directory = Conversations(Entities()), Directory()
     directory.set_endpoint(pod(1), (A,), since=0)
     other = key_of(destination=packed("10.0.0.3"))
@@ -122,6 +122,20 @@ def test_reclaim_keeps_all_versions_of_a_used_conversation_and_frees_the_rest() 
     assert named(table, directory, 16, key=other) == ["pod-2"]
     assert table.reclaim(np.zeros(table.capacity, dtype=np.bool_)) == 3
     assert named(table, directory, 17, 18) == ["pod-2", "pod-2"]
+
+
+def test_versions_between_that_no_flow_has_are_freed() -> None:
+    table, directory = Conversations(Entities()), Directory()
+    for number in range(1, 40):
+        directory.set_endpoint(pod(number), (A,), since=10 * number)
+        named(table, directory, 10 * number + 5)
+        in_use = np.zeros(table.end, dtype=np.bool_)
+        (newest,) = table.lookup(key_of(), np.array([10 * number + 6]), directory)
+        table.mark(newest, in_use)
+        if number % 5 == 0:
+            table.reclaim(in_use)
+            assert len(table) == 1 + 2  # the first and the newest
+            assert named(table, directory, 10 * number + 7) == [f"pod-{number}"]
 
 
 events = st.tuples(st.just("event"), st.integers(0, 3), st.integers(0, 3))
@@ -157,5 +171,7 @@ def test_any_history_is_named_as_the_directory_says(
             assert got == want
         if data.draw(st.booleans()):
             in_use = np.zeros(table.capacity, dtype=np.bool_)
-            in_use[rows[::2]] = True
-            table.reclaim(in_use)
+            table.mark(rows[::2], in_use)
+            piece = data.draw(st.integers(1, 9))
+            for at in range(0, table.end, piece):
+                table.reclaim(in_use, at, at + piece)

@@ -33,7 +33,9 @@ def test_equal_keys_have_equal_rows_whatever_came_and_went(steps: list[list[int]
             kept = {n: r for n, r in row_of.items() if n == 0 or (n * 2654435761 ^ step) & 8}
             in_use = np.zeros(table.capacity, dtype=np.bool_)
             in_use[list(kept.values())] = True
-            assert table.reclaim(in_use) == len(row_of) - len(kept)
+            piece = 1 + step % 700
+            freed = [table.reclaim(in_use, at, at + piece) for at in range(0, table.end, piece)]
+            assert sum(freed) == len(row_of) - len(kept)
             row_of = kept
         else:
             rows, made = table.lookup(keys_of(step))
@@ -57,6 +59,37 @@ def test_a_storm_of_new_keys_is_found_again() -> None:
     np.testing.assert_array_equal(again[::-1], first)
     assert len(none) == 0
     assert table.statistics().peak == 50_000
+
+
+def test_churn_needs_no_more_rows_than_live_at_once() -> None:
+    table = InternTable(KEY)
+    told: list[int] = []
+    table.before_free.append(lambda rows: told.extend(rows.tolist()))
+    for start in range(1, 200_001, 1000):
+        rows, made = table.lookup(keys_of(list(range(start, start + 1000))))
+        assert len(made) == 1000
+        zero, _ = table.lookup(keys_of([0, start]))
+        assert zero.tolist() == [0, rows[0]]  # freed rows are zero as well
+        in_use = np.zeros(table.end, dtype=np.bool_)
+        in_use[rows] = True
+        table.reclaim(in_use)
+    assert len(table) == 1001
+    assert table.end <= 2001
+    assert len(told) == 199_000
+    assert table.nbytes() < 200_000
+
+
+def test_a_growing_table_finds_every_key_while_it_moves() -> None:
+    table = InternTable(KEY)
+    known: list[int] = []
+    for start in range(1, 60_001, 1500):
+        batch = keys_of(list(range(start, start + 1500)))
+        rows, _ = table.lookup(batch)
+        known += rows.tolist()
+        found, made = table.lookup(keys_of(list(range(1, start + 1500))))
+        assert found.tolist() == known
+        assert len(made) == 0
+    assert sorted(known) == list(range(1, 60_001))
 
 
 def test_freed_rows_are_used_again() -> None:

@@ -3,8 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
-from api.history import History
+from api.history import History, reclaim
+from api.hubble.messages import FlowMessages
+from api.hubble.node import LocalNode
 from parsers.flow_batch import FlowBatch, FlowTables
 from parsers.ledger import Ledger
 from tests.api.hubble.from_json import batch_of, flows_of, new_tables
@@ -20,6 +23,10 @@ def filled(capacity: int, drop_capacity: int, flows: list[dict[str, Any]]) -> Hi
     for start in range(0, len(batch), 100):
         history.append(batch.select(np.arange(start, min(start + 100, len(batch)))))
     return history
+
+
+def flow_of(batch: FlowBatch, index: int) -> str:
+    return str(FlowMessages(batch.tables, LocalNode("node")).flow(batch, index))
 
 
 def sequences(pieces: Any) -> list[int]:
@@ -49,6 +56,32 @@ def test_drops_outlive_the_other_flows() -> None:
     older = sequences(history.drops.pieces(0, history.older_drops(), 1 << 20))
     assert all_drops == [int(f["uuid"][-12:], 16) for f in DROPS]
     assert older == [s for s in all_drops if s < main[0]]
+
+
+def test_rows_are_freed_while_appending_a_bounded_number_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reclaim, "_FEWEST", (64,) * 5)
+    for name, most in (("MARKED", 9), ("SWEPT", 11), ("SWEPT_OBJECTS", 13)):
+        monkeypatch.setattr(reclaim, name, most)
+    tables = new_tables()
+    history = History(tables, Ledger(), 20, 0)
+    flows = batch_of(FLOWS, new_tables())  # how many rows there are in all
+    whole = len(flows.tables.conversations), len(flows.tables.details)
+    assert min(whole) > 200
+    sizes = []
+    for start in range(0, 1000, 4):
+        batch = batch_of(FLOWS[start : start + 4], tables)
+        before = len(tables.conversations), len(tables.details), len(tables.classes)
+        history.append(batch)
+        after = len(tables.conversations), len(tables.details), len(tables.classes)
+        assert max(b - a for b, a in zip(before, after, strict=True)) <= 13
+        sizes.append(after)
+    assert history.statistics().reclaims > 1
+    assert max(size[0] for size in sizes) < whole[0] // 2
+    ((_, kept),) = history.flows.pieces(history.flows.oldest, history.flows.end, 1000)
+    said = [flow_of(kept, i) for i in range(len(kept))]
+    assert said == [flow_of(flows, i) for i in range(980, 1000)]
 
 
 def test_the_ledger_balances_and_overwriting_is_no_loss() -> None:
