@@ -17,6 +17,7 @@ import json
 import lzma
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
@@ -114,7 +115,7 @@ def run(source: Source, directory: Directory, history_flows: int) -> dict[str, A
 
     for take in source:
         while (batch := take(limit)) is not None:
-            limit = next_batch(len(batch), timed("batch", lambda batch=batch: path.deliver(batch)))
+            limit = next_batch(len(batch), timed("batch", partial(path.deliver, batch)))
             sizes.append(len(batch))
             timed("scrape", lambda: next(scrape))
     conversations = tables.conversations

@@ -8,6 +8,7 @@ say is known by their number alone.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from functools import cache
 from ipaddress import IPv4Address
 from typing import NamedTuple
@@ -44,8 +45,14 @@ class Storm(NamedTuple):
 
 
 @cache
-@patch.multiple(reclaim, **STEPS)
 def storm_over() -> Storm:
+    with ExitStack() as smaller:
+        for name, value in STEPS.items():
+            smaller.enter_context(patch.object(reclaim, name, value))
+        return _storm()
+
+
+def _storm() -> Storm:
     tables, ledger, node = new_tables(), Ledger(), LocalNode("node")
     pipeline = MonitorPipeline(tables, storm.directory(RECORDS), ledger, release=storm.RELEASE)
     history, metrics = History(tables, ledger, CAPACITY), HubbleMetrics()
