@@ -83,17 +83,14 @@ class _Slots:
         self._cleared += count
         return self._cleared >= len(self.numbers)
 
-    def home(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The slot at which the search for each key begins."""
-        hashed = words @ _MULTIPLIERS[: words.shape[1]]
-        hashed ^= hashed >> _FOLD
-        hashed *= _MULTIPLIERS[0]
+    def home(self, hashed: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The slot at which the search for each key begins, by the key's hash."""
         return (hashed >> self._shift).astype(np.int64)
 
-    def claim(self, numbers: Rows, words: NDArray[np.uint64]) -> None:
+    def claim(self, numbers: Rows, hashed: NDArray[np.uint64]) -> None:
         """Write row numbers into free slots, in rounds: the loser of a slot goes on."""
         mask = len(self.numbers) - 1
-        slots = self.home(words)
+        slots = self.home(hashed)
         self.taken += len(numbers)
         while len(numbers):
             free = self.numbers[slots] == 0
@@ -123,8 +120,8 @@ class InternTable:
     """
 
     __slots__ = (
-        "_free", "_live", "_moved", "_next", "_peak", "_reclaims", "_slots", "_successor",
-        "_word_count", "_words", "before_free", "dtype", "generation", "limit", "rows",
+        "_free", "_hashes", "_live", "_moved", "_next", "_peak", "_reclaims", "_slots",
+        "_successor", "_voids", "_word_count", "_words", "before_free", "dtype", "generation", "limit", "rows",
     )  # fmt: skip
 
     def __init__(self, dtype: DTypeLike, limit: int = 1 << 24) -> None:
@@ -141,6 +138,8 @@ class InternTable:
         self._moved = 0  # rows below it are in the successor
         self.rows: Keys = np.zeros(512, dtype=self.dtype)
         self._words = self._as_words(self.rows)
+        self._voids = self.rows.view(f"V{self.dtype.itemsize}")
+        self._hashes = np.zeros(512, dtype=np.uint64)
         self._live = np.zeros(512, dtype=np.bool_)
         self._live[0] = True  # the zero key
         self._next = 1
@@ -171,7 +170,7 @@ class InternTable:
         slots = self._slots.numbers.nbytes
         if self._successor is not None:
             slots += self._successor.numbers.nbytes
-        return int(self._next * (self.dtype.itemsize + 1) + slots)
+        return int(self._next * (self.dtype.itemsize + 9) + slots)
 
     def lookup(self, keys: Keys) -> tuple[Rows, Rows]:
         """Row numbers of ``keys``, and those of them that are new.
@@ -180,17 +179,21 @@ class InternTable:
         (uint32 of the same length, uint32 of the newly made rows in no order).
         """
         words = self._as_words(keys)
-        slots = self._slots.home(words)
+        hashed = _hashed(words)
+        slots = self._slots.home(hashed)
         rows = self._slots.numbers[slots]
         # Freed rows are zero as well, so the zero key, whose hash is 0, is not searched for.
         zero = (slots == 0).nonzero()[0]
         rows[zero[~words[zero].any(axis=1)]] = 0
-        matched = self._words[:, 0][rows] == words[:, 0]
-        for w in range(1, self._word_count):
-            matched &= self._words[:, w][rows] == words[:, w]
-        if matched.all():
+        # Hashes tell nearly always; that the keys are equal as well is asked of all at once.
+        pending = (self._hashes[rows] != hashed).nonzero()[0]
+        equal = self._voids[rows].view(np.uint64).reshape(words.shape) == words
+        equal[pending] = True
+        if not equal.all():
+            pending = (~self._matches(rows, words)).nonzero()[0]
+        if not len(pending):
             return rows, rows[:0]
-        return self._probe_on(words, slots, rows, (~matched).nonzero()[0])
+        return self._probe_on(words, slots, rows, pending)
 
     def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
         """Free the rows of [start, stop) whose flag is false; returns how many. Row 0 stays.
@@ -214,6 +217,7 @@ class InternTable:
         for tell in self.before_free:
             tell(numbers)
         self._words[numbers] = 0
+        self._hashes[numbers] = 0
         self._live[numbers] = False
         self._free = np.concatenate([self._free, numbers])
 
@@ -281,13 +285,15 @@ class InternTable:
             [reused, np.arange(self._next, self._next + grown, dtype=np.uint32)]
         ).astype(np.uint32)
         self._next += grown
+        hashed = _hashed(words)
         self._words[numbers] = words
+        self._hashes[numbers] = hashed
         self._live[numbers] = True
         self._peak = max(self._peak, len(self))
-        self._slots.claim(numbers, words)
+        self._slots.claim(numbers, hashed)
         if self._successor is not None:
             passed = numbers < self._moved
-            self._successor.claim(numbers[passed], words[passed])
+            self._successor.claim(numbers[passed], hashed[passed])
         return numbers
 
     def _make_room(self, count: int, grown: int) -> None:
@@ -296,6 +302,8 @@ class InternTable:
             capacity = roomier(self.capacity, self._next + grown)
             self.rows = lengthened(self.rows, capacity)
             self._words = self._as_words(self.rows)
+            self._voids = self.rows.view(f"V{self.dtype.itemsize}")
+            self._hashes = lengthened(self._hashes, capacity)
             self._live = lengthened(self._live, capacity)
         if self._successor is None and self._slots.is_crowded(count):
             rows = len(self) + count
@@ -315,9 +323,17 @@ class InternTable:
         start = max(1, self._moved)
         self._moved = min(start + count, self._next)
         numbers = (start + (self._live[start : self._moved]).nonzero()[0]).astype(np.uint32)
-        successor.claim(numbers, self._words[numbers])
+        successor.claim(numbers, self._hashes[numbers])
         if self._moved == self._next:
             self._slots, self._successor = successor, None
+
+
+def _hashed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A hash of each key; that of the zero key is 0."""
+    hashed: NDArray[np.uint64] = words @ _MULTIPLIERS[: words.shape[1]]
+    hashed ^= hashed >> _FOLD
+    hashed *= _MULTIPLIERS[0]
+    return hashed
 
 
 def roomier(capacity: int, needed: int) -> int:

@@ -59,7 +59,7 @@ _CHUNKS = np.zeros(256, dtype=np.uint8)
 for _wire, _number in SCTP_CHUNK_TYPES.items():
     _CHUNKS[_wire] = _number
 
-_PREFIX = np.frombuffer(MAPPED, dtype=np.uint8)
+_MAPPED_WORD = np.frombuffer(MAPPED, dtype=np.uint32)[2]  # before the IPv4 address
 _KEY_WORDS = CONVERSATION.itemsize // 4
 
 
@@ -164,23 +164,14 @@ def _fill_keys(
     for word in range(3):
         macs[:, 16 + word] = halves[:, 3 + word]
         macs[:, 19 + word] = halves[:, word]
-    if v6.any():
-        rows = v6.nonzero()[0]
+    words[:, 2] = words[:, 6] = _MAPPED_WORD
+    words[:, 3] = np.ascontiguousarray(raw[:, 26:30]).view(np.uint32).ravel()
+    words[:, 7] = np.ascontiguousarray(raw[:, 30:34]).view(np.uint32).ravel()
+    rows = v6.nonzero()[0]
+    if len(rows):
         key.view(np.uint8).reshape(len(key), 64)[rows, :32] = raw[rows, 22:54]
-        words[:, 2] = np.where(v4, np.uint32(0xFFFF0000), words[:, 2])
-        words[:, 6] = np.where(v4, np.uint32(0xFFFF0000), words[:, 6])
-        rows = v4.nonzero()[0]
-        words[rows, 3] = np.ascontiguousarray(raw[rows, 26:30]).view(np.uint32).ravel()
-        words[rows, 7] = np.ascontiguousarray(raw[rows, 30:34]).view(np.uint32).ravel()
-    else:
-        words[:, 2] = np.uint32(0xFFFF0000)
-        words[:, 6] = np.uint32(0xFFFF0000)
-        words[:, 3] = np.ascontiguousarray(raw[:, 26:30]).view(np.uint32).ravel()
-        words[:, 7] = np.ascontiguousarray(raw[:, 30:34]).view(np.uint32).ravel()
     if not ordinary.all():
-        identity_words = words[~ordinary]
-        identity_words[:] = 0
-        words[~ordinary] = identity_words
+        words[~ordinary] = 0
 
 
 def _options_are_sound(
