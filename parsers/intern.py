@@ -121,7 +121,8 @@ class InternTable:
 
     __slots__ = (
         "_free", "_hashes", "_live", "_moved", "_next", "_peak", "_reclaims", "_slots",
-        "_successor", "_voids", "_word_count", "_words", "before_free", "dtype", "generation", "limit", "rows",
+        "_successor", "_voids", "_word_count", "_words", "before_free", "dtype", "generation",
+        "limit", "rows",
     )  # fmt: skip
 
     def __init__(self, dtype: DTypeLike, limit: int = 1 << 24) -> None:
