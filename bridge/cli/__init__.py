@@ -11,6 +11,7 @@ configuration, 130 ended by Ctrl-C where that is not the normal end.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -57,6 +58,8 @@ def root() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run a command line; ``UsageError`` becomes its sentence and its exit code."""
+    # Nothing here multiplies matrices of floats: numpy's BLAS needs no threads of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return root.main(arguments, prog_name="ciliary")
     except UsageError as error:
