@@ -12,10 +12,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+Tell: TypeAlias = Callable[[str], None]
+_TOLD = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Tell:
+    """Say something that a run shall show at its end whether it passed or not: seeds, figures."""
+    return request.config.stash.setdefault(_TOLD, []).append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for line in config.stash.get(_TOLD, []):
+        terminalreporter.write_line(line)
 
 
 def _binary(name: str, variable: str) -> Path:

@@ -16,6 +16,7 @@ from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.world import directory_of
 from tests.api.metrics.test_golden_counts import DIFFERENCES, numbers_apart, text_of
+from tests.conformance.conftest import Tell
 
 HANDLERS = (
     "dns", "drop", "flow", "flows-to-world", "http", "icmp", "kafka", "policy",
@@ -25,9 +26,11 @@ HANDLERS = (
 
 # Of the mixes without records that are cut inside a header: there Hubble counts filler.
 @pytest.mark.parametrize(("mix", "count"), [("steady", 30_000), ("l7", 10_000)])
-def test_every_line_is_hubbles(mix: str, count: int, oracle: Path, tmp_path: Path) -> None:
+def test_every_line_is_hubbles(
+    mix: str, count: int, oracle: Path, tmp_path: Path, tell: Tell
+) -> None:
     seed = random.SystemRandom().getrandbits(32)
-    print(f"oracle gen --seed {seed} --mix {mix} --count {count}")  # noqa: T201
+    tell(f"oracle gen --seed {seed} --mix {mix} --count {count}")
     stream, flows, world = (tmp_path / name for name in ("stream", "flows.jsonl", "world.json"))
     generate: list[str | Path] = [
         oracle, "gen", "--seed", str(seed), "--mix", mix, "--count", str(count),

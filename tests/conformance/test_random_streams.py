@@ -11,6 +11,7 @@ import pytest
 
 from tests import fixtures
 from tests.conformance import make_rare_fixture as make
+from tests.conformance.conftest import Tell
 from tests.parsers.comparison import compare
 
 COUNT = {"steady": 30_000, "all": 20_000, "l7": 10_000, "hostile": 30_000}
@@ -18,9 +19,11 @@ RELEASE = "v1.19"  # of the program
 
 
 @pytest.mark.parametrize("mix", COUNT)
-def test_a_random_stream_gives_what_hubble_gives(mix: str, oracle: Path, tmp_path: Path) -> None:
+def test_a_random_stream_gives_what_hubble_gives(
+    mix: str, oracle: Path, tmp_path: Path, tell: Tell
+) -> None:
     seed = random.SystemRandom().getrandbits(32)
-    print(f"oracle gen --seed {seed} --mix {mix} --count {COUNT[mix]}")  # noqa: T201
+    tell(f"oracle gen --seed {seed} --mix {mix} --count {COUNT[mix]}")
     stream, flows, world = (tmp_path / name for name in ("stream", "flows.jsonl", "world.json"))
     _run(
         oracle, "gen", "--seed", str(seed), "--mix", mix, "--count", str(COUNT[mix]),
@@ -81,9 +84,11 @@ def packets() -> list[tuple[bytes, int]]:
     return found
 
 
-def test_packets_with_changed_bytes_give_what_hubble_gives(oracle: Path, tmp_path: Path) -> None:
+def test_packets_with_changed_bytes_give_what_hubble_gives(
+    oracle: Path, tmp_path: Path, tell: Tell
+) -> None:
     seed = random.SystemRandom().getrandbits(64)
-    print(f"seed {seed}")  # noqa: T201
+    tell(f"seed {seed}")
     dice = random.Random(seed)
     sound = packets()
     records = []

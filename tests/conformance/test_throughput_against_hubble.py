@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from tests.conformance.conftest import ROOT
+from tests.conformance.conftest import ROOT, Tell
 
 RECORDS = 500_000
 ROUNDS = 3
 PATH = "decode+parse+metrics+ring"
 
 
-def test_the_ratio_is_told(oracle: Path, tmp_path: Path) -> None:
+def test_the_ratio_is_told(oracle: Path, tmp_path: Path, tell: Tell) -> None:
     stream, flows, world = (tmp_path / name for name in ("stream", "flows.jsonl", "world.json"))
     seed = str(random.SystemRandom().getrandbits(32))
     generate: list[str | Path] = [
@@ -40,7 +40,7 @@ def test_the_ratio_is_told(oracle: Path, tmp_path: Path) -> None:
         datapath.append(_figures([*bench, "--datapath-only"]))
     rate = median(figures["events_per_cpu_second"] for figures in ours)
     alone = median(figures["events_per_cpu_second"] for figures in datapath)
-    print(  # noqa: T201
+    tell(
         f"seed {seed}: ciliary {rate:,} events a CPU second ({alone:,} on datapath records), "
         f"Hubble {median(hubbles):,.0f}: ratio {rate / median(hubbles):.1f}; "
         f"last run {json.dumps(ours[-1])}"
