@@ -10,7 +10,8 @@ from the time the last one took, so that nobody on the loop waits for more than 
 
 When what was drained and not processed reaches ``MAX_WAITING`` bytes, the drain stops
 and the loss moves to where it cannot be seen: the agent's queue. That is booked as not
-observable, once an occasion.
+observable, once an occasion. The drain goes on when half of it is taken, or when nothing
+whole is left to take: the rest of a long message comes only to who goes on reading.
 
 A torn or broken stream is thrown away with its connection and never repaired: type ids
 belong to one connection. The connection is made again by path, for ever. A *watch* task
@@ -22,6 +23,7 @@ Cancellation: ``run`` ends at once; what was drained and not processed is droppe
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -36,11 +38,12 @@ from bridge.backoff import Backoff
 from bridge.event_log import EventLog
 from bridge.os_errors import reason_of
 from parsers.errors import ProtocolError
-from parsers.framing import PayloadBatch, PayloadStream
+from parsers.framing import MAX_MESSAGE, PayloadBatch, PayloadStream
 from parsers.ledger import Ledger
 
-MAX_WAITING = 16 << 20
-"""Bytes drained and not processed, at most: some 80,000 events."""
+MAX_WAITING = 2 * MAX_MESSAGE
+"""Bytes drained and not processed, at most: some 160,000 events, or the longest message
+and as much behind it."""
 
 BATCH = 5000
 """Payloads a batch, at most; what a batch takes of the loop decides, see ``next_batch``."""
@@ -53,6 +56,8 @@ _FULL = 32 << 10  # about 150 messages, half a socket buffer: drain on without a
 _SHORTEST_NAP, _LONGEST_NAP = 0.001, 0.010  # the agent's smallest queue holds 10 ms of a storm
 _AGE_WATCHED, _AGE_UNWATCHED = 0.020, 0.100
 _WATCH_INTERVAL = 0.5
+_CALM = 10.0  # seconds without a stall that end an overload
+_STEADY = 5.0  # seconds after which a connection counts as one, payloads or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,8 @@ class MonitorClient:
         self._watched = watched
         self._on_connect = on_connect
         self._backoff = backoff or Backoff()
-        self._state = "not tried yet"
+        self._state = self._told = "not tried yet"
+        self._fruitful = True  # whether the last connection brought payloads
         self._connected = False
         self._connections = self._bytes_read = self._payloads = 0
         self._waiting_peak = self._stalls = 0
@@ -107,6 +113,8 @@ class MonitorClient:
         self._drained = trio.Event()
         self._room = trio.Event()
         self._over = ""  # why nothing more will be drained
+        self._overload = 0  # stalls since the drain last kept up
+        self._stalled_at = math.inf
 
     @property
     def connected(self) -> bool:
@@ -145,7 +153,7 @@ class MonitorClient:
         self._connected = True
         self._connections += 1
         self._on_connect()
-        self._say("connected")
+        self._say("connected", tell=self._fruitful)
         payloads = self._payloads
         try:
             async with trio.open_nursery() as nursery:
@@ -161,10 +169,12 @@ class MonitorClient:
                 nursery.cancel_scope.cancel()
         finally:
             self._connected = False
+            self._tell_overload()
         torn = f" inside a message, {self._stream.waiting} bytes dropped"
         self._say(f"connection lost: {self._over}{torn if self._stream.waiting else ''}")
         self._ledger.book_unobservable("socket", "gap")
-        if self._payloads > payloads:
+        self._fruitful = self._payloads > payloads
+        if self._fruitful:
             self._backoff.reset()
 
     async def _pause(self, inode: int) -> None:
@@ -204,14 +214,28 @@ class MonitorClient:
     async def _stall(self) -> None:
         self._stalls += 1
         self._ledger.book_unobservable("socket", "agent_queue")
-        self._log.warning("monitor.stalled", waiting_bytes=self._stream.waiting)
-        while self._stream.waiting > MAX_WAITING // 2:
-            self._room = trio.Event()
-            await self._room.wait()
+        if not self._overload:
+            self._log.warning("monitor.stalled", waiting_bytes=self._stream.waiting)
+        self._overload += 1
+        self._stalled_at = math.inf
+        self._room = trio.Event()  # what was fed just now gives ``_process`` a turn to set it
+        await self._room.wait()
+        self._stalled_at = trio.current_time()
+
+    def _tell_overload(self) -> None:
+        if self._overload:
+            self._log.warning("monitor.stalls_over", stalls=self._overload)
+            self._overload = 0
 
     async def _watch(self, inode: int) -> None:
+        steady = trio.current_time() + _STEADY
         while True:
             await trio.sleep(_WATCH_INTERVAL)
+            now = trio.current_time()
+            if now >= steady:
+                self._tell()
+            if now - self._stalled_at >= _CALM:
+                self._tell_overload()
             found = _inode(self._path)
             if not found:
                 self._say("connected, but the socket's path is gone")
@@ -232,8 +256,11 @@ class MonitorClient:
                 began = time.perf_counter()
                 self._deliver(batch)
                 self._batch = next_batch(len(batch), time.perf_counter() - began)
-                self._room.set()
+                self._tell()
+                if self._stream.waiting <= MAX_WAITING // 2:
+                    self._room.set()
                 await trio.lowlevel.checkpoint()
+            self._room.set()  # a message that is not whole needs more, however much waits
             if over:
                 return
             if self._over:
@@ -243,12 +270,21 @@ class MonitorClient:
         self._over = self._over or reason
         self._drained.set()
 
-    def _say(self, state: str) -> None:
-        """Tell a change of state, and only a change."""
-        if state != self._state:
-            self._state = state
-            tell = self._log.info if state == "connected" else self._log.warning
-            tell("monitor.state", path=str(self._path), state=state)
+    def _say(self, state: str, *, tell: bool = True) -> None:
+        self._state = state
+        if tell:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Log a change of state, and only a change.
+
+        Behind a connection that brought nothing, the next one is told once it proves
+        better, so a peer that talks garbage costs a line and not two a connection.
+        """
+        if self._state != self._told:
+            self._told = self._state
+            tell = self._log.info if self._state == "connected" else self._log.warning
+            tell("monitor.state", path=str(self._path), state=self._state)
 
 
 def next_batch(payloads: int, seconds: float) -> int:

@@ -28,6 +28,12 @@ def sample(data: bytes, cpu: int = 0) -> bytes:
     return bytes([len(body)]) + body
 
 
+def long_sample(data: bytes) -> bytes:
+    """A sample of up to 16 MiB, with every length in gob's four-byte form."""
+    body = b"\xff\x80\x01\xfc" + len(data).to_bytes(4, "big") + data + b"\x03\x12\x00"
+    return b"\xfc" + len(body).to_bytes(4, "big") + body
+
+
 class AgentSocket:
     """Listens at ``path``; ``accept`` gives the connections one by one."""
 
