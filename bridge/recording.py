@@ -5,7 +5,7 @@ writing (``.gz``, ``.xz``). A recording ends with a whole message; one that was 
 later may not, and readers ignore the torn end.
 
 A recording can hold what users consider secret, so it is made with mode 0600, and never
-over an existing file unless that is asked for.
+over an existing file unless that is asked for, nor ever over what is no regular file.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -148,18 +150,52 @@ def read_messages(path: Path) -> Iterator[Messages]:
                 raise UsageError(f"{path} is not a recording: {error}") from None
 
 
-def create_recording(path: Path, *, overwrite: bool = False) -> IO[bytes]:
-    """A new file to write plain bytes to, compressed as its suffix says."""
-    flags = os.O_WRONLY | os.O_CREAT | (0 if overwrite else os.O_EXCL)
+@contextmanager
+def create_recording(path: Path, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """A new file to write plain bytes to, compressed as its suffix says.
+
+    ``UsageError``: it cannot be made, or what is left to write does not fit at the end.
+    """
     try:
-        os.close(os.open(path, flags, 0o600))
-        path.chmod(0o600)
-        if path.suffix == ".gz":
-            return cast("IO[bytes]", gzip.open(path, "wb"))
-        if path.suffix == ".xz":
-            return lzma.open(path, "wb", preset=1)
-        return path.open("wb")
+        with os.fdopen(_new_file(path, overwrite), "wb") as plain, _packed(plain, path) as file:
+            yield file
     except FileExistsError:
         raise UsageError(f"{path} exists; choose another name or say --force") from None
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {reason_of(error)}") from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> UsageError:
+    """What to do about a file that cannot be made or written."""
+    return UsageError(
+        f"cannot write {path}: {reason_of(error)}; "
+        "choose a place where you may write and that has room"
+    )
+
+
+def _new_file(path: Path, overwrite: bool) -> int:
+    """A descriptor of an empty file with mode 0600; devices, links and pipes are left alone."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    if not overwrite:
+        return os.open(path, flags | os.O_EXCL, 0o600)
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise UsageError(f"{path} is not a regular file; choose another name")
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        # Looked at again: another may have come to the name meanwhile.
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UsageError(f"{path} is not a regular file; choose another name")
+        os.fchmod(descriptor, 0o600)
+        os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _packed(plain: IO[bytes], path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast("IO[bytes]", gzip.GzipFile(path.stem, "wb", fileobj=plain))
+    if path.suffix == ".xz":
+        return cast("IO[bytes]", lzma.LZMAFile(plain, "wb", preset=1))
+    return plain

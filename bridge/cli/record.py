@@ -17,7 +17,7 @@ import trio
 
 from bridge.cli.event_loop import run_until_done
 from bridge.os_errors import reason_of
-from bridge.recording import MessageSplitter, create_recording
+from bridge.recording import MessageSplitter, cannot_write, create_recording
 from bridge.signals import run_until_signal
 from parsers.errors import UsageError
 
@@ -27,8 +27,9 @@ _READ = 256 << 10
 class Recorder:
     """Copies a connection's whole messages to ``file`` and counts the payloads."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file = file
+        self._path = path
         self._splitter = MessageSplitter()
         self._pending = bytearray()
         self.payloads = 0
@@ -37,16 +38,26 @@ class Recorder:
         """Until the peer closes or ``limit`` payloads; cancellation loses no whole message.
 
         ``connection`` is non-blocking. ``ProtocolError``: the peer does not speak gob.
+        ``UsageError``: the connection broke, or the file cannot be written.
         """
         while self.payloads < limit:
             await trio.lowlevel.wait_readable(connection)
-            data = connection.recv(_READ)
+            try:
+                data = connection.recv(_READ)
+            except OSError as error:
+                raise UsageError(
+                    f"the connection broke: {reason_of(error)}; what came before it is in "
+                    f"{self._path}, record again for more"
+                ) from None
             if not data:
                 return
             self._pending += data
             self.payloads += len(self._splitter.feed(data).ends)
             whole = len(self._pending) - self._splitter.torn
-            self._file.write(self._pending[:whole])
+            try:
+                self._file.write(self._pending[:whole])
+            except OSError as error:
+                raise cannot_write(self._path, error) from None
             del self._pending[:whole]
 
 
@@ -57,10 +68,13 @@ async def _record(
         try:
             connection.connect(os.fspath(monitor_socket))
         except OSError as error:
-            raise UsageError(f"cannot connect to {monitor_socket}: {reason_of(error)}") from None
+            raise UsageError(
+                f"cannot connect to {monitor_socket}: {reason_of(error)}; "
+                "name the socket of a running agent that you may read"
+            ) from None
         connection.setblocking(False)
         with create_recording(recording, overwrite=force) as file:
-            recorder = Recorder(file)
+            recorder = Recorder(file, recording)
 
             async def copy() -> None:
                 with trio.move_on_after(duration):
@@ -74,17 +88,23 @@ async def _record(
 @click.argument("monitor_socket", metavar="SOCKET", type=click.Path(path_type=Path))
 @click.argument("recording", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Write over an existing file.")
-@click.option("--duration", type=float, default=math.inf, help="Stop after so many seconds.")
-@click.option("--count", type=int, help="Stop after about so many payloads.")
+@click.option(
+    "--duration", type=click.FloatRange(min=0, min_open=True), help="Stop after so many seconds."
+)
+@click.option("--count", type=click.IntRange(min=1), help="Stop after about so many payloads.")
 def record(
-    monitor_socket: Path, recording: Path, force: bool, duration: float, count: int | None
+    monitor_socket: Path,
+    recording: Path,
+    force: bool,
+    duration: float | None,
+    count: int | None,
 ) -> None:
     """Save what the monitor socket SOCKET says to FILE, until Ctrl-C.
 
     A FILE that ends in .gz or .xz is compressed. It is readable by you alone, as it may
     hold what users consider secret.
     """
-    limit = math.inf if count is None else count
-    payloads = run_until_done(_record, monitor_socket, recording, force, duration, limit)
+    longest, most = duration or math.inf, count or math.inf  # neither can be 0
+    payloads = run_until_done(_record, monitor_socket, recording, force, longest, most)
     size = recording.stat().st_size
     click.echo(f"{payloads} payloads in {recording}, {size} bytes", err=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import stat
 import subprocess
 import sys
@@ -104,12 +105,33 @@ def test_a_written_recording_reads_back(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_recording_is_not_overwritten_unasked(recording: Path) -> None:
-    with pytest.raises(UsageError, match="--force"):
-        create_recording(recording)
+    with pytest.raises(UsageError, match="--force"), create_recording(recording):
+        pass
     recording.chmod(0o644)
-    create_recording(recording, overwrite=True).close()
+    with create_recording(recording, overwrite=True):
+        pass
     assert b"" == recording.read_bytes()
     assert 0o600 == stat.S_IMODE(recording.stat().st_mode)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory", "device"])
+def test_what_is_no_regular_file_is_refused_and_left_as_it_is(
+    recording: Path, tmp_path: Path, kind: str
+) -> None:
+    path = Path("/dev/full") if kind == "device" else tmp_path / "other"
+    recording.chmod(0o644)
+    if kind == "link":
+        path.symlink_to(recording)
+    elif kind == "pipe":
+        os.mkfifo(path, 0o644)
+    elif kind == "directory":
+        path.mkdir()
+    before = path.stat().st_mode
+    with pytest.raises(UsageError, match="not a regular file; choose"):
+        with create_recording(path, overwrite=True):
+            pass
+    assert before == path.stat().st_mode
+    assert STREAM == recording.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
@@ -215,6 +237,34 @@ def test_recording_a_socket_that_is_not_there_leaves_no_file(tmp_path: Path) -> 
     assert isinstance(done.exception, UsageError)
     assert "no such file" in str(done.exception)
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_file_that_takes_no_more_is_one_sentence(
+    recording: Path, tmp_path: Path, suffix: str
+) -> None:
+    path, copy = tmp_path / "monitor.sock", tmp_path / f"copy{suffix}"
+    with cli("replay", str(recording), str(path), "--rate", "max", "--loop"):
+        while not path.exists():
+            pass
+        with subprocess.Popen(
+            ["bash", "-c", 'ulimit -f 64; exec "$@"', "-",
+             sys.executable, "-m", "bridge", "record", str(path), str(copy)],
+            stderr=subprocess.PIPE, text=True,
+        ) as recorder:  # fmt: skip
+            _, said = recorder.communicate(timeout=20)
+    assert 1 == recorder.returncode
+    assert 1 == len(said.splitlines())
+    assert f"cannot write {copy}: file too large; choose" in said
+
+
+@pytest.mark.parametrize(
+    "option", [["--duration", "-1"], ["--duration", "0"], ["--count", "0"], ["--count", "-5"]]
+)
+def test_a_limit_of_a_recording_is_positive(tmp_path: Path, option: list[str]) -> None:
+    done = CliRunner().invoke(root, ["record", "s", str(tmp_path / "f"), *option])
+    assert 2 == done.exit_code
+    assert "is not in the range" in done.output
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "fast", "nan"])
