@@ -2,11 +2,13 @@
 
 ``Agent`` builds everything that needs no socket (tables, pipeline, history, metrics), so
 that a wrong configuration is found before anything starts. ``run`` starts one supervised
-part for the source and one for each listener.
+part for the source and one for each listener. So that the first flows have names, the
+identity file is read before; only when it cannot be, a part goes on trying.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import time
 import uuid
@@ -54,13 +56,13 @@ class Agent:
     ) -> None:
         self.config = config
         self.log = log
-        world, directory = _identity(config.identity.file)
+        world, self._directory = _identity(config.identity.file)
         self.ledger = Ledger()
         tables = new_tables()
         pipeline = MonitorPipeline(
-            tables, directory, self.ledger, release=config.cilium.release_number
+            tables, self._directory, self.ledger, release=config.cilium.release_number
         )
-        self.node = _local_node(config, world, directory.link_name)
+        self.node = _local_node(config, world, self._directory.link_name)
         self.history = History(tables, self.ledger, _history_size(config))
         self.metrics = HubbleMetrics(config.metrics.hubble.enabled)
         self.observer = Observer(
@@ -108,6 +110,8 @@ class Agent:
     def _parts(self) -> Iterator[tuple[str, Part]]:
         config = self.config
         yield "cilium", self._read
+        if not self._directory.synced:
+            yield "identity", self._learn
         services = services_of(self.observer, version=__version__)
         yield "hubble", hubble_part(services, config.hubble, self.supervisor)
         if (address := config.metrics.hubble.listen) is not None:
@@ -130,6 +134,18 @@ class Agent:
     async def _read(self, ready: Callable[[], None]) -> None:
         ready()  # whether the socket is there is the client's to say
         await self.client.run()
+
+    async def _learn(self, ready: Callable[[], None]) -> None:
+        """Once the identity file can be read: its names from now on."""
+        file = self.config.identity.file
+        world, known = await trio.to_thread.run_sync(_read_identity, file)
+        self._directory.replace_by(known)
+        node = _local_node(self.config, world, self._directory.link_name)
+        # The uuids of flows go on as they began.
+        node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
+        self.node = self.observer.node = node
+        ready()
+        await trio.sleep_forever()
 
     def _hubble_families(self) -> tuple[Writable, ...]:
         self.metrics.fold()
@@ -164,13 +180,16 @@ class Agent:
 
 
 def _identity(file: Path | None) -> tuple[Mapping[str, Any], Directory]:
-    if file is None:
-        return {}, directory_of({})
-    world = load_identity_file(file)
+    """What the identity file says now; when it cannot be read, nothing, and not synced."""
     try:
-        return world, directory_of(world)
-    except ValueError as error:  # a prefix that is none
-        raise UsageError(f"identity file {file}: {error}") from None
+        return _read_identity(file)
+    except UsageError:
+        return {}, Directory(synced=False)
+
+
+def _read_identity(file: Path | None) -> tuple[Mapping[str, Any], Directory]:
+    world = load_identity_file(file) if file is not None else {}
+    return world, directory_of(world)
 
 
 def _history_size(config: Config) -> int:

@@ -187,6 +187,12 @@ class Directory:
         """Pod addresses by cgroup id."""
         self._cgroups = dict(cgroups)
 
+    def replace_by(self, other: Directory) -> None:
+        """Know what ``other``, a snapshot nobody else keeps, knows; forget all else."""
+        generation = self.generation + 1
+        vars(self).update(vars(other))
+        self.generation = generation
+
     # Asking
 
     def endpoint(self, address: bytes, time: int) -> LocalEndpoint | None:

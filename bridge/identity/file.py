@@ -3,11 +3,13 @@
 JSON or YAML, told by the suffix. The schema is the classes below; unknown keys are
 refused. A recording's world is such a file, with the clock and uuid rule of the
 recording besides. What is validated here is handed on as plain data for
-``parsers.world``.
+``parsers.world``, which finds nothing wrong with it any more.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bridge.os_errors import reason_of
+from parsers.addresses import parse_address
 from parsers.errors import UsageError
 
 U16 = Annotated[int, Meta(ge=0, lt=1 << 16)]
@@ -25,6 +28,12 @@ Labels = list[str] | None
 
 class _Record(Struct, forbid_unknown_fields=True, kw_only=True):
     pass
+
+
+def _check_address(key: str, text: str) -> None:
+    # A ValueError of ``__post_init__`` is told by msgspec with the place in the file.
+    if parse_address(text) is None:
+        raise ValueError(f"{key} '{text}' is not an ip address")
 
 
 class NodeRecord(_Record):
@@ -81,6 +90,11 @@ class EndpointRecord(_Record):
     policy: list[PolicyRecord] | None = None
     pod_meta: Any = None
 
+    def __post_init__(self) -> None:
+        for key, text in (("ipv4", self.ipv4), ("ipv6", self.ipv6)):
+            if text:
+                _check_address(key, text)
+
 
 class AddressPrefix(_Record):
     """Who is behind a prefix; pod and namespace count for single addresses only."""
@@ -89,6 +103,14 @@ class AddressPrefix(_Record):
     identity: U32 = 0
     namespace: str = ""
     pod: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            ip_network(self.cidr, strict=False)
+        except ValueError:
+            raise ValueError(
+                f"cidr '{self.cidr}' is not a prefix, such as 10.0.0.0/8 or 10.0.1.7/32"
+            ) from None
 
 
 class ServiceRecord(_Record):
@@ -99,6 +121,9 @@ class ServiceRecord(_Record):
     name: str
     namespace: str = ""
 
+    def __post_init__(self) -> None:
+        _check_address("ip", self.ip)
+
 
 class NamesRecord(_Record):
     """Names by which an endpoint asked for an address."""
@@ -106,6 +131,9 @@ class NamesRecord(_Record):
     endpoint: U32
     ip: str
     names: list[str]
+
+    def __post_init__(self) -> None:
+        _check_address("ip", self.ip)
 
 
 class LinkRecord(_Record):
@@ -141,8 +169,20 @@ class World(_Record):
     cgroups: list[CgroupRecord] | None = None
     release: str = ""
     base_time: str = ""
-    step_ns: U64 = 0
+    step_ns: Annotated[int, Meta(ge=0, lt=1 << 40)] = 0
     uuid_prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.base_time:
+            return
+        try:
+            known = 1970 <= datetime.fromisoformat(self.base_time).year < 2200  # ns fit int64
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"base_time '{self.base_time}' is not a time, such as 2026-01-31T12:00:00Z"
+            )
 
 
 def load_identity_file(path: Path) -> dict[str, Any]:
@@ -150,7 +190,9 @@ def load_identity_file(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read identity file {path}: {reason_of(error)}") from None
+        raise UsageError(
+            f"cannot read identity file {path}: {reason_of(error)}; name a file that can be read"
+        ) from None
     return parse_identity(raw, str(path), yaml=path.suffix in {".yaml", ".yml"})
 
 
@@ -167,4 +209,4 @@ def parse_identity(raw: bytes, name: str, *, yaml: bool = False) -> dict[str, An
 
 def _plain(error: msgspec.MsgspecError) -> str:
     text = str(error)
-    return text[:1].lower() + text[1:]
+    return text if text.startswith("JSON") else text[:1].lower() + text[1:]

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.agent import Agent
 from bridge.cli.agent import build
-from bridge.config import ConfigError, parse_config
+from bridge.config import parse_config
 from bridge.event_log import EventLog
 from bridge.hubble_client import HubbleClient
 from bridge.replay import Replay
@@ -186,13 +186,35 @@ async def test_a_living_hubble_server_keeps_its_socket(place: Place) -> None:
             client.connect(os.fspath(place.hubble))
 
 
-@pytest.mark.parametrize("content", ["{", '{"ips": [{"cidr": "not a prefix"}]}', '{"x": 1}'])
-def test_an_identity_file_that_is_wrong_is_a_wrong_configuration(
-    place: Place, content: str
-) -> None:
-    place.world.write_text(content)
-    with pytest.raises(ConfigError):
-        place.agent()
+@pytest.mark.parametrize("content", [None, "{", '{"ips": [{"cidr": "no prefix"}]}', '{"x": 1}'])
+async def test_names_appear_when_the_identity_file_does(place: Place, content: str | None) -> None:
+    world = place.world.read_text()
+    place.world.unlink()
+    if content is not None:
+        place.world.write_text(content)
+    expected = [e for e in fixtures.expected("v1.18", "steady") if e["kind"] == "flow"]
+    names = [e["event"]["source"].get("pod_name", "") for e in expected]
+    node = expected[0]["event"]["node_name"]
+
+    agent = place.agent()
+    async with running(agent):
+        await until(lambda: str(place.world) in agent.complaints().get("identity", ""))
+        await Replay(place.recording, place.monitor).run()
+        sent = len(fixtures.payloads("v1.18", "steady"))
+        await until(lambda: agent.client.statistics().payloads == sent)
+        nameless = len(agent.history.flows)
+        place.world.write_text(world)
+        await until(lambda: "identity" not in agent.complaints())
+        await until(lambda: agent.node.name == node)
+        await Replay(place.recording, place.monitor).run()
+        await until(lambda: len(agent.history.flows) == nameless + len(names))
+        with HubbleClient(f"unix://{place.hubble}") as client:
+            flows = await trio.to_thread.run_sync(client.last_flows, nameless + len(names))
+    assert names == [flow.source.pod_name for flow in flows[nameless:]]
+    before = [flow.source.pod_name for flow in flows[:nameless]]
+    assert len(list(filter(None, before))) < len(list(filter(None, names))) // 2
+    assert {node} == {flow.node_name for flow in flows}
+    assert 1 == sum("part.degraded" in line and "identity" in line for line in place.said)
 
 
 def test_a_changed_configuration_says_what_needs_a_restart(place: Place) -> None:

@@ -35,6 +35,14 @@ def test_yaml_says_the_same_as_json(tmp_path: Path) -> None:
         ({"endpoints": [{"id": 70000}]}, "$.endpoints[0].id"),
         ({"endpoints": [{"id": 1, "policy": [{"direction": "up"}]}]}, "direction"),
         ({"services": [{"ip": "10.0.0.1", "port": "http", "name": "x"}]}, "$.services[0].port"),
+        ({"ips": [{"cidr": "10.0.0.0/8"}, {"cidr": "x"}]}, "'x' is not a prefix, such as"),
+        ({"ips": [{"cidr": "10.0.0.0/8"}, {"cidr": "x"}]}, "$.ips[1]"),
+        ({"endpoints": [{"id": 1, "ipv6": "10.0.0"}]}, "ipv6 '10.0.0' is not an ip address"),
+        ({"services": [{"ip": "x", "port": 1, "name": "x"}]}, "$.services[0]"),
+        ({"dns": [{"ip": "x", "endpoint": 1, "names": []}]}, "'x' is not an ip address"),
+        ({"base_time": "yesterday"}, "base_time 'yesterday' is not a time, such as"),
+        ({"base_time": "9999-01-01T00:00:00Z"}, "is not a time"),
+        ({"step_ns": 1 << 63}, "$.step_ns"),
         ([], "expected `object`"),
     ],
 )
@@ -48,6 +56,8 @@ def test_what_is_wrong_is_told_with_its_place(world: object, place: str) -> None
 def test_text_that_is_no_json_is_told() -> None:
     with pytest.raises(UsageError, match="truncated"):
         parse_identity(b"{", "w.json")
+    with pytest.raises(UsageError, match="JSON is malformed"):
+        parse_identity(b"{x", "w.json")
 
 
 def test_a_missing_file_is_told() -> None:
