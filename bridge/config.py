@@ -10,13 +10,22 @@ What is only not so *now* (a taken port, a missing socket) is not looked at here
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
 from bridge.addresses import is_loopback, split_address
@@ -25,6 +34,17 @@ from parsers.errors import UsageError
 
 PREFIX = "CILIARY_"
 _JOINT = "__"
+_MOST_FLOWS = 1 << 28
+
+_WANTED = {
+    "model_type": "a section of keys",
+    "string_type": "a text; put it in quotes",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "path_type": "a path; put it in quotes",
+    "tuple_type": "a list, such as [dns, drop]",
+}
+"""What a value of the wrong type should have been, by pydantic's word for the mistake."""
 
 
 class ConfigError(UsageError):
@@ -57,11 +77,27 @@ def _checked_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _shown(value: object) -> str:
+    return json.dumps(value, default=str)  # as YAML has it, too
+
+
+def _checked_flows(value: object) -> object:
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if value != "auto" and not (number and 1 <= value <= _MOST_FLOWS):  # type: ignore[operator]
+        raise ValueError(f"{_shown(value)} is neither auto nor a number from 1 to {_MOST_FLOWS}")
+    return value
+
+
 Address = Annotated[str, AfterValidator(_checked_address)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_the_defaults(cls, values: object) -> object:
+        return {} if values is None else values
 
 
 class Node(_Section):
@@ -98,7 +134,9 @@ class Identity(_Section):
     """Where names come from."""
 
     file: Path | None = Field(
-        default=None, description="A JSON or YAML file with endpoints, identities and addresses."
+        default=None,
+        description="A JSON or YAML file with endpoints, identities and addresses. "
+        "It may come later.",
     )
 
 
@@ -163,7 +201,10 @@ class Health(_Section):
 class HistoryConfig(_Section):
     """Flows that can be asked for later."""
 
-    flows: Annotated[int, Field(ge=1, le=1 << 28)] | Literal["auto"] = Field(
+    flows: Annotated[
+        Annotated[int, Field(ge=1, le=_MOST_FLOWS)] | Literal["auto"],
+        BeforeValidator(_checked_flows),
+    ] = Field(
         default="auto",
         description="How many; auto for 1,000,000 or what a quarter of the memory holds.",
     )
@@ -193,16 +234,39 @@ class Config(_Section):
     log: Log = Log()
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as it is safe, and without the keys that silently replace earlier ones."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key '{key.value}' is there twice",
+                        problem_mark=key.start_mark,
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 -- it is a safe one
+
+
 def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
     """The configuration of a file, or the defaults, with the environment's overrides."""
     values: Any = {}
     if path is not None:
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = _read_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError([f"{path}: {reason_of(error)}"]) from None
+            raise ConfigError(
+                [f"{path}: {reason_of(error)}; name a file that can be read"]
+            ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError([f"{path}: not YAML: {' '.join(str(error).split())}"]) from None
+            told = " ".join(str(error).replace('"<unicode string>", ', "").split())
+            raise ConfigError([f"{path}: not YAML: {told}"]) from None
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise ConfigError([f"{path}: not a mapping of sections"])
@@ -239,13 +303,16 @@ def _override(
             continue
         keys = name.split(_JOINT)
         try:
-            value = yaml.safe_load(environment[variable])
+            value = _read_yaml(environment[variable])
         except yaml.YAMLError:
             problems.append(f"{variable}: not a YAML value")
             continue
         section: Any = values
         for key in keys[:-1]:
-            section = section.setdefault(key, {}) if isinstance(section, dict) else None
+            if isinstance(section, dict):
+                if section.get(key) is None:  # not there, or empty
+                    section[key] = {}
+                section = section[key]
         if isinstance(section, dict):
             section[keys[-1]] = value
             origin[".".join(keys)] = variable
@@ -265,7 +332,11 @@ def _sentence(problem: Any, origin: Mapping[str, str]) -> str:
     where = f"{path} (from {origin[path]})" if path in origin else path
     if problem["type"] == "extra_forbidden":
         return f"{where}: there is no such key; there is {', '.join(_keys_beside(problem['loc']))}"
-    text = problem["msg"].removeprefix("Value error, ")
+    if wanted := _WANTED.get(problem["type"]):
+        return f"{where}: {_shown(problem['input'])} is not {wanted}"
+    text = problem["msg"]
+    if problem["type"] == "value_error":  # a sentence of ours
+        return f"{where}: {text.removeprefix('Value error, ')}"
     return f"{where}: {text[:1].lower()}{text[1:]}"
 
 

@@ -27,9 +27,9 @@ set by a variable as well, and the variable wins: `CILIARY_CILIUM__SOCKET=/run/x
 `cilium.socket`; section and key are joined by two underscores, the value is YAML.
 
 Unknown keys and variables of that form are refused; all mistakes are told at once, and end
-the agent with exit code 2. What is merely not so now (a taken port, a missing socket, a path
-that cannot be written) degrades that part, is said in one sentence, and is tried again for
-ever.
+the agent with exit code 2. What is merely not so now (a taken port, a missing socket, an
+identity file that is missing or wrong, a path that cannot be written) degrades that part, is
+said in one sentence, and is tried again for ever.
 
 `ciliary config check [FILE]` says what is wrong, `ciliary config show [FILE]` what is in
 force, `ciliary config schema` prints the JSON schema. SIGHUP makes the agent read the file

@@ -96,6 +96,74 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
         load_config(file, {})
 
 
+@pytest.mark.parametrize("flows", [-3, 0, 1 << 29, "many", True, 1.5, None, [1]])
+def test_a_number_of_flows_that_is_none_is_one_line(flows: object) -> None:
+    (told,) = problems({"history": {"flows": flows}})
+    assert told.startswith(
+        f"history.flows: {json.dumps(flows)} is neither auto nor a number from 1 to "
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"log": 5}, "log: 5 is not a section of keys"),
+        ({"node": {"name": 7}}, "node.name: 7 is not a text; put it in quotes"),
+        ({"cilium": {"release": 1.18}}, "cilium.release: 1.18 is not a text; put it in quotes"),
+        ({"hubble": {"insecure": "perhaps"}}, 'hubble.insecure: "perhaps" is not true or false'),
+        ({"cilium": {"socket": 7}}, "cilium.socket: 7 is not a path; put it in quotes"),
+        (
+            {"metrics": {"hubble": {"enabled": "dns"}}},
+            'metrics.hubble.enabled: "dns" is not a list, such as [dns, drop]',
+        ),
+    ],
+)
+def test_a_wrong_type_is_told_in_plain_words(values: dict[str, object], line: str) -> None:
+    assert [line] == problems(values)
+
+
+def test_an_empty_section_is_the_defaults() -> None:
+    assert Config() == parse_config({"log": None, "metrics": {"agent": None}}, {})
+    assert "debug" == parse_config({"log": None}, {"CILIARY_LOG__LEVEL": "debug"}).log.level
+
+
+@pytest.mark.parametrize(
+    "text", ["log: {level: info}\nlog: {level: debug}\n", "log:\n  level: info\n  level: debug\n"]
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"the key '(log|level)' is there twice in line [23]"):
+        load_config(file, {})
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_the_file_may_be_named_by_the_environment(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("nonsense: 1")
+    monkeypatch.setenv("CILIARY_CONFIG", str(file))
+    done = CliRunner().invoke(root, ["config", command])
+    assert isinstance(done.exception, ConfigError)
+    assert "nonsense" in str(done.exception)
+
+
+def test_an_identity_file_is_checked_when_it_is_there(tmp_path: Path) -> None:
+    file, identity = tmp_path / "config.yaml", tmp_path / "world.json"
+    file.write_text(f"identity: {{file: {identity}}}")
+    done = CliRunner().invoke(root, ["config", "check", str(file)])
+    assert 0 == done.exit_code
+    assert f"{identity} is not there" in done.output
+    identity.write_text('{"ips": [{"cidr": "x"}]}')
+    done = CliRunner().invoke(root, ["config", "check", str(file)])
+    assert isinstance(done.exception, ConfigError)
+    assert "$.ips[0]" in str(done.exception)
+    identity.write_text("{}")
+    done = CliRunner().invoke(root, ["config", "check", str(file)])
+    assert "the configuration is right\n" == done.output
+
+
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("# nothing\n")
