@@ -23,7 +23,8 @@ from api.hubble.events import agent_event_message, debug_event_message, lost_eve
 from api.hubble.messages import FlowMessages, to_json
 from api.hubble.node import LocalNode
 from bridge import __version__
-from bridge.recording import read_messages
+from bridge.os_errors import reason_of
+from bridge.recording import cannot_read, read_messages
 from parsers.errors import ProtocolError, UsageError
 from parsers.framing import PayloadStream
 from parsers.headers import Release
@@ -91,7 +92,10 @@ def _event(sequence: int, kind: str, message: Any) -> str:
 
 
 def _clock_of(world: Mapping[str, Any], path: Path) -> Clock:
-    base, step = path.stat().st_mtime_ns, 1
+    try:
+        base, step = path.stat().st_mtime_ns, 1
+    except OSError as error:
+        raise cannot_read(path, reason_of(error)) from None
     if world.get("base_time"):
         begin = datetime.fromisoformat(world["base_time"])
         base, step = int(begin.timestamp()) * 10**9 + begin.microsecond * 1000, world["step_ns"]

@@ -128,7 +128,12 @@ def open_recording(path: Path) -> IO[bytes]:
             return lzma.open(path)
         return path.open("rb")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {reason_of(error)}") from None
+        raise cannot_read(path, reason_of(error)) from None
+
+
+def cannot_read(path: Path, reason: str) -> UsageError:
+    """What to do about a recording that cannot be read."""
+    return UsageError(f"cannot read {path}: {reason}; name a recording that you may read")
 
 
 def read_messages(path: Path) -> Iterator[Messages]:
@@ -141,7 +146,7 @@ def read_messages(path: Path) -> Iterator[Messages]:
             except EOFError:  # a compressed file that was cut off
                 return
             except (OSError, lzma.LZMAError, zlib.error) as error:
-                raise UsageError(f"cannot read {path}: {error}") from None
+                raise cannot_read(path, str(error).lower()) from None
             if not data:
                 return
             try:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+
+from bridge.os_errors import reason_of
+from parsers.errors import UsageError
 
 
 @click.command()
@@ -16,15 +20,51 @@ import click
 )
 @click.option("--release", help="Release of the agent that was recorded, such as 1.18.")
 def decode(recording: Path, world: Path | None, release: str | None) -> None:
-    """Print each record of FILE as a JSON line: flow, agent, debug, lost or error."""
+    """Print each record of FILE as a JSON line: flow, agent, debug, lost or error.
+
+    Ends with 130 on Ctrl-C.
+    """
+    try:
+        for line in _lines(recording, world, release):
+            _write(line + "\n")
+        _write("", flush=True)
+    except BrokenPipeError:  # head, for one, has seen enough
+        _leave_standard_output()
+    except KeyboardInterrupt:
+        _leave_standard_output()
+        sys.exit(130)
+
+
+def _lines(recording: Path, world: Path | None, release: str | None) -> Iterator[str]:
+    from pydantic import ValidationError
+
     from bridge.config import Cilium
     from bridge.decode import decoded_lines
     from bridge.identity.file import load_identity_file
 
-    known = load_identity_file(world) if world else {}
-    lines = decoded_lines(recording, known, Cilium(release=release).release_number)
     try:
-        sys.stdout.writelines(line + "\n" for line in lines)
-        sys.stdout.flush()
-    except BrokenPipeError:  # head, for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        number = Cilium(release=release).release_number
+    except ValidationError:
+        raise click.BadParameter(
+            f"'{release}' is not a release, such as 1.18", param_hint="--release"
+        ) from None
+    return decoded_lines(recording, load_identity_file(world) if world else {}, number)
+
+
+def _write(text: str, *, flush: bool = False) -> None:
+    try:
+        sys.stdout.write(text)
+        if flush:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _leave_standard_output()
+        raise UsageError(
+            f"cannot write the lines: {reason_of(error)}; send them where there is room"
+        ) from None
+
+
+def _leave_standard_output() -> None:
+    """What is still buffered goes nowhere, so that ending does not fail on it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,7 @@ on the release whose API is ours, and without policy verdicts, on which Hubble e
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,67 @@ def test_what_is_no_recording_is_one_sentence(tmp_path: Path) -> None:
     assert 1 == done.returncode
     assert f"ciliary: {text} is not a recording" in done.stderr
     assert 1 == len(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("world", "told"),
+    [
+        ('{"base_time": "yesterday"}', "base_time 'yesterday' is not a time, such as"),
+        ('{"ips": [{"cidr": "x"}]}', "cidr 'x' is not a prefix, such as"),
+        (None, "no such file or directory; name a file"),
+    ],
+)
+def test_a_world_that_is_wrong_is_one_sentence(
+    tmp_path: Path, world: str | None, told: str
+) -> None:
+    recording, file = tmp_path / "stream", tmp_path / "world.json"
+    recording.write_bytes(fixtures.stream_bytes("v1.19", "all"))
+    if world is not None:
+        file.write_text(world)
+    done = decode(str(recording), "--world", str(file))
+    assert 1 == done.returncode
+    assert told in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_a_recording_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    done = decode(str(tmp_path / "none"))
+    assert 1 == done.returncode
+    assert f"ciliary: cannot read {tmp_path / 'none'}: no such file" in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_a_release_that_is_none_is_wrong_usage(tmp_path: Path) -> None:
+    done = decode(str(tmp_path / "none"), "--release", "bogus")
+    assert 2 == done.returncode
+    assert "Error: Invalid value for --release: 'bogus' is not a release, such as 1.18" in (
+        done.stderr.splitlines()
+    )
+
+
+def test_a_full_device_is_one_sentence(tmp_path: Path) -> None:
+    recording = tmp_path / "stream"
+    recording.write_bytes(fixtures.stream_bytes("v1.19", "all"))
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bridge", "decode", str(recording)],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert 1 == done.returncode
+    assert "ciliary: cannot write the lines: no space left on device; send" in done.stderr
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_ctrl_c_ends_without_a_word(tmp_path: Path) -> None:
+    recording = tmp_path / "stream"
+    recording.write_bytes(fixtures.stream_bytes("v1.19", "steady"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "bridge", "decode", str(recording)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()  # and from now on it waits for somebody to read more
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert 130 == process.returncode
+    assert "" == said
