@@ -2,12 +2,14 @@
 
 Each part (a source, a listener) runs under ``keep``: when it fails, its complaint is said
 once, it is shown as degraded, and it is tried again with backoff, for ever. Other parts
-do not notice. What a configuration makes impossible is not a part's failure; that is
-found out before anything starts.
+do not notice. A fault of ours is logged as an error, with its traceback. What a
+configuration makes impossible is not a part's failure; that is found out before anything
+starts.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, TypeAlias
 
@@ -15,7 +17,7 @@ import trio
 
 from bridge.backoff import Backoff
 from bridge.event_log import EventLog
-from parsers.errors import UsageError
+from parsers.errors import ProtocolError, UsageError
 
 _STEADY = 30.0  # a part that ran this long has earned quick first tries again
 
@@ -43,23 +45,34 @@ class Supervisor:
 
         while True:
             began = trio.current_time()
+            fault = ""
             try:
                 await part(ready)
                 reason = "ended by itself"
             except Exception as error:  # noqa: BLE001 -- whatever it is, the others go on
                 reason = complaint(error)
+                if not isinstance(_first_of(error), UsageError | ProtocolError | OSError):
+                    fault = "".join(traceback.format_exception(error))
             if trio.current_time() - began >= _STEADY:
                 backoff.reset()
             if self.complaints.get(name) != reason:
-                self._log.warning("part.degraded", part=name, reason=reason)
+                if fault:
+                    self._log.error("part.degraded", part=name, reason=reason, traceback=fault)
+                else:
+                    self._log.warning("part.degraded", part=name, reason=reason)
                 self.complaints[name] = reason
             await trio.sleep(backoff.next_delay())
 
 
 def complaint(error: BaseException) -> str:
     """One sentence: ours as they are, others with their type, groups by their first."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = _first_of(error)
     if isinstance(error, UsageError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _first_of(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -78,6 +79,31 @@ async def test_one_part_does_not_notice_another(autojump_clock: MockClock) -> No
         nursery.cancel_scope.cancel()
     assert 100 == beats
     assert {"bad": "LookupError: inside a nursery"} == supervisor.complaints
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (TypeError("a fault"), "error"),
+        (ExceptionGroup("g", [TypeError("a fault")]), "error"),
+        (UsageError("not yet"), "warning"),
+        (ExceptionGroup("g", [OSError("not yet")]), "warning"),
+    ],
+)
+async def test_a_fault_of_ours_is_logged_with_its_traceback(
+    error: Exception, level: str, autojump_clock: MockClock
+) -> None:
+    said: list[str] = []
+
+    async def faulty_part(ready: Callable[[], None]) -> None:
+        raise error
+
+    with trio.move_on_after(60):
+        supervisor = Supervisor(EventLog(write=said.append, line_format="json"))
+        await supervisor.keep("p", faulty_part)
+    (told,) = map(json.loads, said)
+    assert level == told["level"]
+    assert (level == "error") == ("in faulty_part" in told.get("traceback", ""))
 
 
 async def test_cancelling_ends_a_part_at_once(autojump_clock: MockClock) -> None:
