@@ -11,9 +11,12 @@ from api.hubble.grpc_engine import GrpcEngine, open_engine
 from api.hubble.rpc import Services
 from bridge.addresses import split_address
 from bridge.config import Hubble
+from bridge.http_listener import open_listeners
 from bridge.supervision import Part, Supervisor
 from bridge.unix_socket import make_room_for_socket
 from parsers.errors import UsageError
+
+_LOOK = 2.0  # seconds between looks at whether the socket is still at its path
 
 
 def hubble_part(services: Services, config: Hubble, supervisor: Supervisor) -> Part:
@@ -41,10 +44,25 @@ def _on_unix_socket(engine: GrpcEngine, path: Path) -> Part:
         except UsageError as error:
             raise UsageError(f"{error} (hubble.unix_socket)") from None
         await engine.listen(target)
+        made = _inode(path)
         ready()
-        await trio.sleep_forever()
+        while _inode(path) == made:  # noqa: ASYNC110 -- a path can only be looked at
+            await trio.sleep(_LOOK)
+        # Who is connected stays so; nobody else would find us.
+        raise UsageError(
+            f"{path} was removed or replaced; listening there again, find out who did it "
+            "(hubble.unix_socket)"
+        )
 
     return listen
+
+
+def _inode(path: Path) -> int:
+    """0 when there is nothing."""
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return 0
 
 
 def _on_tcp(engine: GrpcEngine, address: str) -> Part:
@@ -52,13 +70,13 @@ def _on_tcp(engine: GrpcEngine, address: str) -> Part:
     shown = f"[{host}]" if ":" in host else host or "[::]"
 
     async def listen(ready: Callable[[], None]) -> None:
+        # Had for a moment only, for a sentence that knows the reason.
+        for listener in await open_listeners("hubble.listen", address):
+            await listener.aclose()
         try:
             await engine.listen(f"{shown}:{port}")
-        except UsageError:
-            raise UsageError(
-                f"{address} cannot be had, maybe another process has it; "
-                "stop that, or set hubble.listen to another port"
-            ) from None
+        except UsageError as error:
+            raise UsageError(f"{error} (hubble.listen)") from None
         ready()
         await trio.sleep_forever()
 

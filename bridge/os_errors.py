@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
 
 def reason_of(error: OSError) -> str:
     """Its words, in lower case."""
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+    return error.strerror.lower() if error.strerror else str(error)

@@ -20,6 +20,7 @@ from bridge.os_errors import reason_of
 from parsers.errors import UsageError
 
 _FOREIGN = (Path("/run/cilium"), Path("/var/run/cilium"))
+_ELSEWHERE = "choose a path in a directory where you may write"
 
 
 def make_room_for_socket(path: Path) -> None:
@@ -32,17 +33,24 @@ def make_room_for_socket(path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make {path.parent}: {reason_of(error)}") from None
+            raise UsageError(
+                f"cannot make {path.parent}: {reason_of(error)}; {_ELSEWHERE}"
+            ) from None
         return
     except OSError as error:
-        raise UsageError(f"cannot look at {path}: {reason_of(error)}") from None
+        raise UsageError(f"cannot look at {path}: {reason_of(error)}; {_ELSEWHERE}") from None
     if not stat.S_ISSOCK(found.st_mode):
         raise UsageError(f"{path} exists and is not a socket; choose another path")
     if accepts_connections(path):
         raise UsageError(f"another server is listening on {path}; stop it or choose another path")
     if found.st_uid != os.geteuid():
         raise UsageError(f"{path} is a dead socket of user {found.st_uid}; remove it")
-    path.unlink()
+    try:
+        path.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"cannot remove the dead socket {path}: {reason_of(error)}; {_ELSEWHERE}"
+        ) from None
 
 
 def accepts_connections(path: Path) -> bool:
@@ -67,7 +75,7 @@ def listening_socket(path: Path, mode: int = 0o660, backlog: int = 64) -> Iterat
             path.chmod(mode)
             listener.listen(backlog)
         except OSError as error:
-            raise UsageError(f"cannot listen on {path}: {reason_of(error)}") from None
+            raise UsageError(f"cannot listen on {path}: {reason_of(error)}; {_ELSEWHERE}") from None
         made = path.stat().st_ino
         try:
             yield listener

@@ -20,6 +20,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge import hubble_listener
 from bridge.agent import Agent
 from bridge.cli.agent import build
 from bridge.config import parse_config
@@ -156,6 +157,32 @@ async def test_a_taken_port_degrades_its_part_and_is_taken_when_it_is_free(
             assert "another process" in complaint
             other.close()
             await until(lambda: not any(str(port) in c for c in agent.complaints().values()))
+
+
+async def test_an_address_of_another_machine_is_told_as_that(place: Place) -> None:
+    hubble = {"listen": "192.0.2.1:4244", "insecure": True, "unix_socket": None}
+    agent = place.agent(hubble=hubble)
+    async with running(agent):
+        await until(lambda: "192.0.2.1" in agent.complaints().get("hubble tcp", ""))
+    told = agent.complaints()["hubble tcp"]
+    assert told.startswith("cannot listen on 192.0.2.1:4244: ")
+    assert told.endswith("; set hubble.listen to an address of this machine")
+
+
+async def test_a_socket_that_was_removed_is_made_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubble_listener, "_LOOK", 0.1)
+    agent = place.agent()
+    async with running(agent):
+        await until(lambda: agent.complaints().keys() == {"cilium"})
+        place.hubble.unlink()
+        await until(lambda: "was removed" in agent.complaints().get("hubble unix socket", ""))
+        await until(lambda: agent.complaints().keys() == {"cilium"})
+        with HubbleClient(f"unix://{place.hubble}") as client:
+            status = await trio.to_thread.run_sync(client.server_status)
+        assert 10_000 <= status.max_flows
+    assert not place.hubble.exists()
 
 
 async def test_a_path_that_cannot_be_written_degrades_its_part(

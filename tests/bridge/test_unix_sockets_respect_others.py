@@ -56,3 +56,14 @@ def test_a_path_that_is_too_long_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / ("s" * 120)
     with pytest.raises(UsageError, match="path too long"), listening_socket(path):
         pass
+
+
+def test_a_path_below_a_file_is_a_sentence_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"not a directory; choose a path in a directory"):
+        make_room_for_socket(tmp_path / "file" / "s")
+
+
+def test_a_directory_that_cannot_be_made_is_a_sentence_with_the_remedy() -> None:
+    with pytest.raises(UsageError, match=r"cannot make /proc/no: .*; choose a path in a directory"):
+        make_room_for_socket(Path("/proc/no/s"))
