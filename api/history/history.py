@@ -105,14 +105,14 @@ class History:
         """Add flows in order of arrival; may free some table rows (see above)."""
         before = len(self.flows)
         self.flows.append(batch)
-        if self.drops is not None:
-            dropped = batch.attribute("verdict") == _DROPPED
-            if dropped.any():
-                self.drops.append(batch.select(dropped))
         account = self._ledger.stages["history"]
         account.incoming += len(batch)
         account.waiting = len(self.flows)
         account.outgoing += before + len(batch) - len(self.flows)
+        if self.drops is not None:
+            dropped = batch.attribute("verdict") == _DROPPED
+            if dropped.any():
+                self.drops.append(batch.select(dropped))
         self._reclaimer.after(batch)
 
     def reclaim(self) -> int:
