@@ -38,6 +38,16 @@ from parsers.l7 import Http, L7Content
         ("http://[::1]/p", "/p"),
         ("http:///p", "/p"),
         ("https://u:p@h/x", "/x"),
+        ("http://h/a b", "/a b"),
+        ("http://h h/p", None),
+        ("http://h%zz/p", None),
+        ("http://[::1/p", None),
+        ("http:/p", "/p"),
+        ("http:p/%zz", ""),
+        ("HTTP://H/x", "/x"),
+        ("/%C3%A9", "/é"),
+        ("?q", None),
+        ("http://h?x=/y", ""),
     ],
 )
 def test_a_path_filter_sees_what_go_takes_for_the_path(url: str, path: str | None) -> None:
