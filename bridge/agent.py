@@ -141,16 +141,11 @@ class Agent:
 
     def _feed_gauges(self) -> None:
         told, history, client = self.agent_metrics, self.history, self.client
-        tables = history.tables
         told.source_connected.labels("cilium").set_function(lambda: client.connected)
         told.followers.set_function(lambda: self.observer.followers)
         told.history_flows.set_function(lambda: len(history.flows))
         told.history_capacity.set_function(lambda: history.flows.capacity)
-        told.history_bytes.set_function(
-            lambda: (
-                history.statistics().bytes + tables.conversations.nbytes() + tables.classes.nbytes()
-            )
-        )
+        told.history_bytes.set_function(history.nbytes)
         told.history_span.set_function(self._history_span)
         told.series.set_function(lambda: self.metrics.statistics().series)
 

@@ -92,6 +92,10 @@ class Detail(NamedTuple):
     destination_address: str = ""
 
 
+DETAIL_BYTES = 600
+"""A ``Detail`` with one or two of its fields set, without its L7 record."""
+
+
 class DetailTable(ObjectTable["Detail | L7Record"]):
     """Rows of ``Detail``; row 0 is the empty one.
 
@@ -110,3 +114,8 @@ class DetailTable(ObjectTable["Detail | L7Record"]):
     def intern(self, value: Detail | L7Record) -> int:
         """The row of an equal detail, made when there is none."""
         return super().intern(value) if value != self[0] else 0
+
+    def _size_of(self, value: Detail | L7Record) -> int:
+        if not isinstance(value, Detail):
+            return value.nbytes
+        return DETAIL_BYTES + (value.l7.nbytes if value.l7 is not None else 0)

@@ -160,8 +160,9 @@ class Conversations:
         return self._keys.end
 
     def nbytes(self) -> int:
-        """Bytes of keys and of the columns by row, as far as they were ever used."""
-        return self._keys.nbytes() + self.end * _RESOLVED.itemsize
+        """Bytes of the rows in use: keys, columns by row, and what they resolved to."""
+        resolved = len(self) * _RESOLVED.itemsize + self.entities.nbytes + self.name_pairs.nbytes
+        return self._keys.nbytes() + resolved
 
     def lookup(self, keys: Keys, time: I64, directory: Directory) -> U32:
         """The rows of ``keys`` as they were named at ``time`` (ns, same length)."""

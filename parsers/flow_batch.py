@@ -112,6 +112,10 @@ class FlowTables:
     conversations: Conversations
     details: DetailTable
 
+    def nbytes(self) -> int:
+        """About how much memory the rows in use take."""
+        return self.classes.nbytes() + self.conversations.nbytes() + self.details.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class FlowBatch:

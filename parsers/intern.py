@@ -167,11 +167,8 @@ class InternTable:
         return InternStatistics(len(self), self._peak, self._reclaims)
 
     def nbytes(self) -> int:
-        """Bytes of rows and hash slots, as far as they were ever used."""
-        slots = self._slots.numbers.nbytes
-        if self._successor is not None:
-            slots += self._successor.numbers.nbytes
-        return int(self._next * (self.dtype.itemsize + 9) + slots)
+        """Bytes of the rows in use, with a hash and slots for each."""
+        return len(self) * (self.dtype.itemsize + 9 + 12)
 
     def lookup(self, keys: Keys) -> tuple[Rows, Rows]:
         """Row numbers of ``keys``, and those of them that are new.

@@ -94,5 +94,9 @@ class L7Record(Protocol):
     trace_id: str  # 32 hex digits of a W3C traceparent, or ""
     labels: HttpLabels | DnsLabels | KafkaLabels | None  # equal ones are the same object
 
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+
     def content(self) -> L7Content:
         """Decode; raises nothing, as the record was walked when it was parsed."""

@@ -17,11 +17,14 @@ T = TypeVar("T")
 REMEMBERED = 1 << 14
 """Objects whose rows equal ones find."""
 
+OBJECT_BYTES = 400
+"""A small record with a few texts of its own, and its place in the table."""
+
 
 class ObjectTable(Generic[T]):
     """Rows of ``T``. ``generation`` rises when rows begin to be freed."""
 
-    __slots__ = ("_free", "_peak", "_remembered", "_row_of", "_rows", "generation")
+    __slots__ = ("_free", "_peak", "_remembered", "_row_of", "_rows", "generation", "nbytes")
 
     def __init__(self, empty: T) -> None:
         self._rows: list[T | None] = [empty]
@@ -30,6 +33,8 @@ class ObjectTable(Generic[T]):
         self._free: list[int] = []
         self._peak = 1
         self.generation = 0
+        self.nbytes = 0
+        """About how much memory the rows in use take, each counted with what it alone holds."""
 
     def __len__(self) -> int:
         """Rows in use, the empty one included."""
@@ -59,6 +64,7 @@ class ObjectTable(Generic[T]):
 
     def add(self, value: T) -> int:
         """A row of its own; for what nobody will repeat."""
+        self.nbytes += self._size_of(value)
         if self._free:
             row = self._free.pop()
             self._rows[row] = value
@@ -80,10 +86,15 @@ class ObjectTable(Generic[T]):
                 if row in self._remembered:
                     self._remembered.remove(row)
                     del self._row_of[value]
+                self.nbytes -= self._size_of(value)
                 rows[row] = None
                 freed.append(row)
         self._free += freed
         return len(freed)
+
+    def _size_of(self, value: T) -> int:
+        """Bytes of an object; the same whenever it is asked."""
+        return OBJECT_BYTES
 
     def statistics(self) -> dict[str, Any]:
         """Current and peak rows."""

@@ -9,12 +9,17 @@ Table rows that no flow of the history refers to are freed little by little insi
 ``append`` (see ``reclaim``), so whoever interned rows has to append them before anything
 else is appended, and caches by row compare the table's generation.
 
-A flow that is overwritten has left the history ("outgoing"): it is no loss. A reader that
-was overtaken lost it, and books that itself.
+The history has a budget of bytes as well. Once table rows make it exceed that, the oldest
+flows are forgotten before their places are needed, and their rows are freed. It may be
+exceeded by what comes during one cycle of that.
+
+A flow that is overwritten or forgotten has left the history ("outgoing"): it is no loss.
+A reader that was overtaken lost it, and books that itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +37,14 @@ from parsers.pipeline import AgentRecord, DebugRecord
 T = TypeVar("T")
 
 _DROPPED = 2  # flow.Verdict
+_FORGOTTEN_AHEAD = 1 / 16  # share of the flows
+BYTES_PER_FLOW, FEWEST_BYTES = 80, 1 << 25
+"""The memory of a history, for each flow of its capacity and at least.
+
+A flow with an L7 record needs several hundred bytes, so a stream of those alone gets fewer
+flows than the capacity; the floor gives small rings all of theirs.
+"""
+
 KEPT_EVENTS = 4096
 """Events kept of each kind; as many as Hubble's ring has by default."""
 
@@ -47,7 +60,9 @@ class PastEvent(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class HistoryStatistics:
-    """Fill of the history. ``seen`` counts flows since the start; ``bytes`` is of columns."""
+    """Fill of the history. ``seen`` counts flows since the start; ``bytes`` is about how much
+    memory the flows take with the table rows they refer to, of which ``byte_limit`` is allowed.
+    """
 
     flows: int
     capacity: int
@@ -56,6 +71,7 @@ class HistoryStatistics:
     seen: int
     reclaims: int
     bytes: int
+    byte_limit: int
 
 
 class EventQueue(Generic[T]):
@@ -96,24 +112,35 @@ class History:
         self.lost: EventQueue[flow_pb2.LostEvent] = EventQueue()
         self.agent: EventQueue[AgentRecord] = EventQueue()
         self.debug: EventQueue[DebugRecord] = EventQueue()
+        self.byte_limit = max(FEWEST_BYTES, BYTES_PER_FLOW * capacity)
         self._ledger = ledger
-        self._reclaimer = Reclaimer(
-            tables, [ring for ring in (self.flows, self.drops) if ring is not None]
-        )
+        self._rings = [self.flows] if self.drops is None else [self.flows, self.drops]
+        self._reclaimer = Reclaimer(tables, self._rings)
 
     def append(self, batch: FlowBatch) -> None:
         """Add flows in order of arrival; may free some table rows (see above)."""
-        before = len(self.flows)
         self.flows.append(batch)
-        account = self._ledger.stages["history"]
-        account.incoming += len(batch)
-        account.waiting = len(self.flows)
-        account.outgoing += before + len(batch) - len(self.flows)
+        self._book(len(batch))
         if self.drops is not None:
             dropped = batch.attribute("verdict") == _DROPPED
             if dropped.any():
                 self.drops.append(batch.select(dropped))
-        self._reclaimer.after(batch)
+        excess = self.nbytes() - self.byte_limit if self._reclaimer.is_idle else 0
+        if excess > 0:
+            self._forget(excess)
+            self._book(0)
+        self._reclaimer.after(batch, excess > 0)
+
+    def _book(self, arrived: int) -> None:
+        """What came in and, as the ring now has so many, what went out."""
+        account = self._ledger.stages["history"]
+        account.incoming += arrived
+        account.outgoing += account.waiting + arrived - len(self.flows)
+        account.waiting = len(self.flows)
+
+    def nbytes(self) -> int:
+        """About how much memory the flows take with what they refer to."""
+        return sum(ring.nbytes() for ring in self._rings) + self.tables.nbytes()
 
     def reclaim(self) -> int:
         """Free all rows of the tables that no flow here refers to; returns how many.
@@ -121,6 +148,12 @@ class History:
         Takes some 50 ms with a million flows, and is not needed: ``append`` does it in steps.
         """
         return self._reclaimer.run()
+
+    def _forget(self, excess: int) -> None:
+        """Give up the oldest flows, for ``excess`` bytes and what comes until rows are free."""
+        share = min(1.0, excess / max(1, self.tables.nbytes()) + _FORGOTTEN_AHEAD)
+        for ring in self._rings:
+            ring.forget(math.ceil(len(ring) * share))
 
     def older_drops(self) -> int:
         """End position in ``drops`` of those that the main ring no longer has."""
@@ -148,5 +181,6 @@ class History:
             drop_capacity=drop_capacity,
             seen=self.flows.end,
             reclaims=self._reclaimer.cycles,
-            bytes=self.flows.nbytes() + (self.drops.nbytes() if self.drops is not None else 0),
+            bytes=self.nbytes(),
+            byte_limit=self.byte_limit,
         )

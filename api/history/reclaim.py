@@ -1,7 +1,8 @@
 """Freeing table rows that no flow of the history refers to, a bounded piece at a time.
 
 Mark and sweep, one step for each batch that is appended. A cycle begins when a table has
-grown by a quarter since the last one, and not before flows have left the history.
+grown by a quarter since the last one, and not before flows have left the history; or when
+the history has more bytes than it may.
 
 1. *Mark*: the flows that are stored flag their rows, ``MARKED`` flows a step.
 2. *Sweep*: each table frees the rows without a flag, ``SWEPT`` rows a step. Surviving
@@ -49,13 +50,13 @@ class _Marks:
             flags = self._flags[name] = lengthened(flags, 2 * end)
         return flags
 
-    def flows(self, flow_class: U32, conversation: U32, detail: U32) -> None:
+    def flows(self, flows: FlowBatch) -> None:
         """Flag what flows refer to."""
         tables = self._tables
         conversations = tables.conversations
-        self.of("classes", tables.classes.end)[flow_class] = True
-        self.of("details", tables.details.end)[detail] = True
-        conversations.mark(conversation, self.of("conversations", conversations.end))
+        self.of("classes", tables.classes.end)[flows.flow_class] = True
+        self.of("details", tables.details.end)[flows.detail] = True
+        conversations.mark(flows.conversation, self.of("conversations", conversations.end))
 
     def resolved(self, conversation: U32) -> None:
         """Flag the entities and names of conversations."""
@@ -81,14 +82,19 @@ class Reclaimer:
         self._cycle: Iterator[int] | None = None
         self._limits: tuple[int, ...] = _FEWEST
 
-    def after(self, batch: FlowBatch) -> None:
-        """One step, after a batch was appended to the rings."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether no cycle is under way."""
+        return self._cycle is None
+
+    def after(self, batch: FlowBatch, needed: bool) -> None:
+        """One step, after a batch was appended to the rings; ``needed`` begins a cycle."""
         if self._cycle is None:
-            if not self._rings[0].oldest or not self._is_due():
+            if not needed and not (self._rings[0].oldest and self._is_due()):
                 return
             self._cycle = self._run()
         else:
-            self._marks.flows(batch.flow_class, batch.conversation, batch.detail)
+            self._marks.flows(batch)
             self._marks.resolved(batch.conversation)
         if next(self._cycle, None) is None:
             self._cycle = None
@@ -113,8 +119,10 @@ class Reclaimer:
         """The steps of a cycle; each tells how many rows it freed."""
         marks = self._marks = _Marks(self._tables)
         for ring in self._rings:
-            for start in range(0, len(ring), MARKED):
-                marks.flows(*ring.table_rows(start, start + MARKED))
+            # Flows that come meanwhile are flagged by ``after``.
+            for start in range(ring.oldest, ring.end, MARKED):
+                for _, piece in ring.pieces(start, start + MARKED, MARKED):
+                    marks.flows(piece)
                 yield 0
         yield from self._sweep()
         self._limits = tuple(map(max, _FEWEST, [size + size // 4 for size in self._sizes()]))

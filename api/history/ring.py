@@ -10,13 +10,13 @@ Of sequence numbers the low 32 bits are kept: they rise, and no ring spans 2**32
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers.errors import UsageError
-from parsers.flow_batch import U32, FlowBatch, FlowTables
+from parsers.flow_batch import FlowBatch, FlowTables
 
 _COLUMNS = {
     "time": np.int64,
@@ -28,8 +28,6 @@ _COLUMNS = {
     "detail": np.uint32,
 }
 FLOW_BYTES = sum(np.dtype(t).itemsize for t in _COLUMNS.values())
-TableRows: TypeAlias = tuple[U32, U32, U32]
-"""Row numbers of classes, conversations and details."""
 
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -37,7 +35,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 class FlowRing:
     """The newest ``capacity`` flows of those appended."""
 
-    __slots__ = ("_columns", "_last_sequence", "capacity", "end", "tables")
+    __slots__ = ("_columns", "_floor", "_last_sequence", "capacity", "end", "tables")
 
     def __init__(self, tables: FlowTables, capacity: int) -> None:
         if capacity < 1:
@@ -48,9 +46,10 @@ class FlowRing:
         """The position the next flow will get."""
         self._columns = {name: np.zeros(capacity, dtype=t) for name, t in _COLUMNS.items()}
         self._last_sequence = np.uint64(0)
+        self._floor = 0
 
     def __len__(self) -> int:
-        return min(self.end, self.capacity)
+        return min(self.end - self._floor, self.capacity)
 
     @property
     def oldest(self) -> int:
@@ -71,6 +70,10 @@ class FlowRing:
             column[start : start + first] = values[:first]
             column[: len(values) - first] = values[first:]
         self.end += len(batch)
+
+    def forget(self, count: int) -> None:
+        """Treat the ``count`` oldest flows as if they were overwritten."""
+        self._floor = self.oldest + min(count, len(self))
 
     def pieces(self, start: int, stop: int, size: int) -> Iterator[tuple[int, FlowBatch]]:
         """The flows of positions [start, stop), oldest first, ``size`` at most at a time.
@@ -96,17 +99,9 @@ class FlowRing:
             position -= count
             yield position, self._view(end - count, end)
 
-    def table_rows(self, start: int, stop: int) -> TableRows:
-        """What the flows stored at places [start, stop) refer to; not by position."""
-        stop = min(stop, len(self))
-        flow_class, conversation, detail = (
-            self._columns[name][start:stop] for name in ("flow_class", "conversation", "detail")
-        )
-        return flow_class, conversation, detail
-
     def nbytes(self) -> int:
-        """Bytes of the columns that are filled."""
-        return len(self) * FLOW_BYTES
+        """Bytes of the columns that were ever filled: memory that was touched stays."""
+        return min(self.end, self.capacity) * FLOW_BYTES
 
     def _view(self, start: int, stop: int) -> FlowBatch:
         columns: dict[str, NDArray[Any]] = {

@@ -93,11 +93,7 @@ def bench_pipeline(
         "p50_batch_ms": round(1000 * batches[len(batches) // 2], 2),
         "p99_batch_ms": round(1000 * batches[len(batches) * 99 // 100], 2),
         "rss_bytes": _rss(),
-        "history_bytes_per_flow": round(
-            (history.statistics().bytes + tables.conversations.nbytes() + tables.classes.nbytes())
-            / max(1, len(history.flows)),
-            1,
-        ),
+        "history_bytes_per_flow": round(history.nbytes() / max(1, len(history.flows)), 1),
         "rss_growth_bytes_per_flow": round((_rss() - rss_before) / max(1, flows), 1),
         "imbalance": ledger.imbalance(),
     }

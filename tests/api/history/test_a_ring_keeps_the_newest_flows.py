@@ -59,6 +59,23 @@ def test_positions_name_the_same_flows_whatever_the_batches_were(
     assert np.concatenate([*backwards, np.empty(0)]).tolist() == wanted
 
 
+@given(
+    capacity=st.integers(1, 50),
+    steps=st.lists(st.tuples(st.integers(0, 70), st.integers(0, 70)), max_size=12),
+)
+def test_forgotten_flows_are_as_if_overwritten(capacity: int, steps: list[tuple[int, int]]) -> None:
+    ring = FlowRing(new_tables(), capacity)
+    total, kept = 0, list[int]()
+    for count, forgotten in steps:
+        ring.append(numbered(ring.tables, total, count))
+        kept = [*kept, *range(total, total + count)][-capacity:]
+        total += count
+        ring.forget(forgotten)
+        kept = kept[forgotten:]
+        assert (ring.oldest, len(ring)) == (total - len(kept), len(kept))
+        assert contents(ring, 0, total, 7) == kept
+
+
 def test_a_flow_costs_28_bytes() -> None:
     assert FLOW_BYTES == 28
 

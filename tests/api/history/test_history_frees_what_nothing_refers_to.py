@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api.history import History, reclaim
+from api.history import FLOW_BYTES, History, reclaim
 from api.hubble.messages import FlowMessages
 from api.hubble.node import LocalNode
 from parsers.flow_batch import FlowBatch, FlowTables
@@ -82,6 +82,35 @@ def test_rows_are_freed_while_appending_a_bounded_number_at_a_time(
     ((_, kept),) = history.flows.pieces(history.flows.oldest, history.flows.end, 1000)
     said = [flow_of(kept, i) for i in range(len(kept))]
     assert said == [flow_of(flows, i) for i in range(980, 1000)]
+
+
+def test_a_history_keeps_to_its_bytes_by_forgetting_the_oldest_flows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reclaim, "MARKED", 200)
+    l7_flows = flows_of("v1.20", "l7")[:120]
+    tables, ledger = new_tables(), Ledger()
+    history = History(tables, ledger, 10_000)
+    history.byte_limit = 500_000
+    seen, fills = 0, []
+    for _ in range(200):
+        batch = batch_of(l7_flows[:40], tables)
+        history.append(batch)
+        seen += len(batch)
+        fills.append((history.nbytes(), len(history.flows)))
+        assert ledger.imbalance() == {}
+    assert max(b for b, _ in fills) < 2 * history.byte_limit
+    assert min(n for _, n in fills[5:]) > 40  # and not more than needed
+    account = ledger.stages["history"]
+    assert (account.incoming, account.waiting) == (seen, len(history.flows))
+    assert not account.lost
+    # What is left is the newest, and whole.
+    ((position, kept),) = history.flows.pieces(0, history.flows.end, 1 << 20)
+    assert (position, position + len(kept)) == (history.flows.oldest, seen)
+    alone = batch_of(l7_flows[:40], new_tables())
+    said = [flow_of(kept, i) for i in range(len(kept) - 40, len(kept))]
+    assert said == [flow_of(alone, i) for i in range(40)]
+    assert history.statistics().bytes >= len(kept) * FLOW_BYTES
 
 
 def test_the_ledger_balances_and_overwriting_is_no_loss() -> None:

@@ -39,6 +39,10 @@ class Record:
     decoded: L7Content
     labels: None = None
 
+    @property
+    def nbytes(self) -> int:
+        return 500
+
     def content(self) -> L7Content:
         return self.decoded
 

@@ -42,6 +42,10 @@ class Record:
     labels: HttpLabels | DnsLabels | KafkaLabels | None
     trace_id: str = ""
 
+    @property
+    def nbytes(self) -> int:
+        return 500
+
     def content(self) -> L7Content:
         return L7Content(None, "")
 
