@@ -22,7 +22,10 @@ Watch = Callable[[int, float], None]
 
 
 class FlowPath:
-    """``followers`` are called with each batch, in order; the first one keeps it."""
+    """``followers`` are called with each batch, in order; the first one keeps it.
+
+    It must book at "history" what it keeps: from here on the ledger's chain is checked.
+    """
 
     __slots__ = ("_clock", "_ledger", "_watch", "followers", "metrics", "pipeline")
 
@@ -39,22 +42,33 @@ class FlowPath:
         self.metrics = metrics
         self.followers = [keep]
         self._ledger = pipeline.ledger
+        self._ledger.chained = True
         self._clock = clock
         self._watch = watch
         # Numbers of freed classes are used again: what was counted must not move with them.
         pipeline.tables.classes.before_free.append(metrics.forget)
 
     def deliver(self, payloads: PayloadBatch) -> None:
-        """Take a batch that was read from a connection just now."""
+        """Take a batch that was read from a connection just now.
+
+        Whatever a part raises comes out, and what it took with it is booked as lost.
+        """
         began = time.perf_counter()
         book_framing(self._ledger, payloads)
+        try:
+            self._pass_on(payloads)
+        except BaseException:
+            self._ledger.book_failure()
+            raise
+        self._watch(len(payloads), time.perf_counter() - began)
+
+    def _pass_on(self, payloads: PayloadBatch) -> None:
         parsed = self.pipeline.parse(payloads, self.pipeline.live_clock(self._clock()))
         for lost in parsed.lost_events:
             self.metrics.count_lost("perf_event_ring_buffer", lost.count)
         self.metrics.count(parsed.flows)
         for follower in self.followers:
             follower(parsed)
-        self._watch(len(payloads), time.perf_counter() - began)
 
 
 def book_framing(ledger: Ledger, payloads: PayloadBatch) -> None:

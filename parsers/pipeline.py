@@ -291,8 +291,14 @@ class MonitorPipeline:
 
     def _book(self, parsed: ParsedBatch) -> None:
         ledger = self.ledger
-        out = parsed.records - len(parsed.errors)
-        ledger.book("parser", incoming=parsed.records, outgoing=out)
+        ledger.book("parser", incoming=parsed.records)
+        ledger.book_kinds(
+            "parser",
+            flows=len(parsed.flows),
+            agent=len(parsed.agent_events),
+            debug=len(parsed.debug_events),
+            lost=len(parsed.lost_events),
+        )
         for error in parsed.errors:
             ledger.book_lost("parser", error.error_class, 1)
         for lost in parsed.lost_events:

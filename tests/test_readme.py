@@ -107,11 +107,15 @@ def test_the_agent_runs_on_the_configuration_that_is_shown(tmp_path: Path) -> No
 
 
 def test_recordings_are_made_replayed_and_decoded(tmp_path: Path) -> None:
-    replay, record, decode = block_with("record").replace("./dev ciliary", CILIARY).splitlines()
+    block = block_with("record").replace("./dev ciliary", CILIARY)
     (tmp_path / "bridge").symlink_to(ROOT / "bridge")
-    wait = "while ! [ -S monitor.sock ]; do sleep 0.05; done"
-    script = f"trap 'kill %1' EXIT\n{replay}\n{wait}\n{record}\n{decode}"
-    assert 3 == len(shell(script, tmp_path).splitlines())
+    assert 3 == len(shell(block, tmp_path).splitlines())
+
+
+def test_the_packaged_recording_is_decoded_with_its_names() -> None:
+    flows = shell(block_with("--world").replace("./dev ciliary", CILIARY), ROOT)
+    assert 3 == len(flows.splitlines())
+    assert "pod_name" in flows
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))

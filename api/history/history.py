@@ -119,8 +119,8 @@ class History:
 
     def append(self, batch: FlowBatch) -> None:
         """Add flows in order of arrival; may free some table rows (see above)."""
-        before = len(self.flows)
         self.flows.append(batch)
+        self._book(len(batch))
         if self.drops is not None:
             dropped = batch.attribute("verdict") == _DROPPED
             if dropped.any():
@@ -128,11 +128,15 @@ class History:
         excess = self.nbytes() - self.byte_limit if self._reclaimer.is_idle else 0
         if excess > 0:
             self._forget(excess)
-        account = self._ledger.stages["history"]
-        account.incoming += len(batch)
-        account.waiting = len(self.flows)
-        account.outgoing += before + len(batch) - len(self.flows)
+            self._book(0)
         self._reclaimer.after(batch, excess > 0)
+
+    def _book(self, arrived: int) -> None:
+        """What came in and, as the ring now has so many, what went out."""
+        account = self._ledger.stages["history"]
+        account.incoming += arrived
+        account.outgoing += account.waiting + arrived - len(self.flows)
+        account.waiting = len(self.flows)
 
     def nbytes(self) -> int:
         """About how much memory the flows take with what they refer to."""

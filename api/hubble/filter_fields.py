@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,20 @@ NamePair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]  # source and dest
 NameTest: TypeAlias = Callable[[NamePair], bool]
 
 _DROPPED = flow_pb2.DROPPED
+# Absolute with an authority, absolute without, opaque; or a path alone. Groups: the path.
+_REQUEST_URI = re.compile(
+    r"""(?=[^\x00-\x1f\x7f]+\Z)
+    (?: [a-z][a-z0-9+.-]*:
+        (?: // (?:[^/?@]*@)?
+            (?: \[[^/?\]]*\] | (?:[^/?:\[\]\x20%]|%[89a-f][0-9a-f])* )
+            (?: :[0-9]* )? (/[^?]*)?
+          | (/(?!/)[^?]*)
+          | (?!/)[^?]* )
+      | (/[^?]*|\*) )
+    (?:\?.*)?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _L7_EVENT = 129
 _WITH_PORTS = (L4_TCP, L4_UDP, L4_SCTP)
 _PROTOCOLS: Mapping[str, tuple[str, tuple[int, ...]]] = MappingProxyType(
@@ -359,7 +373,12 @@ def _http_expression(
 
 
 def _path(url: str) -> str | None:
-    try:
-        return unquote(urlsplit(url).path)
-    except ValueError:
+    """The decoded path of what an HTTP request line may hold; ``None`` for anything else.
+
+    Go's reading of a request URI: no fragment is split off, ``//`` after no scheme is path.
+    """
+    parts = _REQUEST_URI.fullmatch(url)
+    path = "".join(part or "" for part in parts.groups()) if parts else ""
+    if parts is None or _BAD_ESCAPE.search(path):
         return None
+    return unquote(path)

@@ -112,6 +112,18 @@ class LedgerCollector(Collector):
             "Events received but not passed, waiting or lost; 0 unless the agent has a fault.",
             labels=by_stage,
         )
+        kinds = CounterMetricFamily(
+            "ciliary_events_parsed", "Events that the parser made, by kind.", labels=("kind",)
+        )
+        between = GaugeMetricFamily(
+            "ciliary_events_unexplained_between_stages",
+            "Events that a stage passed and the next did not receive; 0 unless there is a fault.",
+            labels=("stage", "next"),
+        )
+        for kind, count in self._ledger.stages["parser"].kinds.items():
+            kinds.add_metric((kind,), count)
+        for pair, count in self._ledger.between().items():
+            between.add_metric(pair, count)
         for name, account in self._ledger.stages.items():
             stage = (name,)
             incoming.add_metric(stage, account.incoming)
@@ -120,7 +132,7 @@ class LedgerCollector(Collector):
             unexplained.add_metric(stage, account.balance())
             for reason, count in account.lost.items():
                 lost.add_metric((name, reason), count)
-        yield from (incoming, outgoing, lost, waiting, unexplained)
+        yield from (incoming, outgoing, kinds, lost, waiting, unexplained, between)
         yield from self._unobservable(by_reason)
 
     def _unobservable(self, labels: tuple[str, str]) -> Iterator[Metric]:

@@ -49,7 +49,11 @@ Bounds of all `hubble_*` histograms, in seconds: {", ".join(f"{b:g}" for b in BU
 ## `ciliary_*`: the agent itself
 
 Stages, in the order of an event's way, are those of the loss ledger. At each of them
-received = passed + waiting + lost; `ciliary_events_unexplained` is the difference.
+received = passed + waiting + lost; `ciliary_events_unexplained` is the difference. And what
+a stage passed is what the next one received, from socket over framing and parser to history,
+where the parser passes on its flows; `ciliary_events_unexplained_between_stages` is the
+difference. The stage kernel knows only what it lost; follower adds up all requests that
+follow, each of which reads the history for itself.
 
 """
 
@@ -103,6 +107,8 @@ def _agent() -> Iterator[Entry]:
     ledger = Ledger()
     ledger.book_lost("parser", "decode", 1)
     ledger.book_unobservable("socket", "gap")
+    ledger.book_kinds("parser", flows=1)
+    ledger.chained = True
     agent = AgentMetrics(registry, ledger, "")
     agent.source_connected.labels("")
     agent.source_connects.labels("")

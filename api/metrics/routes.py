@@ -80,11 +80,15 @@ def ledger_page(ledger: Ledger) -> dict[str, Any]:
             name: {
                 "in": account.incoming,
                 "out": account.outgoing,
+                **({"out_by_kind": dict(account.kinds)} if account.kinds else {}),
                 "waiting": account.waiting,
                 "lost": dict(account.lost),
                 "balance": account.balance(),
             }
             for name, account in ledger.stages.items()
+        },
+        "between_stages": {
+            f"{before} -> {stage}": count for (before, stage), count in ledger.between().items()
         },
         "not_observable": [
             {

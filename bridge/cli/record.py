@@ -16,6 +16,7 @@ import click
 import trio
 
 from bridge.cli.event_loop import run_until_done
+from bridge.cli.seconds import Seconds
 from bridge.os_errors import reason_of
 from bridge.recording import MessageSplitter, cannot_write, create_recording
 from bridge.signals import run_until_signal
@@ -88,9 +89,7 @@ async def _record(
 @click.argument("monitor_socket", metavar="SOCKET", type=click.Path(path_type=Path))
 @click.argument("recording", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Write over an existing file.")
-@click.option(
-    "--duration", type=click.FloatRange(min=0, min_open=True), help="Stop after so many seconds."
-)
+@click.option("--duration", type=Seconds(), help="Stop after so many seconds.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after about so many payloads.")
 def record(
     monitor_socket: Path,

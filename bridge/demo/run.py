@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from math import inf
 from pathlib import Path
@@ -25,19 +26,25 @@ from rich.live import Live
 
 from api.hubble.messages import FlowMessages
 from bridge.agent import Agent
+from bridge.cli.event_loop import run_until_done
 from bridge.config import parse_config
 from bridge.demo.check import Endpoints, Finding, probe_all
+from bridge.demo.output import Output
 from bridge.demo.tally import Tally
-from bridge.demo.view import live_view, plain_line
+from bridge.demo.view import fits, live_view, plain_line
 from bridge.event_log import EventLog
+from bridge.os_errors import reason_of
 from bridge.process_tuning import tune_process
 from bridge.replay import Replay
 from bridge.signals import run_until_signal
+from parsers.errors import UsageError
 
 _HOST = "127.0.0.1"
 _PORTS = {"hubble": 4244, "hubble metrics": 9965, "agent metrics": 10093, "health": 10094}
 _FRAME = 0.25
 _PLAIN_LINES = 3  # flows a second on a stdout that is no terminal
+_STARTING = 2.0  # seconds that the endpoints may take to be there
+_LONGEST_DIRECTORY = 70  # bytes, as a unix socket's path must not exceed 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class Demo:
     def __init__(self, options: Options, directory: Path, console: Console) -> None:
         self.options = options
         self.console = console
+        self.output = Output()
         self.warnings: list[str] = []
         self.findings: list[Finding] = []
         self._directory = directory
@@ -119,12 +127,16 @@ class Demo:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._until_played, replay, scope)
                 await nursery.start(self.agent.run)
+                if self.options.as_json:
+                    await self._until_served()
+                    self.output.line(json.dumps(self.addresses()))
                 if self.options.check:
                     await trio.sleep(self.options.duration)
                     await trio.to_thread.run_sync(self._probe)
                     scope.cancel()
                 else:
                     await self._show()
+                    scope.cancel()
 
     async def _until_played(
         self, replay: Replay, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
@@ -134,40 +146,58 @@ class Demo:
         if not self.options.check:
             scope.cancel()
 
+    async def _until_served(self) -> None:
+        with trio.move_on_after(_STARTING):
+            await trio.sleep(0.01)
+            while self.agent.complaints():  # noqa: ASYNC110 -- for a moment, and nobody tells
+                await trio.sleep(0.01)
+
     def _probe(self) -> None:
         self.findings += probe_all(self.endpoints)
 
     async def _show(self) -> None:
-        if self.options.as_json:
-            await self._show_lines(lambda: [json.dumps(self.figures())])
-        elif self.console.is_terminal:
-            await self._show_live()
-        else:
-            self.console.print(*self.hints(), sep="\n")
-            await self._show_lines(self._plain)
+        """Until cancelled, or until the reader of the output leaves."""
+        if self.console.is_terminal and not self.options.as_json:
+            try:
+                await self._show_live()
+            except OSError as error:  # the terminal is gone
+                raise UsageError(f"cannot draw on the terminal: {reason_of(error)}") from None
+        if not self.options.as_json:
+            self._tell(self.hints())
+        while not self.output.closed:
+            await trio.sleep(1)
+            self._tell([json.dumps(self.figures())] if self.options.as_json else self._plain())
 
     async def _show_live(self) -> None:
-        with Live(console=self.console, auto_refresh=False, screen=True) as live:
+        """Hints that have no room in the view are printed above it, where nothing cuts them."""
+        hints, size = self.hints(), self.console.size
+        roomy = fits(hints, size.width, size.height)
+        if not roomy:
+            self._tell(hints)
+        with Live(console=self.console, auto_refresh=False, screen=roomy) as live:
             while True:
                 view = live_view(
                     self.tally,
-                    self.hints(),
-                    unexplained=sum(self.agent.ledger.imbalance().values()),
+                    hints if roomy else (),
+                    unexplained=self._unexplained(),
                     elapsed=time.monotonic() - self._began,
+                    width=self.console.width,
                     height=self.console.height,
                 )
                 live.update(view, refresh=True)
                 await trio.sleep(_FRAME)
 
-    async def _show_lines(self, lines: Callable[[], list[str]]) -> None:
-        while True:
-            await trio.sleep(1)
-            for line in lines():
-                print(line, flush=True)  # noqa: T201 -- rich would wrap and colour it
+    def _tell(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if not self.output.closed:
+                self.output.line(line)
 
     def _plain(self) -> list[str]:
         flows = [plain_line(line) for line in list(self.tally.recent)[-_PLAIN_LINES:]]
         return [*flows, self.sentence()]
+
+    def _unexplained(self) -> int:
+        return sum(map(abs, self.agent.ledger.imbalance().values()))
 
     def sentence(self) -> str:
         """The figures on one line."""
@@ -175,8 +205,17 @@ class Demo:
         verdicts = ", ".join(f"{name} {n:,}" for name, n in tally.verdicts.most_common())
         return (
             f"{tally.flows:,} flows ({tally.flows_per_second():,.0f} a second): {verdicts}; "
-            f"lost {tally.lost:,}, unexplained {sum(self.agent.ledger.imbalance().values()):,}"
+            f"lost {tally.lost:,}, unexplained {self._unexplained():,}"
         )
+
+    def addresses(self) -> dict[str, object]:
+        """Where everything is, for a program; ``moved_ports`` has those that are not usual."""
+        moved = {
+            name: {"usual": usual, "here": self._ports[name]}
+            for name, usual in _PORTS.items()
+            if self._ports[name] != usual
+        }
+        return {"endpoints": asdict(self.endpoints), "moved_ports": moved}
 
     def figures(self) -> dict[str, object]:
         """The figures for a program."""
@@ -200,12 +239,12 @@ class Demo:
             found = [
                 {"probe": f.probe, "passed": f.passed, "detail": f.detail} for f in self.findings
             ]
-            print(json.dumps({**self.figures(), "findings": found}))  # noqa: T201
+            self._tell([json.dumps({**self.figures(), "findings": found})])
         else:
             for finding in self.findings:
                 mark = "ok    " if finding.passed else "FAILED"
-                print(f"{mark} {finding.probe}: {finding.detail}")  # noqa: T201
-            print(self.sentence())  # noqa: T201
+                self._tell([f"{mark} {finding.probe}: {finding.detail}"])
+            self._tell([self.sentence()])
         for warning in self.warnings:
             print(warning, file=sys.stderr)  # noqa: T201
         return 1 if failed or (self.options.check and not self.findings) else 0
@@ -216,13 +255,22 @@ def run_demo(options: Options, console: Console) -> int:
     with _workplace() as directory, _recording() as recording:
         demo = Demo(options, directory, console)
         tune_process()
-        trio.run(run_until_signal, lambda: demo.run(recording))
+        run_until_done(run_until_signal, lambda: demo.run(recording))
         return demo.report()
 
 
 @contextmanager
 def _workplace() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ciliary-demo-") as name:
+    """A private directory whose name leaves room for that of a socket."""
+    try:
+        usual = tempfile.gettempdir()
+        directory = usual if len(os.fsencode(usual)) <= _LONGEST_DIRECTORY else "/tmp"  # noqa: S108
+        place = tempfile.TemporaryDirectory(prefix="ciliary-demo-", dir=directory)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make a temporary directory: {reason_of(error)}; set TMPDIR to another place"
+        ) from None
+    with place as name:
         yield Path(name)
 
 

@@ -1,13 +1,15 @@
 """The static identity file: who has which address, for hosts without Kubernetes and tests.
 
-JSON or YAML, told by the suffix. The schema is the classes below; unknown keys are
-refused. A recording's world is such a file, with the clock and uuid rule of the
-recording besides. What is validated here is handed on as plain data for
-``parsers.world``, which finds nothing wrong with it any more.
+JSON or YAML, told by the suffix, plain or compressed with gzip or xz. The schema is the
+classes below; unknown keys are refused. A recording's world is such a file, with the
+clock and uuid rule of the recording besides. What is validated here is handed on as plain
+data for ``parsers.world``, which finds nothing wrong with it any more.
 """
 
 from __future__ import annotations
 
+import lzma
+import zlib
 from datetime import datetime
 from ipaddress import ip_network
 from pathlib import Path
@@ -17,6 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bridge.os_errors import reason_of
+from bridge.recording import open_recording
 from parsers.addresses import parse_address
 from parsers.errors import UsageError
 
@@ -188,12 +191,18 @@ class World(_Record):
 def load_identity_file(path: Path) -> dict[str, Any]:
     """The file as plain data, validated; ``UsageError`` names the place that is wrong."""
     try:
-        raw = path.read_bytes()
+        with open_recording(path) as file:
+            raw = file.read()
     except OSError as error:
         raise UsageError(
             f"cannot read identity file {path}: {reason_of(error)}; name a file that can be read"
         ) from None
-    return parse_identity(raw, str(path), yaml=path.suffix in {".yaml", ".yml"})
+    except (EOFError, lzma.LZMAError, zlib.error):
+        raise UsageError(
+            f"identity file {path}: its compressed data is damaged; copy it again"
+        ) from None
+    plain = path.with_suffix("") if path.suffix in {".gz", ".xz"} else path
+    return parse_identity(raw, str(path), yaml=plain.suffix in {".yaml", ".yml"})
 
 
 def parse_identity(raw: bytes, name: str, *, yaml: bool = False) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,21 @@ def test_yaml_says_the_same_as_json(tmp_path: Path) -> None:
     world = {"ips": [{"cidr": "10.0.0.0/8", "identity": 2}], "node": {"name": "n"}}
     path.write_text(yaml.safe_dump(world))
     assert world == load_identity_file(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"), [("json.gz", gzip.compress), ("yaml.xz", lzma.compress)]
+)
+def test_a_compressed_file_says_the_same_and_a_damaged_one_is_told(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"world.{suffix}"
+    packed = pack(b'{"node": {"name": "n"}}' if "json" in suffix else b"node:\n  name: n\n")
+    path.write_bytes(packed)
+    assert {"node": {"name": "n"}} == load_identity_file(path)
+    path.write_bytes(packed[:-6])
+    with pytest.raises(UsageError, match="compressed data is damaged"):
+        load_identity_file(path)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,13 @@ def test_the_ledger_is_told_by_stage_and_reason() -> None:
     assert read["ciliary_events_waiting", "parser"] == 1
     assert read["ciliary_events_lost_total", "parser", "decode"] == 3
     assert {read["ciliary_events_unexplained", stage] for stage in STAGES} == {0}
+    ledger.chained = True
+    ledger.book_kinds("parser", flows=4, agent=1)
+    ledger.book("history", incoming=3)
+    told = scrape(registry)
+    assert told["ciliary_events_parsed_total", "agent"] == 1
+    assert told["ciliary_events_unexplained_between_stages", "parser", "history"] == 1
+    ledger.book("parser", incoming=5)
     ledger.book("parser", incoming=2)
     assert scrape(registry)["ciliary_events_unexplained", "parser"] == 2
 

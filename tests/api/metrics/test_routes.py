@@ -80,3 +80,14 @@ def test_the_ledger_page_balances_when_the_ledger_does() -> None:
     }
     ledger.book("framing", incoming=1)
     assert page()["balanced"] is False
+
+
+def test_the_ledger_page_shows_kinds_and_what_is_missing_between_stages() -> None:
+    ledger = Ledger()
+    ledger.chained = True
+    ledger.book("parser", incoming=4)
+    ledger.book_kinds("parser", flows=3, lost=1)
+    page = json.loads(body_of(ledger_route(ledger)(Request("GET", "/"))))
+    assert page["stages"]["parser"]["out_by_kind"] == {"flows": 3, "lost": 1}
+    assert page["between_stages"]["parser -> history"] == 3
+    assert page["balanced"] is False
