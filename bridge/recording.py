@@ -118,17 +118,22 @@ def _check_definition(content: bytes) -> None:
 
 
 def open_recording(path: Path) -> IO[bytes]:
-    """A file of plain bytes, whatever the compression; ``UsageError`` says why not."""
+    """A recording's plain bytes, whatever the compression; ``UsageError`` says why not."""
     try:
-        with path.open("rb") as plain:
-            magic = plain.read(6)
-        if magic.startswith(b"\x1f\x8b"):
-            return cast("IO[bytes]", gzip.open(path))
-        if magic == b"\xfd7zXZ\x00":
-            return lzma.open(path)
-        return path.open("rb")
+        return open_decompressed(path)
     except OSError as error:
         raise cannot_read(path, reason_of(error)) from None
+
+
+def open_decompressed(path: Path) -> IO[bytes]:
+    """A file that may be compressed with gzip or xz, told by its first bytes."""
+    with path.open("rb") as plain:
+        magic = plain.read(6)
+    if magic.startswith(b"\x1f\x8b"):
+        return cast("IO[bytes]", gzip.open(path))
+    if magic == b"\xfd7zXZ\x00":
+        return lzma.open(path)
+    return path.open("rb")
 
 
 def cannot_read(path: Path, reason: str) -> UsageError:

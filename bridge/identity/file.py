@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bridge.os_errors import reason_of
-from bridge.recording import open_recording
+from bridge.recording import open_decompressed
 from parsers.addresses import parse_address
 from parsers.errors import UsageError
 
@@ -191,7 +191,7 @@ class World(_Record):
 def load_identity_file(path: Path) -> dict[str, Any]:
     """The file as plain data, validated; ``UsageError`` names the place that is wrong."""
     try:
-        with open_recording(path) as file:
+        with open_decompressed(path) as file:
             raw = file.read()
     except OSError as error:
         raise UsageError(
