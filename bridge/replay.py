@@ -16,6 +16,7 @@ import trio
 
 from bridge.recording import Messages, read_messages
 from bridge.unix_socket import listening_socket
+from parsers.errors import UsageError
 
 _TICK = 0.010
 _CHUNK = 256  # payloads a write at full speed
@@ -91,7 +92,7 @@ class Replay:
         again = True
         first_pass = True
         while again:
-            again = self.loop
+            again, before = self.loop, self.statistics.payloads
             chunks = read_messages(self.recording)
             while (messages := await trio.to_thread.run_sync(next, chunks, None)) is not None:
                 if first_pass and messages.definitions:
@@ -99,6 +100,8 @@ class Replay:
                     await self._publish(messages.definitions, 0)
                 await self._play_payloads(messages)
             first_pass = False
+            if again and self.statistics.payloads == before:
+                raise UsageError(f"{self.recording} has no payloads to repeat; record it again")
 
     async def _play_payloads(self, messages: Messages) -> None:
         done = 0

@@ -279,3 +279,11 @@ def test_a_rate_is_positive_or_max(rate: str) -> None:
     done = CliRunner().invoke(root, ["replay", "f", "s", "--rate", rate])
     assert 2 == done.exit_code
     assert "neither a positive number nor 'max'" in done.output
+
+
+def test_a_recording_without_payloads_cannot_be_repeated(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    done = CliRunner().invoke(root, ["replay", str(empty), str(tmp_path / "s"), "--loop"])
+    assert 1 == done.exit_code
+    assert "has no payloads to repeat" in str(done.output) + str(done.exception)
