@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from parsers import go_json
 from parsers.go_json import Convert, array, integer, string, unsigned
-from parsers.go_text import parse_rfc3339
+from parsers.go_text import parse_rfc3339, ranged
 from parsers.gob import StreamDecoder
 from parsers.gob_schema import Struct, Text, Unsigned
 
@@ -252,7 +252,7 @@ class AgentEventDecoder:
     def decode(self, data: bytes | memoryview) -> AgentEvent:
         """One record, its message type byte included. ProtocolError of class ``gob``."""
         wire_type, encoded, _ = self._stream.decode(bytes(data), 1)
-        text = encoded.decode("utf-8", "replace")
+        text = ranged(encoded)
         try:
             parsed = go_json.parse(text)
         except ValueError:

@@ -43,6 +43,14 @@ def text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+
+
+def ranged(value: bytes) -> str:
+    """As Go ranges over a string: one U+FFFD for each byte that is not UTF-8."""
+    return _ESCAPED_BYTE.sub("\ufffd", value.decode("utf-8", "surrogateescape"))
+
+
 _ESCAPES = {
     '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b",
     "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v",

@@ -81,3 +81,11 @@ def test_random_mutations_raise_nothing_but_protocol_errors() -> None:
         except ProtocolError as error:
             outcomes[error.error_class] += 1
     assert {"decoded", "gob"} == set(outcomes)
+
+
+def test_each_byte_that_is_no_utf_8_becomes_one_replacement_character() -> None:
+    # As Hubble 1.19 made of record 22208 of ``oracle gen --seed 2832532904 --mix hostile``.
+    data = next(d for d, _ in records("v1.19", "all") if b"metadata.name=monitoring" in d)
+    changed = data.replace(b"name=monitoring", b"name=\xec\xbdnitoring")
+    shown = str(agent_json(AgentEventDecoder().decode(changed)))
+    assert "metadata.name=\ufffd\ufffdnitoring" in shown
