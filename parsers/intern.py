@@ -20,7 +20,6 @@ Deliberately not done: removal of single keys, and keys that are not whole 64-bi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,15 +50,6 @@ _MOVED_AT_ONCE = 1 << 13  # rows brought into a new hash by one call: 1-2 ms
 
 Rows: TypeAlias = NDArray[np.uint32]
 Keys: TypeAlias = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class InternStatistics:
-    """``rows`` in use now, the most there ever were, and how often ``reclaim`` ran."""
-
-    rows: int
-    peak: int
-    reclaims: int
 
 
 class _Slots:
@@ -113,14 +103,14 @@ class InternTable:
 
     ``rows[r]`` is the key of row ``r``; the array is replaced when it grows, so take it
     anew for each batch. ``limit`` bounds the rows: a lookup that would exceed it raises
-    ``UsageError``; owners call ``reclaim`` well before (``statistics().rows``).
+    ``UsageError``; owners call ``reclaim`` well before (``len``).
 
     ``generation`` rises when rows begin to be freed: caches by row are void then.
     ``before_free`` are called with the numbers (uint32) of rows that are freed next.
     """
 
     __slots__ = (
-        "_free", "_hashes", "_live", "_moved", "_next", "_peak", "_reclaims", "_slots",
+        "_free", "_hashes", "_live", "_moved", "_next", "_slots",
         "_successor", "_voids", "_word_count", "_words", "before_free", "dtype", "generation",
         "limit", "rows",
     )  # fmt: skip
@@ -145,8 +135,6 @@ class InternTable:
         self._live[0] = True  # the zero key
         self._next = 1
         self._free: Rows = np.empty(0, dtype=np.uint32)
-        self._peak = 1
-        self._reclaims = 0
 
     def __len__(self) -> int:
         """Rows in use, the zero row included."""
@@ -161,10 +149,6 @@ class InternTable:
     def end(self) -> int:
         """Row numbers given so far are below it."""
         return self._next
-
-    def statistics(self) -> InternStatistics:
-        """Current and peak fill."""
-        return InternStatistics(len(self), self._peak, self._reclaims)
 
     def nbytes(self) -> int:
         """Bytes of the rows in use, with a hash and slots for each."""
@@ -201,7 +185,6 @@ class InternTable:
         """
         if not start:
             self.generation += 1
-            self._reclaims += 1
         stop = self._next if stop is None else min(stop, self._next)
         start = max(1, start)
         dead = start + (self._live[start:stop] & ~in_use[start:stop]).nonzero()[0]
@@ -287,7 +270,6 @@ class InternTable:
         self._words[numbers] = words
         self._hashes[numbers] = hashed
         self._live[numbers] = True
-        self._peak = max(self._peak, len(self))
         self._slots.claim(numbers, hashed)
         if self._successor is not None:
             passed = numbers < self._moved

@@ -7,7 +7,7 @@ is bounded, because a large dictionary takes long to grow or to clear.
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +24,13 @@ OBJECT_BYTES = 400
 class ObjectTable(Generic[T]):
     """Rows of ``T``. ``generation`` rises when rows begin to be freed."""
 
-    __slots__ = ("_free", "_peak", "_remembered", "_row_of", "_rows", "generation", "nbytes")
+    __slots__ = ("_free", "_remembered", "_row_of", "_rows", "generation", "nbytes")
 
     def __init__(self, empty: T) -> None:
         self._rows: list[T | None] = [empty]
         self._row_of: dict[T, int] = {}
         self._remembered: set[int] = set()  # the rows in _row_of
         self._free: list[int] = []
-        self._peak = 1
         self.generation = 0
         self.nbytes = 0
         """About how much memory the rows in use take, each counted with what it alone holds."""
@@ -71,7 +70,6 @@ class ObjectTable(Generic[T]):
         else:
             row = len(self._rows)
             self._rows.append(value)
-            self._peak = row + 1
         return row
 
     def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
@@ -95,7 +93,3 @@ class ObjectTable(Generic[T]):
     def _size_of(self, value: T) -> int:
         """Bytes of an object; the same whenever it is asked."""
         return OBJECT_BYTES
-
-    def statistics(self) -> dict[str, Any]:
-        """Current and peak rows."""
-        return {"rows": len(self), "peak": self._peak}

@@ -12,7 +12,7 @@ Unlike Hubble, the walk ends at the captured length: filler behind it is not pac
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from parsers.addresses import address_text, mapped
@@ -177,7 +177,8 @@ def _ipv4(packet: Packet, data: bytes) -> tuple[str, bytes]:
     data = data[:total]
     if header > len(data):
         raise _refused("ipv4 options are cut", data)
-    _check_ipv4_options(data[20:header])
+    for _ in _options(data[20:header], "ipv4", 3):
+        pass  # the walk refuses what gopacket refuses
     packet.ip_version = 1
     packet.source_ip, packet.destination_ip = mapped(data[12:16]), mapped(data[16:20])
     if data[6] & 0x3F or data[7]:  # more fragments, or not the first
@@ -185,7 +186,8 @@ def _ipv4(packet: Packet, data: bytes) -> tuple[str, bytes]:
     return _transport(packet, data[9], data[header:])
 
 
-def _check_ipv4_options(options: bytes) -> None:
+def _options(options: bytes, protocol: str, shortest: int) -> Iterator[bytes]:
+    """The options of an IPv4 or TCP header that have a length, whole."""
     position = 0
     while position < len(options):
         kind = options[position]
@@ -195,10 +197,11 @@ def _check_ipv4_options(options: bytes) -> None:
             position += 1
             continue
         if position + 1 >= len(options):
-            raise _refused("ipv4 option is cut")
+            raise _refused(f"{protocol} option is cut")
         length = options[position + 1]
-        if length <= 2 or position + length > len(options):
-            raise _refused(f"ipv4 option {kind} has length {length}")
+        if length < shortest or position + length > len(options):
+            raise _refused(f"{protocol} option {kind} has length {length}")
+        yield options[position : position + length]
         position += length
 
 
@@ -333,24 +336,11 @@ def _mptcp_lengths(option: bytes) -> Container[int]:
 
 
 def _check_tcp_options(options: bytes) -> None:
-    position = 0
-    while position < len(options):
-        kind = options[position]
-        if kind == 0:
-            return
-        if kind == 1:
-            position += 1
-            continue
-        if position + 1 >= len(options):
-            raise _refused("tcp option is cut")
-        length = options[position + 1]
-        if length < 2 or position + length > len(options):
-            raise _refused(f"tcp option {kind} has length {length}")
-        if kind == _MPTCP:
-            option = options[position + 2 : position + length]
-            if not option or length not in _mptcp_lengths(option):
-                raise _refused(f"mptcp option has length {length}")
-        position += length
+    for option in _options(options, "tcp", 2):
+        if option[0] == _MPTCP and (
+            len(option) == 2 or len(option) not in _mptcp_lengths(option[2:])
+        ):
+            raise _refused(f"mptcp option has length {len(option)}")
 
 
 def _udp(packet: Packet, data: bytes) -> None:

@@ -24,7 +24,6 @@ from api.hubble.flow_stream import FlowStream
 from api.hubble.mask import FieldMask
 from api.hubble.node import LocalNode
 from api.hubble.rpc import Chunks, RpcError, Streaming, Unary
-from api.v1.flow import flow_pb2
 from api.v1.observer import observer_pb2
 from parsers.errors import UsageError
 from parsers.ledger import Ledger
@@ -74,12 +73,6 @@ class Observer:
         for debug in parsed.debug_events:
             history.debug.add(PastEvent(self._position(parsed, debug), debug.time, debug))
         history.append(parsed.flows)
-        self._wake()
-
-    def publish_queue_loss(self, count: int) -> None:
-        """Tell clients that the agent itself had to discard ``count`` records."""
-        event = flow_pb2.LostEvent(source=flow_pb2.OBSERVER_EVENTS_QUEUE, num_events_lost=count)
-        self.history.lost.add(PastEvent(self.history.flows.end, self._clock(), event))
         self._wake()
 
     def methods(self) -> Mapping[str, Unary | Streaming]:

@@ -12,6 +12,7 @@ from typing import Final
 
 from api.metrics.classes import MetricClass
 from api.v1.flow import flow_pb2
+from parsers import dns_names
 from parsers.flow_batch import L7_DNS, L7_HTTP, L7_KAFKA
 
 DROP, CAPTURE, TRACE, POLICY_VERDICT, ACCESS_LOG = 1, 3, 4, 5, 129
@@ -39,25 +40,10 @@ POLICY_MATCHES: Final = (
 )  # fmt: skip
 
 RESPONSE_CODES: Final[Mapping[int, str]] = {
-    0: "No Error",
-    1: "Format Error",
-    2: "Server Failure",
-    3: "Non-Existent Domain",
-    4: "Not Implemented",
-    5: "Query Refused",
-    6: "Name Exists when it should not",
-    7: "RR Set Exists when it should not",
-    8: "RR Set that should exist does not",
+    **dns_names.RESPONSE_CODES,
+    # Hubble's labels take their names from another library than its flows' summaries.
     9: "Not Authorized",
-    10: "Name not contained in zone",
     11: "DSO-TYPE Not Implemented",
-    16: "Bad OPT Version",
-    17: "Key not recognized",
-    18: "Signature out of time window",
-    19: "Bad TKEY Mode",
-    20: "Duplicate key name",
-    21: "Algorithm not supported",
-    22: "Bad Truncation",
     23: "Bad/missing Server Cookie",
 }
 

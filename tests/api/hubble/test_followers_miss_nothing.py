@@ -165,14 +165,6 @@ async def test_a_selective_filter_finds_its_flows_in_a_long_history() -> None:
     assert agent.received == [1234]
 
 
-async def test_the_queue_of_the_agent_itself_losing_records_is_told() -> None:
-    agent = Agent()
-    agent.observer.publish_queue_loss(9)
-    await agent.read()
-    (event,) = agent.lost
-    assert (event.source, event.num_events_lost) == (flow_pb2.OBSERVER_EVENTS_QUEUE, 9)
-
-
 @pytest.mark.parametrize(
     ("count", "interval", "capacity", "rate"),
     # Hubble's own expectations: a ring that goes back less than a minute, and one that does not.
