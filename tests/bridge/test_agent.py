@@ -175,7 +175,7 @@ async def test_a_socket_that_was_removed_is_made_again(
     monkeypatch.setattr(hubble_listener, "_LOOK", 0.1)
     agent = place.agent()
     async with running(agent):
-        await until(lambda: agent.complaints().keys() == {"cilium"})
+        await until(place.hubble.exists)
         place.hubble.unlink()
         await until(lambda: "was removed" in agent.complaints().get("hubble unix socket", ""))
         await until(lambda: agent.complaints().keys() == {"cilium"})
