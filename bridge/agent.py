@@ -64,7 +64,9 @@ class Agent:
         )
         self.node = _local_node(config, world, self._directory.link_name)
         self.history = History(tables, self.ledger, _history_size(config))
-        self.metrics = HubbleMetrics(config.metrics.hubble.enabled)
+        self.metrics = HubbleMetrics(
+            config.metrics.hubble.enabled, series=config.metrics.hubble.series, node=self.node
+        )
         self.observer = Observer(
             self.history, self.node, self.ledger, version=f"ciliary {__version__}", clock=clock
         )

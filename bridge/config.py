@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from api.metrics.family import SERIES
 from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
 from bridge.addresses import is_loopback, split_address
 from bridge.os_errors import reason_of
@@ -170,7 +171,17 @@ class HubbleMetricsConfig(_Section):
         default=":9965", description="Address of /metrics; null for none."
     )
     enabled: Annotated[tuple[str, ...], AfterValidator(_checked_metrics)] = Field(
-        default=DEFAULT_HANDLERS, description="Metrics by Hubble's names."
+        default=DEFAULT_HANDLERS,
+        description=(
+            "Metrics by Hubble's names, each with options as in Hubble's own list: "
+            "flow:sourceContext=pod|ip;labelsContext=source_namespace."
+        ),
+    )
+    series: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
+        default=SERIES,
+        description=(
+            "Series a metric has at most; further ones are counted under the label value other."
+        ),
     )
 
 
