@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from api.history import History
 from api.hubble.node import LocalNode
 from api.hubble.observer import Observer
+from api.hubble.peers import Peer, Peers
 from api.hubble.services import services_of
 from api.metrics.agent import AgentMetrics, watch_loop_lag
 from api.metrics.exposition import Writable
@@ -37,6 +38,7 @@ from bridge.http_listener import http_part
 from bridge.hubble_listener import hubble_part
 from bridge.identity.file import load_identity_file
 from bridge.memory_limit import memory_limit
+from bridge.node_address import hubble_address
 from bridge.supervision import Part, Supervisor
 from parsers.directory import Directory
 from parsers.errors import UsageError
@@ -66,8 +68,9 @@ class Agent:
         self.history = History(tables, self.ledger, _history_size(config))
         self.metrics = HubbleMetrics(config.metrics.hubble.enabled)
         self.observer = Observer(
-            self.history, self.node, self.ledger, version=f"ciliary {__version__}", clock=clock
+            self.history, self.node, self.ledger, version=f"ciliary v{__version__}", clock=clock
         )
+        self.peers = Peers([Peer.of(self.node)])
         self.registry = CollectorRegistry()
         self.agent_metrics = AgentMetrics(self.registry, self.ledger, __version__)
         self.path = FlowPath(
@@ -112,7 +115,7 @@ class Agent:
         yield "cilium", self._read
         if not self._directory.synced:
             yield "identity", self._learn
-        services = services_of(self.observer, version=__version__)
+        services = services_of(self.observer, self.peers, version=__version__)
         yield "hubble", hubble_part(services, config.hubble, self.supervisor)
         if (address := config.metrics.hubble.listen) is not None:
             routes = {"/metrics": metrics_route(self._hubble_families)}
@@ -144,6 +147,7 @@ class Agent:
         # The uuids of flows go on as they began.
         node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
         self.node = self.observer.node = node
+        self.peers.replace([Peer.of(node)])
         ready()
         await trio.sleep_forever()
 
@@ -208,6 +212,7 @@ def _local_node(
         emitter_version=__version__,
         uuid_prefix=str(uuid.uuid4())[:24],
         interface_name=link_name,
+        address=hubble_address(config, told),
     )
 
 
