@@ -37,7 +37,7 @@ from bridge.flow_path import FlowPath
 from bridge.http_listener import http_part
 from bridge.hubble_listener import hubble_part
 from bridge.identity.file import load_identity_file
-from bridge.memory_limit import memory_limit
+from bridge.memory_limit import flows_that_fit
 from bridge.node_address import hubble_address
 from bridge.supervision import Part, Supervisor
 from parsers.directory import Directory
@@ -45,9 +45,6 @@ from parsers.errors import UsageError
 from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.world import directory_of, node_name_of
-
-_FLOW_BYTES = 80  # what a flow of the history costs, its share of the tables included
-_MOST_FLOWS = 1_000_000
 
 
 class Agent:
@@ -194,7 +191,7 @@ def _read_identity(file: Path | None) -> tuple[Mapping[str, Any], Directory]:
 def _history_size(config: Config) -> int:
     if config.history.flows != "auto":
         return config.history.flows
-    return min(_MOST_FLOWS, memory_limit() // 4 // _FLOW_BYTES)
+    return flows_that_fit()
 
 
 def _local_node(
