@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,6 +64,15 @@ def _checked_address(text: str) -> str:
     return text
 
 
+def _checked_ip(text: str) -> str:
+    if text:
+        try:
+            ip_address(text)
+        except ValueError:
+            raise ValueError(f"'{text}' is not an ip address, such as 10.0.0.5") from None
+    return text
+
+
 def _checked_release(text: str) -> str:
     major, dot, minor = text.partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal()):
@@ -108,6 +118,11 @@ class Node(_Section):
         default="", description="Name of the node in flows; empty for the host's name."
     )
     cluster: str = Field(default="default", description="Name of the cluster.")
+    address: Annotated[str, AfterValidator(_checked_ip)] = Field(
+        default="",
+        description="IP address at which a relay reaches it; empty for that of the identity "
+        "file, or of the default route.",
+    )
 
 
 class Cilium(_Section):
