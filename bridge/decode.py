@@ -50,7 +50,7 @@ def decoded_lines(path: Path, world: Mapping[str, Any], release: Release = None)
     messages = FlowMessages(tables, node)
     # A history of one batch frees the rows of the tables that nothing refers to any more.
     history = History(tables, ledger, capacity=_BATCH, drop_capacity=0)
-    clock = _clock_of(world, path)
+    clock = clock_of(world, path)
     stream = PayloadStream()
     for part in read_messages(path):
         stream.feed(part.definitions)
@@ -91,7 +91,8 @@ def _event(sequence: int, kind: str, message: Any) -> str:
     return f'{{"i":{sequence},"kind":"{kind}","event":{to_json(message)}}}'
 
 
-def _clock_of(world: Mapping[str, Any], path: Path) -> Clock:
+def clock_of(world: Mapping[str, Any], path: Path) -> Clock:
+    """The times of a recording's records."""
     try:
         base, step = path.stat().st_mtime_ns, 1
     except OSError as error:

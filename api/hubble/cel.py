@@ -17,7 +17,8 @@ FlowTest = Callable[[flow_pb2.Flow], bool]
 def expressions(texts: Iterable[str]) -> FlowTest:
     """Whether one of the expressions is true of a flow, which they know as ``_flow``.
 
-    One that fails says no for all of them, as Hubble has it. ``UsageError`` for a text that is
+    One that fails says no for all of them, as Hubble has it. Unlike there, ``_flow.is_reply``
+    is a condition, though it may be absent: then it is not true. ``UsageError`` for a text that is
     no expression, or not a condition.
     """
     from cel_expr_python import cel  # noqa: PLC0415  # 14 MB that few need
@@ -33,9 +34,10 @@ def expressions(texts: Iterable[str]) -> FlowTest:
             raise UsageError(f"error compiling CEL expression: {reason}") from None
         found = expression.return_type()
         if found != cel.Type.BOOL:
+            name = found.name() if found.is_message() else found.name().lower()
+            shown = name.replace("<", "(").replace(">", ")")
             raise UsageError(
-                "error compiling CEL expression: "
-                f"got {found.name().lower()}, wanted bool result type"
+                f'error compiling CEL expression: got "{shown}", wanted "bool" result type'
             )
         compiled.append(expression)
 

@@ -345,7 +345,7 @@ def http_tests(one: flow_pb2.FlowFilter) -> list[DetailTest]:
         tests.append(_http_expression(one.http_path, "path", _path))
     if one.http_url:
         asked.append("url")
-        tests.append(_http_expression(one.http_url, "url", lambda url: url))
+        tests.append(_http_expression(one.http_url, "url", lambda url: url or None))
     if one.http_header:
         asked.append("headers")
         headers = frozenset((header.key, header.value) for header in one.http_header)

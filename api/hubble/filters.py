@@ -133,12 +133,13 @@ class _Filter:
         records = [dns_test(one.dns_query)] if one.dns_query else []
         sources += label_tests(one.source_label, "source")
         destinations += label_tests(one.destination_label, "destination")
-        always = self._node_tests(one)
+        node_labels = selectors(one.node_labels, "node")
         ports = port_tests(one)
         if ports:
             classes.append(with_ports)
         records += http_tests(one)
         classes += packet_tests(one)
+        node_names = [patterns.node_name(text) for text in one.node_name]
         sources += cluster_tests(one.source_cluster_name)
         destinations += cluster_tests(one.destination_cluster_name)
         if one.trace_id:
@@ -152,8 +153,11 @@ class _Filter:
         if one.interface:
             classes.append(self._interface_test(one.interface))
 
-        if not all(always):
-            self._tests = [_none]
+        name = patterns.absolute_node_name(node.name)
+        if (node_labels and not any(test(node.labels) for test in node_labels)) or (
+            node_names and not any(pattern.fullmatch(name) for pattern in node_names)
+        ):
+            self._tests = [_none]  # as all flows of this agent have the same
             return
         self._tests += ports
         self._ask_classes(classes)
@@ -258,18 +262,6 @@ class _Filter:
 
         rows = RowTest(evaluate, lambda: conversations.generation)
         return lambda view, chosen: rows(view.column("conversation", chosen))
-
-    def _node_tests(self, one: flow_pb2.FlowFilter) -> list[bool]:
-        """What is the same for all flows of this agent."""
-        passed: list[bool] = []
-        if one.node_labels:
-            tests = selectors(one.node_labels, "node")
-            passed.append(any(test(self._node.labels) for test in tests))
-        if one.node_name:
-            name = patterns.absolute_node_name(self._node.name)
-            found = [patterns.node_name(text) for text in one.node_name]
-            passed.append(any(pattern.fullmatch(name) for pattern in found))
-        return passed
 
     def _interface_test(self, wanted: Iterable[flow_pb2.NetworkInterface]) -> ClassTest:
         asked = [(one.index, one.name) for one in wanted]

@@ -23,7 +23,7 @@ from api.hubble.events import lost_event_message
 from api.hubble.filters import FlowSelection
 from api.hubble.flow_stream import FlowStream
 from api.hubble.flow_view import FlowViews
-from api.hubble.mask import FieldMask
+from api.hubble.mask import FieldMask, mask_paths
 from api.hubble.node import LocalNode
 from api.hubble.rpc import Chunks, RpcError, Streaming, Unary
 from api.v1.observer import observer_pb2
@@ -119,7 +119,7 @@ class Observer:
             raise RpcError("INVALID_ARGUMENT", "first cannot be specified with follow")
         try:
             selection = self._selection(request)
-            encoder = self._encoder(FieldMask(request.field_mask.paths))
+            encoder = self._encoder(FieldMask(mask_paths(request)))
         except UsageError as error:
             raise RpcError("UNKNOWN", str(error)) from None  # as Hubble does for both
         return FlowStream(

@@ -31,7 +31,7 @@ class Expression(Protocol):
 NameTest = Callable[[str, str], bool]
 """Of a namespace and a name."""
 
-_FQDN = re.compile(r"[a-z0-9._*-]*")
+_NOT_FQDN = re.compile(r"[^a-z0-9._*-]")
 _ANY_NODE = r"[-0-9_a-z]+(?:\.[-0-9_a-z]+)*"
 # ``\C`` outside of ``\Q...\E``; possessive, so that it takes linear time.
 _ANY_BYTE = re.compile(r"(?:[^\\]|\\[^CQ]|(?>\\Q.*?(?:\\E|\Z)))*+\\C", re.DOTALL)
@@ -78,14 +78,13 @@ def fqdn(text: str) -> Expression:
 
 
 def _fqdn(text: str) -> str:
-    pattern = text.strip().lower()
+    pattern = text.strip().removesuffix(".").lower()
     if not pattern:
         raise UsageError("empty pattern")
-    pattern = pattern.removesuffix(".")
     if pattern.endswith("."):
         raise UsageError("multiple trailing dots in pattern")
-    if not _FQDN.fullmatch(pattern):
-        raise UsageError(f"'{text}': invalid rune in pattern")
+    if odd := _NOT_FQDN.search(pattern):
+        raise UsageError(f"'{odd[0]}': invalid rune in pattern")
     return re.escape(pattern).replace(r"\*", "[-.a-z0-9]*")
 
 
