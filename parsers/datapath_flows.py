@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.addresses import UNSPECIFIED, address_text, mapped
+from parsers.addresses import MAPPED, UNSPECIFIED, address_text
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
     ABSENT_DESTINATION,
@@ -246,35 +246,31 @@ def _set_translated(flows: FlowColumns, records: Datapath) -> None:
     rows = with_original.nonzero()[0]
     if not len(rows):
         return
-    own_addresses = flows.key["source_ip"][rows].tobytes()
-    originals = head["orig_ip"][rows].tobytes()
-    ipv6 = records.ipv6[rows].tolist()
+    originals = head["orig_ip"][rows]
+    v4 = ~records.ipv6[rows]
+    originals[v4, 12:] = originals[v4, :4]
+    originals[v4, :12] = np.frombuffer(MAPPED, dtype=np.uint8)
+    named = (originals != np.frombuffer(UNSPECIFIED, dtype=np.uint8)).any(axis=1)
+    rows, originals = rows[named], originals[named]
+    # A translated source leaves, whether the reporter owns it or answers.
+    rule = flows.direction_rule
+    rule[rows] = np.where(rule[rows] == FIXED, FIXED, EGRESS_ALWAYS)
+    own = flows.key["source_ip"][rows]
+    differ = (own != originals).any(axis=1) & (flows.key["ip_version"][rows] != 0)
+    rows = rows[differ]
+    flows.key["source_ip"][rows] = originals[differ]
+    raw = own[differ].tobytes()
     for position, row in enumerate(rows.tolist()):
-        start = 16 * position
-        raw = originals[start : start + 16]
-        original = raw if ipv6[position] else mapped(raw[:4])
-        if original == UNSPECIFIED:
-            continue
-        # A translated source leaves, whether the reporter owns it or answers.
-        if flows.direction_rule[row] != FIXED:
-            flows.direction_rule[row] = EGRESS_ALWAYS
-        if not flows.key["ip_version"][row]:
-            continue
-        own = own_addresses[start : start + 16]
-        if own != original:
-            flows.key["source_ip"][row] = np.frombuffer(original, dtype=np.uint8)
-            flows.extra.setdefault(row, {})["source_xlated"] = address_text(own)
+        text = address_text(raw[16 * position : 16 * position + 16])
+        flows.extra.setdefault(row, {})["source_xlated"] = text
 
 
 def _set_trace_ids(flows: FlowColumns, records: Datapath) -> None:
     head, kind = records.head, records.head["kind"]
-    number = np.where(
-        (kind == TRACE) & (records.length >= 56),
-        head["trace_id"],
-        np.where((kind == DROP) & (records.length >= 48), head["drop_trace_id"], 0),
-    )
-    for row in number.nonzero()[0].tolist():
-        flows.extra.setdefault(row, {})["ip_trace_id"] = int(number[row])
+    for which, name, least in ((TRACE, "trace_id", 56), (DROP, "drop_trace_id", 48)):
+        number = head[name]
+        for row in ((number != 0) & (kind == which) & (records.length >= least)).nonzero()[0]:
+            flows.extra.setdefault(int(row), {})["ip_trace_id"] = int(number[row])
 
 
 def no_flows() -> FlowColumns:

@@ -1,13 +1,13 @@
 """Details of flows: found for the rows that have any, shared where they repeat.
 
-Most flows have none and cost nothing here. A drop site, a policy or a service repeats for
-every packet of a conversation, so its row is remembered under the few numbers it follows
-from; only what is new, or carries an identifier of its own, is built.
+Most flows have none and cost nothing here. A drop site, a policy or a service repeats from
+flow to flow, so its row is remembered under the few numbers it follows from (``_KEY``); only
+what is new, or carries an identifier of its own, is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,35 @@ from parsers.flow_batch import (
     FlowTables,
 )
 from parsers.headers import POLICY_VERDICT, Release
-from parsers.policies import match_of, names_policies
+from parsers.intern import InternTable, lengthened
+from parsers.policies import AS_DENYING, match_of, naming
 from parsers.windows import Columns
 
-_MEMO = 1 << 16
+_REMEMBERED = 1 << 16
 _PROTOCOL = {L4_TCP: 6, L4_UDP: 17, L4_ICMPV4: 1, L4_ICMPV6: 58, L4_SCTP: 132}
 _COVERING_SINCE = (1, 20)
+
+
+_KEY = np.dtype(
+    [
+        ("site", "u4"),
+        ("conversation", "u4"),
+        ("own", "u4"),  # endpoint id whose policy it is
+        ("peer", "u4"),  # identity
+        ("judgement", "u4"),  # naming << 24 | direction << 16 | match type << 8 | L4_*
+        ("l4_type", "u4"),
+        ("source_port", "u2"),
+        ("destination_port", "u2"),
+        ("reserved", "u4"),
+    ]
+)
+"""What a detail follows from; a part that does not matter is 0."""
 
 
 class DetailBuilder:
     """Finds or makes the ``Detail`` row of each flow."""
 
-    __slots__ = ("_covering", "_directory", "_memo", "_seen", "_site_of", "_site_rows", "_tables")
+    __slots__ = ("_covering", "_directory", "_keys", "_rows", "_seen", "_site_of", "_tables")
 
     def __init__(
         self,
@@ -50,9 +67,9 @@ class DetailBuilder:
         self._directory = directory
         self._site_of = site_of
         self._covering = release is None or release >= _COVERING_SINCE
-        self._memo: dict[tuple[int, ...], int] = {}
-        self._site_rows: dict[int, int] = {}
         self._seen: tuple[int, ...] = ()
+        self._keys = InternTable(_KEY)
+        self._rows: U32 = np.zeros(0, dtype=np.uint32)  # by row of ``_keys``
 
     def build(self, flows: FlowColumns, conversation: U32, time: NDArray[np.int64]) -> U32:
         """Rows of ``tables.details``, 0 for none."""
@@ -60,49 +77,41 @@ class DetailBuilder:
         detail = np.zeros(len(conversation), dtype=np.uint32)
         services = self._tables.conversations.services[conversation]
         judged = self._judged(flows.flow_class)
-        wanted = (services != 0) | judged
-        plain_drops = (flows.site != 0) & ~wanted
+        wanted = (services | judged | flows.site) != 0
         if flows.extra:
             own = np.fromiter(flows.extra, dtype=np.int64, count=len(flows.extra))
-            has_more = (wanted | plain_drops)[own]
-            wanted[own] = plain_drops[own] = False
-            detail[own] = self._add_own(flows, own, has_more, conversation, services, judged, time)
-        # Drops without anything else, the most of them: their site is the whole key.
-        rows = plain_drops.nonzero()[0]
-        detail[rows] = self._at_sites(flows.site[rows].tolist())
+            has_more = wanted[own]
+            wanted[own] = False
+            more = own[has_more]
+            keys = self._keys_of(flows, more, conversation, services, judged)
+            key_of = dict(zip(more.tolist(), keys.tolist(), strict=True))
+            detail[own] = self._add_own(flows, key_of, time)
         rows = wanted.nonzero()[0]
         if len(rows):
-            memo = self._memo
-            found = []
-            keys = self._keys(flows, rows, conversation, services, judged)
-            for key, at in zip(keys, time[rows].tolist(), strict=True):
-                row = memo.get(key)
-                if row is None:
-                    row = memo[key] = self._tables.details.intern(Detail(**self._fields(key, at)))
-                found.append(row)
-            detail[rows] = found
+            keys = self._keys_of(flows, rows, conversation, services, judged)
+            detail[rows] = self._shared(keys, time[rows])
         return detail
 
+    def _shared(self, keys: Columns, time: NDArray[np.int64]) -> U32:
+        """Details that follow from their keys alone."""
+        numbers, made = self._keys.lookup(keys)
+        if len(made):
+            if self._keys.capacity > len(self._rows):
+                self._rows = lengthened(self._rows, self._keys.capacity)
+            seen = dict(zip(numbers[::-1].tolist(), time[::-1].tolist(), strict=True))
+            intern = self._tables.details.intern
+            self._rows[made] = [
+                intern(Detail(**self._fields(key, seen[number])))
+                for key, number in zip(self._keys.rows[made].tolist(), made.tolist(), strict=True)
+            ]
+        found: U32 = self._rows[numbers]
+        return found
+
     def _add_own(
-        self,
-        flows: FlowColumns,
-        rows: NDArray[np.int64],
-        has_more: NDArray[np.bool_],
-        conversation: U32,
-        services: NDArray[np.uint8],
-        judged: NDArray[np.bool_],
-        time: NDArray[np.int64],
+        self, flows: FlowColumns, keys: dict[int, tuple[int, ...]], time: NDArray[np.int64]
     ) -> list[int]:
         """Details of the flows that have extra fields, each its own."""
         details = self._tables.details
-        more = rows[has_more]
-        keys = dict(
-            zip(
-                more.tolist(),
-                self._keys(flows, more, conversation, services, judged),
-                strict=True,
-            )
-        )
         found = []
         for row, extra in flows.extra.items():
             key = keys.get(row)
@@ -123,14 +132,6 @@ class DetailBuilder:
             found.append(details.add(detail) if unique else details.intern(detail))
         return found
 
-    def _at_sites(self, sites: list[int]) -> list[int]:
-        """Rows of details that are a drop site alone."""
-        memo = self._site_rows
-        for site in sites:
-            if site not in memo:
-                memo[site] = self._tables.details.intern(Detail(drop_site=self._drop_site(site)))
-        return [memo[site] for site in sites]
-
     def _drop_site(self, site: int) -> DropSite:
         return DropSite(self._site_of(site >> 16 & 0xFF, site >> 24 & 0x7F), site & 0xFFFF)
 
@@ -139,47 +140,69 @@ class DetailBuilder:
         seen = (
             self._directory.generation, tables.details.generation, tables.conversations.generation,
         )  # fmt: skip
-        if seen != self._seen or len(self._memo) > _MEMO:
-            self._memo.clear()
-            self._site_rows.clear()
+        if seen != self._seen or len(self._keys) > _REMEMBERED:
             self._seen = seen
+            if len(self._keys) > 1:
+                self._keys = InternTable(_KEY)
+                self._rows = np.zeros(0, dtype=np.uint32)
 
-    def _keys(
+    def _keys_of(
         self,
         flows: FlowColumns,
         rows: NDArray[np.int64],
         conversation: U32,
         services: NDArray[np.uint8],
-        judged: NDArray[np.bool_],
-    ) -> Iterator[tuple[int, ...]]:
-        """What the detail of each row follows from; a part that does not matter is 0."""
-        served, judge = services[rows], judged[rows]
-        flow_class = flows.flow_class[rows]
+        judged: NDArray[np.uint8],
+    ) -> Columns:
+        """The ``_KEY`` of each row."""
+        keys = np.zeros(len(rows), dtype=_KEY)
+        keys["site"] = flows.site[rows]
         conversation = conversation[rows]
+        served = services[rows]
+        some = served.nonzero()[0]
+        if len(some):
+            keys["conversation"][some] = conversation[some]
+            keys["source_port"][some] = flows.source_port[rows[some]] * (served[some] & 1)
+            keys["destination_port"][some] = flows.destination_port[rows[some]] * (
+                served[some] >> 1
+            )
+        some = judged[rows].nonzero()[0]
+        if len(some):
+            self._judgements(keys, some, flows, rows[some], conversation[some], judged)
+        return keys
+
+    def _judgements(
+        self,
+        keys: Columns,
+        some: NDArray[np.int64],
+        flows: FlowColumns,
+        rows: NDArray[np.int64],
+        conversation: U32,
+        judged: NDArray[np.uint8],
+    ) -> None:
+        """Fill what a policy follows from into some of the keys: those of ``rows``."""
         conversations = self._tables.conversations
-        verdict = (
-            flow_class["verdict"].astype(np.uint32) << 24
-            | flow_class["direction"].astype(np.uint32) << 16
+        flow_class = flows.flow_class[rows]
+        direction = flow_class["direction"]
+        source = conversations.source_entity[conversation]
+        destination = conversations.destination_entity[conversation]
+        inward = direction == INGRESS
+        keys["own"][some] = conversations.entities.endpoint_id[
+            np.where(inward, destination, source)
+        ]
+        keys["peer"][some] = conversations.entities.identity[np.where(inward, source, destination)]
+        keys["judgement"][some] = (
+            judged[rows].astype(np.uint32) << 24
+            | direction.astype(np.uint32) << 16
             | flow_class["policy_match_type"].astype(np.uint32) << 8
             | flow_class["l4"]
         )
-        source_served, destination_served = served & 1 != 0, served & 2 != 0
-        parts = (
-            flows.site[rows],
-            np.where(served, conversation, 0),
-            np.where(judge, conversations.source_entity[conversation], 0),
-            np.where(judge, conversations.destination_entity[conversation], 0),
-            np.where(judge, verdict, 0),
-            np.where(judge, flow_class["drop_reason"], 0),
-            np.where(source_served, flows.source_port[rows], 0),
-            np.where(judge | destination_served, flows.destination_port[rows], 0),
-            np.where(judge, flow_class["l4_type"], 0),
-        )
-        return zip(*(part.tolist() for part in parts), strict=True)
+        keys["l4_type"][some] = flow_class["l4_type"]
+        keys["destination_port"][some] = flows.destination_port[rows]
 
     def _fields(self, key: tuple[int, ...], time: int) -> dict[str, Any]:
-        """Fields of the detail that follows from a key."""
-        site, conversation, source, destination, verdict, reason, source_port, port, l4_type = key
+        """Fields of the detail that follows from a ``_KEY``."""
+        site, conversation, own, peer, judgement, l4_type, source_port, port, _ = key
         fields: dict[str, Any] = {}
         if site:
             fields["drop_site"] = self._drop_site(site)
@@ -188,49 +211,42 @@ class DetailBuilder:
             service = self._directory.service
             fields["source_service"] = service(addresses["source_ip"].tobytes(), source_port)
             fields["destination_service"] = service(addresses["destination_ip"].tobytes(), port)
-        if verdict:
-            l4 = verdict & 0xFF
+        if judgement:
+            l4 = judgement & 0xFF
             fields["policy"] = self._policy(
-                verdict >> 24,
-                reason,
-                verdict >> 16 & 0xFF,
-                verdict >> 8 & 0xFF,
+                judgement >> 24 == AS_DENYING,
+                judgement >> 16 & 0xFF,
+                judgement >> 8 & 0xFF,
                 _PROTOCOL.get(l4, 0),
                 l4_type if l4 in (L4_ICMPV4, L4_ICMPV6) else port,
-                source,
-                destination,
+                own,
+                peer,
                 time,
             )
         return fields
 
-    def _judged(self, flow_class: Columns) -> NDArray[np.bool_]:
-        """Policy verdicts whose rules are named (see ``policies.names_policies``)."""
-        verdict: NDArray[np.bool_] = flow_class["event_type"] == POLICY_VERDICT
-        rows = verdict.nonzero()[0]
-        kinds = zip(
-            flow_class["verdict"][rows].tolist(), flow_class["drop_reason"][rows].tolist(),
-            strict=True,
-        )  # fmt: skip
-        verdict[rows] = [
-            names_policies(*kind, covering=self._covering) is not None for kind in kinds
-        ]
-        return verdict
+    def _judged(self, flow_class: Columns) -> NDArray[np.uint8]:
+        """``policies.naming`` of policy verdicts; 0 for all others."""
+        judged = np.zeros(len(flow_class), dtype=np.uint8)
+        rows = (flow_class["event_type"] == POLICY_VERDICT).nonzero()[0]
+        if len(rows):
+            verdicts = flow_class[rows]
+            judged[rows] = naming(
+                verdicts["verdict"], verdicts["drop_reason"], covering=self._covering
+            )
+        return judged
 
     def _policy(
-        self, verdict: int, drop_reason: int, direction: int, match_type: int, protocol: int,
-        port: int, source_entity: int, destination_entity: int, time: int,
+        self, denied: bool, direction: int, match_type: int, protocol: int,
+        port: int, own: int, peer: int, time: int,
     ) -> PolicyMatch | None:  # fmt: skip
-        denied = names_policies(verdict, drop_reason, covering=self._covering)
-        if denied is None or not protocol or not port:
+        if not protocol or not port:
             return None
-        entities = self._tables.conversations.entities
-        source, destination = entities[source_entity], entities[destination_entity]
-        own, peer = (destination, source) if direction == INGRESS else (source, destination)
-        endpoint = self._directory.endpoint_by_id(own.endpoint_id, time)
+        endpoint = self._directory.endpoint_by_id(own, time)
         if endpoint is None or endpoint.policy is None:
             return None
         if self._covering:
-            entry = endpoint.policy.covering(direction, peer.identity, protocol, port)
+            entry = endpoint.policy.covering(direction, peer, protocol, port)
         else:
-            entry = endpoint.policy.exact(direction, peer.identity, protocol, port, match_type)
+            entry = endpoint.policy.exact(direction, peer, protocol, port, match_type)
         return match_of(entry, denied=denied) if entry is not None else None

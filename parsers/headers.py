@@ -56,7 +56,11 @@ Release: TypeAlias = tuple[int, int] | None
 _TRACE_LENGTHS = np.array([32, 48, 56, 0], dtype=np.int64)
 _DROP_LENGTHS = np.array([36, 36, 40, 48, 0], dtype=np.int64)
 
-_FLAG_IPV6, _FLAG_L3_DEVICE, _FLAG_VXLAN, _FLAG_GENEVE = 1, 2, 4, 8
+_LEAST = np.zeros(256, dtype=np.int64)  # of those whose version may be unknown, by kind
+_LEAST[[DROP, TRACE]] = 36, 32
+
+_FLAG_IPV6, _FLAG_L3_DEVICE = 1, 2
+_TUNNEL = np.array([0, 1, 2, 1], dtype=np.uint8)  # by flags 4 (VXLAN) and 8 (Geneve)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +138,8 @@ def read_datapath(
         bits = head["byte27"][verdicts]
         flags[verdicts] = (bits >> 2 & 1) * _FLAG_IPV6 + (bits >> 7) * _FLAG_L3_DEVICE
     problem = np.zeros(len(head), dtype=np.uint8)
-    smallest = np.where(kind == DROP, 36, np.where(kind == TRACE, 32, length))
     problem[length == 0] = UNKNOWN_VERSION
-    problem[(total < smallest) | (total < length)] = TOO_SHORT
+    problem[(total < _LEAST[kind]) | (total < length)] = TOO_SHORT
     guessed = (problem == UNKNOWN_VERSION).nonzero()[0]
     if len(guessed):
         # Records were only ever extended at the end, and in multiples of 8.
@@ -157,7 +160,7 @@ def read_datapath(
         np.where(problem == OK, available, 0),
         flags & _FLAG_L3_DEVICE != 0,
         flags & _FLAG_IPV6 != 0,
-        np.where(flags & _FLAG_VXLAN, 1, np.where(flags & _FLAG_GENEVE, 2, 0)).astype(np.uint8),
+        _TUNNEL[flags >> 2 & 3],
         len(guessed),
     )
 

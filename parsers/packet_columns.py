@@ -31,9 +31,10 @@ from parsers.windows import Columns, windows
 _IP = np.dtype(
     {
         "names": ["ether_type", "v4_head", "v4_total", "v4_fragment", "v4_protocol",
-                  "v6_length", "v6_next"],
-        "formats": [">u2", "u1", ">u2", ">u2", "u1", ">u2", "u1"],
-        "offsets": [12, 14, 16, 20, 23, 18, 20],
+                  "v6_length", "v6_next",
+                  "destination_mac", "source_mac", "v4_source", "v4_destination"],
+        "formats": [">u2", "u1", ">u2", ">u2", "u1", ">u2", "u1", "V6", "V6", "u4", "u4"],
+        "offsets": [12, 14, 16, 20, 23, 18, 20, 0, 6, 26, 30],
         "itemsize": 56,
     }
 )  # fmt: skip
@@ -61,6 +62,15 @@ for _wire, _number in SCTP_CHUNK_TYPES.items():
 
 _MAPPED_WORD = np.frombuffer(MAPPED, dtype=np.uint32)[2]  # before the IPv4 address
 _KEY_WORDS = CONVERSATION.itemsize // 4
+_MACS = np.dtype(
+    {
+        "names": ["source_mac", "destination_mac"],
+        "formats": ["V6", "V6"],
+        "offsets": [32, 38],
+        "itemsize": CONVERSATION.itemsize,
+    }
+)
+"""The MACs of a ``CONVERSATION`` as values that are copied whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +164,19 @@ def _fill_keys(
     v6: NDArray[np.bool_],
     ordinary: NDArray[np.bool_],
 ) -> None:
-    """MACs and addresses, as 32-bit words: the key's first 48 bytes from the packet's."""
+    """MACs and addresses: the key's first 48 bytes from the packet's."""
     words = key.view(np.uint32).reshape(len(key), _KEY_WORDS)
-    raw = ip.view(np.uint8).reshape(len(ip), 56)
-    halves = ip.view(np.uint16).reshape(len(ip), 28)
     key["ip_version"] = v4 + 2 * v6.view(np.uint8)
     key["has_ethernet"] = ordinary
-    macs = key.view(np.uint16).reshape(len(key), 2 * _KEY_WORDS)
-    for word in range(3):
-        macs[:, 16 + word] = halves[:, 3 + word]
-        macs[:, 19 + word] = halves[:, word]
+    macs = key.view(_MACS)
+    for name in _MACS.names or ():
+        macs[name] = ip[name]
     words[:, 2] = words[:, 6] = _MAPPED_WORD
-    words[:, 3] = np.ascontiguousarray(raw[:, 26:30]).view(np.uint32).ravel()
-    words[:, 7] = np.ascontiguousarray(raw[:, 30:34]).view(np.uint32).ravel()
+    words[:, 3] = ip["v4_source"]
+    words[:, 7] = ip["v4_destination"]
     rows = v6.nonzero()[0]
     if len(rows):
+        raw = ip.view(np.uint8).reshape(len(ip), 56)
         key.view(np.uint8).reshape(len(key), 64)[rows, :32] = raw[rows, 22:54]
     if not ordinary.all():
         words[~ordinary] = 0

@@ -15,6 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from parsers.details import Policy, PolicyMatch
 
 INGRESS, EGRESS = 1, 2
@@ -22,6 +25,8 @@ INGRESS, EGRESS = 1, 2
 
 POLICY_DENIED, POLICY_DENY = 133, 181
 """``flow.DropReason``: no rule allowed it; a rule refused it."""
+
+NOT_NAMED, AS_ALLOWING, AS_DENYING = range(3)
 
 _FORWARDED, _DROPPED, _AUDIT, _REDIRECTED = 1, 2, 4, 5  # flow.Verdict
 _L3_ONLY, _L4_ONLY, _ALL, _L3_PROTO, _PROTO_ONLY = 1, 3, 4, 5, 6  # match types that shape a key
@@ -94,15 +99,17 @@ class PolicyMap:
         return max(covering, key=lambda e: e.prefix_length, default=None)
 
 
-def names_policies(verdict: int, drop_reason: int, *, covering: bool) -> bool | None:
-    """Whether a verdict's rules are named: None no, False as allowing, True as denying."""
-    if verdict in (_FORWARDED, _REDIRECTED):
-        return False
-    if verdict == _DROPPED and drop_reason == POLICY_DENY:
-        return True
-    if covering and (verdict == _AUDIT or (verdict == _DROPPED and drop_reason == POLICY_DENIED)):
-        return True
-    return None
+def naming(
+    verdict: NDArray[np.uint8], drop_reason: NDArray[np.uint32], *, covering: bool
+) -> NDArray[np.uint8]:
+    """Whether the rules behind policy verdicts are named: ``NOT_NAMED``, ``AS_...``."""
+    dropped = verdict == _DROPPED
+    denying = dropped & (drop_reason == POLICY_DENY)
+    if covering:
+        denying |= (verdict == _AUDIT) | (dropped & (drop_reason == POLICY_DENIED))
+    allowing = (verdict == _FORWARDED) | (verdict == _REDIRECTED)
+    named: NDArray[np.uint8] = allowing * np.uint8(AS_ALLOWING) + denying * np.uint8(AS_DENYING)
+    return named
 
 
 def match_of(entry: PolicyEntry, *, denied: bool) -> PolicyMatch:

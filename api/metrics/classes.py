@@ -8,6 +8,7 @@ counters, and all counting is by those. A batch costs one gather.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,12 +19,6 @@ from parsers.intern import InternTable
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 """The TCP flags that metrics count or look at."""
-
-_FIELDS: Final = (
-    "event_type", "sub_type", "verdict", "direction", "is_reply", "ip_version", "l4",
-    "policy_match_type", "flags", "l4_type", "l4_code", "l7_type", "l7_record", "tcp_flags",
-    "drop_reason",
-)  # fmt: skip
 
 
 class MetricClass(NamedTuple):
@@ -46,6 +41,22 @@ class MetricClass(NamedTuple):
     drop_reason: int
 
 
+_VALUES_OF: Final = itemgetter(*map((FLOW_CLASS.names or ()).index, MetricClass._fields))
+
+
+def _counted() -> NDArray[Any]:
+    """A ``FLOW_CLASS`` with the bits set that metrics look at."""
+    mask = np.zeros(1, dtype=FLOW_CLASS)
+    for name in MetricClass._fields:
+        mask[name] = np.iinfo(FLOW_CLASS[name]).max
+    mask["flags"] = FLAG_TCP_FLAGS | FLAG_L7
+    mask["tcp_flags"] = FIN | SYN | RST | ACK
+    return mask
+
+
+_COUNTED: Final = _counted()
+
+
 class MetricClasses:
     """Maps class rows of a pipeline to rows of its own; row 0 is never used.
 
@@ -54,18 +65,8 @@ class MetricClasses:
 
     __slots__ = ("_of", "_source", "_table")
 
-    _DTYPE: Final = np.dtype(
-        [
-            *((name, FLOW_CLASS[name]) for name in _FIELDS[:-2]),
-            ("present", "u1"),  # 1, so that no key is zero
-            ("tcp_flags", "u2"),
-            ("drop_reason", "u4"),
-            ("reserved", "u4"),
-        ]
-    )
-
     def __init__(self) -> None:
-        self._table = InternTable(self._DTYPE)
+        self._table = InternTable(FLOW_CLASS)
         self._source: InternTable | None = None
         self._of: U32 = np.zeros(0, dtype=np.uint32)  # by class row; 0 is "not seen yet"
 
@@ -79,9 +80,7 @@ class MetricClasses:
         return self._table.rows[: len(self)]
 
     def __getitem__(self, row: int) -> MetricClass:
-        values: tuple[int, ...] = self._table.rows[row].item()  # in the order of _DTYPE
-        narrow = len(_FIELDS) - 2
-        return MetricClass(*values[:narrow], *values[narrow + 1 : -1])
+        return MetricClass(*_VALUES_OF(self._table.rows[row].item()))
 
     def of(self, batch: FlowBatch) -> U32:
         """The metric class (uint32) of each flow."""
@@ -95,8 +94,7 @@ class MetricClasses:
             self._of = grown
         found: U32 = self._of[batch.flow_class]
         if not found.all():
-            fresh = np.unique(batch.flow_class[found == 0])
-            self._of[fresh] = self._intern(source.rows[fresh])
+            self._learn(source, batch.flow_class[found == 0])
             found = self._of[batch.flow_class]
         return found
 
@@ -104,11 +102,13 @@ class MetricClasses:
         """Class rows (numbers) that are about to be freed and used for something else."""
         self._of[class_rows[class_rows < len(self._of)]] = 0
 
-    def _intern(self, source: NDArray[Any]) -> U32:
-        keys = np.zeros(len(source), dtype=self._DTYPE)
-        for name in _FIELDS:
-            keys[name] = source[name]
-        keys["present"] = 1
-        keys["flags"] &= FLAG_TCP_FLAGS | FLAG_L7
-        keys["tcp_flags"] &= FIN | SYN | RST | ACK
-        return self._table.lookup(keys)[0]
+    def _learn(self, source: InternTable, rows: U32) -> None:
+        """Map class rows that are not mapped yet."""
+        seen = np.zeros(source.end, dtype=np.bool_)
+        seen[rows] = True
+        fresh = seen.nonzero()[0]
+        keys = source.rows[fresh]
+        words = keys.view(np.uint64)
+        words &= np.tile(_COUNTED.view(np.uint64), len(keys))
+        keys["reserved"] = 1  # so that no key is zero
+        self._of[fresh] = self._table.lookup(keys)[0]

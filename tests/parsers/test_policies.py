@@ -6,15 +6,19 @@ Hubble; here are the cases that its 1.20.2 gets wrong.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from parsers.details import Policy
 from parsers.policies import (
+    AS_ALLOWING,
+    AS_DENYING,
     EGRESS,
     INGRESS,
+    NOT_NAMED,
     PolicyEntry,
     PolicyMap,
-    names_policies,
+    naming,
     policy_from_labels,
 )
 
@@ -74,16 +78,18 @@ FORWARDED, DROPPED, AUDIT, REDIRECTED, TRACED = 1, 2, 4, 5, 6
 @pytest.mark.parametrize(
     ("verdict", "reason", "until_1_19", "since_1_20"),
     [
-        (FORWARDED, 0, False, False), (REDIRECTED, 0, False, False), (DROPPED, 181, True, True),
-        (DROPPED, 133, None, True), (AUDIT, 0, None, True), (DROPPED, 130, None, None),
-        (TRACED, 0, None, None),
+        (FORWARDED, 0, AS_ALLOWING, AS_ALLOWING), (REDIRECTED, 0, AS_ALLOWING, AS_ALLOWING),
+        (DROPPED, 181, AS_DENYING, AS_DENYING), (DROPPED, 133, NOT_NAMED, AS_DENYING),
+        (AUDIT, 0, NOT_NAMED, AS_DENYING), (DROPPED, 130, NOT_NAMED, NOT_NAMED),
+        (TRACED, 0, NOT_NAMED, NOT_NAMED),
     ],
 )  # fmt: skip
 def test_which_verdicts_name_rules(
-    verdict: int, reason: int, *, until_1_19: bool | None, since_1_20: bool | None
+    verdict: int, reason: int, until_1_19: int, since_1_20: int
 ) -> None:
-    assert names_policies(verdict, reason, covering=False) is until_1_19
-    assert names_policies(verdict, reason, covering=True) is since_1_20
+    row = np.array([verdict], dtype=np.uint8), np.array([reason], dtype=np.uint32)
+    assert [until_1_19] == naming(*row, covering=False).tolist()
+    assert [since_1_20] == naming(*row, covering=True).tolist()
 
 
 def test_a_rule_is_named_by_its_labels() -> None:
