@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.hubble.filters import FlowSelection
+from api.hubble.flow_view import FlowView
 from api.hubble.node import LocalNode
 from api.metrics.classes import Classes, ContextClasses, MetricClasses, metric_classes
 from api.metrics.context import Contexts
@@ -215,7 +216,8 @@ class _Group:
         wanted = [any(h.wants(flow) for h in self._handlers) for flow in metric_classes(rows)]
         return np.array(wanted, dtype=np.bool_)
 
-    def _selected(self, batch: FlowBatch) -> NDArray[np.bool_]:
+    def _selected(self, batch: FlowBatch) -> NDArray[np.intp]:
+        """The flows that pass the filters."""
         if self._selection is None or self._tables is not batch.tables:
             include, exclude = (
                 [flow_pb2.FlowFilter.FromString(data) for data in filters]
@@ -223,4 +225,4 @@ class _Group:
             )
             self._tables = batch.tables
             self._selection = FlowSelection(batch.tables, self._node, include, exclude)
-        return self._selection.mask(batch)
+        return self._selection.matches(FlowView(batch))
