@@ -146,6 +146,15 @@ class ContextSpec:
             sided.append("destination")
         return (*sided, *self.labels)
 
+    @property
+    def uses_addresses(self) -> bool:
+        """Whether an address may be among the values."""
+        named = (
+            *self.source, *self.source_egress, *self.source_ingress,
+            *self.destination, *self.destination_egress, *self.destination_ingress,
+        )  # fmt: skip
+        return "ip" in named or not {"source_ip", "destination_ip"}.isdisjoint(self.labels)
+
     def values(self, source: Side, destination: Side, direction: int) -> Labels:
         """The values of ``names`` for a flow; empty texts where nothing is known."""
         sided = {
@@ -194,10 +203,13 @@ def _first(identifiers: Identifiers, side: Side) -> str:
 class Contexts:
     """Numbers the distinct values of a spec; number 0 is never given."""
 
-    __slots__ = ("_conversations", "_generation", "_numbers", "_of", "_values", "spec")
+    __slots__ = (
+        "_conversations", "_generation", "_numbers", "_of", "_uses_addresses", "_values", "spec",
+    )  # fmt: skip
 
     def __init__(self, spec: ContextSpec) -> None:
         self.spec = spec
+        self._uses_addresses = spec.uses_addresses
         self._conversations: Conversations | None = None
         self._generation = 0
         self._of: U32 = np.zeros(0, dtype=np.uint32)  # by conversation and direction
@@ -233,22 +245,49 @@ class Contexts:
             fresh = np.unique(keys[missing])
             self._of[fresh] = [self._number(conversations, *divmod(k, 4)) for k in fresh.tolist()]
             found = self._of[keys]
+        if self._uses_addresses:
+            self._put_odd_addresses(batch, directions, found)
         return found
 
-    def _number(self, conversations: Conversations, row: int, direction: int) -> int:
+    def _put_odd_addresses(
+        self, batch: FlowBatch, directions: NDArray[np.uint8], found: U32
+    ) -> None:
+        """Set the numbers of flows whose L7 record names an address that is none."""
+        conversations, details = batch.tables.conversations, batch.tables.details
+        absent = conversations.rows["absent"][batch.conversation] != 0
+        for index in (absent & (batch.detail != 0)).nonzero()[0].tolist():
+            detail = details[int(batch.detail[index])]
+            texts = detail.source_address, detail.destination_address
+            if any(texts):
+                row, direction = int(batch.conversation[index]), int(directions[index])
+                found[index] = self._number(conversations, row, direction, texts)
+
+    def _number(
+        self,
+        conversations: Conversations,
+        row: int,
+        direction: int,
+        texts: tuple[str, str] = ("", ""),
+    ) -> int:
+        """``texts`` stand where a side has no address."""
         key = conversations.rows[row]
         names = conversations.name_pairs[int(conversations.names[row])]
         absent = int(key["absent"]) if key["ip_version"] else ABSENT_SOURCE | ABSENT_DESTINATION
         source, destination = (
             Side(
                 conversations.entities[int(entity[row])],
-                "" if absent & flag else address_text(address.tobytes()),
+                text if absent & flag else address_text(address.tobytes()),
                 known,
             )
-            for entity, address, flag, known in (
-                (conversations.source_entity, key["source_ip"], ABSENT_SOURCE, names[0]),
-                (conversations.destination_entity, key["destination_ip"], ABSENT_DESTINATION,
-                 names[1]),
+            for entity, address, flag, known, text in (
+                (
+                    conversations.source_entity, key["source_ip"], ABSENT_SOURCE,
+                    names[0], texts[0],
+                ),
+                (
+                    conversations.destination_entity, key["destination_ip"], ABSENT_DESTINATION,
+                    names[1], texts[1],
+                ),
             )
         )  # fmt: skip
         values = self.spec.values(source, destination, direction)
