@@ -192,12 +192,25 @@ class HubbleMetricsConfig(_Section):
             "flow:sourceContext=pod|ip;labelsContext=source_namespace."
         ),
     )
+    dynamic: Path | None = Field(
+        default=None,
+        description=(
+            "File in the form of Hubble's dynamic metrics, read again when it changes; "
+            "instead of enabled."
+        ),
+    )
     series: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
         default=SERIES,
         description=(
             "Series a metric has at most; further ones are counted under the label value other."
         ),
     )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> HubbleMetricsConfig:
+        if self.dynamic is not None and "enabled" in self.model_fields_set:
+            raise ValueError("enabled and dynamic: both say what is counted; leave one out")
+        return self
 
 
 class AgentMetricsConfig(_Section):
@@ -276,7 +289,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> Any:
+    """A document in which no key comes twice; ``yaml.YAMLError``."""
     return yaml.load(text, _Loader)  # noqa: S506 -- it is a safe one
 
 
@@ -285,7 +299,7 @@ def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) 
     values: Any = {}
     if path is not None:
         try:
-            values = _read_yaml(path.read_text(encoding="utf-8"))
+            values = read_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(
                 [f"{path}: {reason_of(error)}; name a file that can be read"]
@@ -329,7 +343,7 @@ def _override(
             continue
         keys = name.split(_JOINT)
         try:
-            value = _read_yaml(environment[variable])
+            value = read_yaml(environment[variable])
         except yaml.YAMLError:
             problems.append(f"{variable}: not a YAML value")
             continue

@@ -11,7 +11,7 @@ that is not empty; an option for the flow's direction wins over the one for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -154,6 +154,19 @@ class ContextSpec:
             *self.destination, *self.destination_egress, *self.destination_ingress,
         )  # fmt: skip
         return "ip" in named or not {"source_ip", "destination_ip"}.isdisjoint(self.labels)
+
+    def pod_labels(self) -> Iterator[tuple[str, ...]]:
+        """The labels that name a pod: one as ``namespace/pod``, or a pair for the two."""
+        sided = {
+            "source": (self.source, self.source_egress, self.source_ingress),
+            "destination": (self.destination, self.destination_egress, self.destination_ingress),
+        }
+        for side, options in sided.items():
+            if any("pod" in identifiers for identifiers in options):
+                yield (side,)
+            pair = (f"{side}_namespace", f"{side}_pod")
+            if set(pair) <= set(self.labels):
+                yield pair
 
     def values(self, source: Side, destination: Side, direction: int) -> Labels:
         """The values of ``names`` for a flow; empty texts where nothing is known."""

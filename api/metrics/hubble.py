@@ -10,7 +10,7 @@ for all of them. The owner of the pipeline's tables calls ``forget`` before
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from api.hubble.filters import FlowSelection
 from api.hubble.flow_view import FlowView
 from api.hubble.node import LocalNode
 from api.metrics.classes import Classes, ContextClasses, MetricClasses, metric_classes
-from api.metrics.context import Contexts
+from api.metrics.context import Contexts, ContextSpec
 from api.metrics.family import SERIES, Counters, Histograms
 from api.metrics.handlers import BY_NAME, RECORDERS, Handler
 from api.metrics.handlers.by_class import ClassColumn, ClassCounter
@@ -130,6 +130,17 @@ class HubbleMetrics:
             group.fold()
         self._folded = len(self._classes)
 
+    def remove_pods(self, pods: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """Take out the series that name pods (namespace, name); gives way between its steps.
+
+        As in Hubble: by ``source`` and ``destination`` where they may be pods, and by the
+        pairs of namespace and pod in ``labelsContext``.
+        """
+        gone = set(pods)
+        self.fold()
+        for group in self._groups:
+            yield from group.remove_pods(gone)
+
     def statistics(self) -> HubbleStatistics:
         """How much is kept."""
         series = sum(
@@ -211,6 +222,22 @@ class _Group:
         counts = self._counter.take()
         for handler in self._handlers:
             handler.fold(counts)
+
+    def remove_pods(self, gone: Collection[tuple[str, str]]) -> Iterator[None]:
+        """See ``HubbleMetrics``."""
+        context: ContextSpec = self.of[0]
+        found = list(context.pod_labels())
+        full = {f"{namespace}/{name}" if namespace else name for namespace, name in gone}
+        for family in self.families if found else ():
+            singles = [family.labels.index(labels[0]) for labels in found if len(labels) == 1]
+            pairs = [tuple(map(family.labels.index, labels)) for labels in found if labels[1:]]
+
+            def is_gone(values: Sequence[str], singles: Any = singles, pairs: Any = pairs) -> bool:
+                return any(values[at] in full for at in singles) or any(
+                    (values[a], values[b]) in gone for a, b in pairs
+                )
+
+            yield from family.remove(is_gone)
 
     def _are_wanted(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
         wanted = [any(h.wants(flow) for h in self._handlers) for flow in metric_classes(rows)]

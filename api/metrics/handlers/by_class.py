@@ -80,11 +80,10 @@ class ClassSeries:
         self._classes = classes
         self._family = family
         self._labels_of = labels_of
-        self._generation = -1
         self._forget()
 
     def _forget(self) -> None:
-        self._generation = self._classes.generation
+        self._generation = self._classes.generation, self._family.generation
         self._known = np.zeros(0, dtype=np.bool_)  # by class
         # Class _rows[i] adds to slot _slots[i].
         self._rows: I64 = np.zeros(0, dtype=np.int64)
@@ -92,7 +91,7 @@ class ClassSeries:
 
     def fold(self, counts: I64) -> None:
         """Add counts to the family's totals."""
-        if self._generation != self._classes.generation:
+        if self._generation != (self._classes.generation, self._family.generation):
             self._forget()
         known = np.zeros(len(counts), dtype=np.bool_)
         known[: len(self._known)] = self._known
