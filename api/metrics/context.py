@@ -22,6 +22,7 @@ from api.metrics.family import Labels
 from parsers.addresses import address_text
 from parsers.entities import Conversations, Entity
 from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, U32, FlowBatch
+from parsers.intern import lengthened
 
 INGRESS, EGRESS = 1, 2
 """flow.TrafficDirection."""
@@ -247,10 +248,8 @@ class Contexts:
         if conversations is not self._conversations or conversations.generation != self._generation:
             self._conversations, self._generation = conversations, conversations.generation
             self._of[:] = 0
-        if 4 * conversations.capacity > len(self._of):
-            grown = np.zeros(4 * conversations.capacity, dtype=np.uint32)
-            grown[: len(self._of)] = self._of
-            self._of = grown
+        if 4 * conversations.end > len(self._of):
+            self._of = lengthened(self._of, 8 * conversations.end)
         keys = batch.conversation.astype(np.int64) << 2 | directions & 3
         found: U32 = self._of[keys]
         missing = found == 0
@@ -284,25 +283,22 @@ class Contexts:
     ) -> int:
         """``texts`` stand where a side has no address."""
         key = conversations.rows[row]
+        own, peer = key["source_ip"].tobytes(), key["destination_ip"].tobytes()
+        absent = int(key["absent"])
+        if not key["ip_version"]:
+            absent = ABSENT_SOURCE | ABSENT_DESTINATION
         names = conversations.name_pairs[int(conversations.names[row])]
-        absent = int(key["absent"]) if key["ip_version"] else ABSENT_SOURCE | ABSENT_DESTINATION
-        source, destination = (
-            Side(
-                conversations.entities[int(entity[row])],
-                text if absent & flag else address_text(address.tobytes()),
-                known,
-            )
-            for entity, address, flag, known, text in (
-                (
-                    conversations.source_entity, key["source_ip"], ABSENT_SOURCE,
-                    names[0], texts[0],
-                ),
-                (
-                    conversations.destination_entity, key["destination_ip"], ABSENT_DESTINATION,
-                    names[1], texts[1],
-                ),
-            )
-        )  # fmt: skip
+        entities = conversations.entities
+        source = Side(
+            entities[int(conversations.source_entity[row])],
+            texts[0] if absent & ABSENT_SOURCE else address_text(own),
+            names[0],
+        )
+        destination = Side(
+            entities[int(conversations.destination_entity[row])],
+            texts[1] if absent & ABSENT_DESTINATION else address_text(peer),
+            names[1],
+        )
         values = self.spec.values(source, destination, direction)
         number = self._numbers.get(values)
         if number is None:

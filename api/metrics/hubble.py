@@ -39,6 +39,7 @@ LOST_SOURCES: Final = ("hubble_ring_buffer", "observer_events_queue", "perf_even
 
 
 _FRESH_CLASSES = 64  # met at a scrape or in one batch, they cost 2-3 ms
+_FRESH_PAIRS = 512  # likewise, of a class and a context
 _MOST_CLASSES = 1 << 15  # of a group with context labels; then they are learned anew
 
 
@@ -154,8 +155,8 @@ class _Group:
     """Handlers that see the same flows under the same context labels."""
 
     __slots__ = (
-        "_base", "_budget", "_by_name", "_context", "_counter", "_filters", "_handlers", "_labels",
-        "_node", "_recorders", "_selection", "_tables", "_wanted", "families", "of",
+        "_base", "_budget", "_by_name", "_context", "_counter", "_filters", "_folded", "_handlers",
+        "_labels", "_node", "_recorders", "_selection", "_tables", "_wanted", "families", "of",
     )  # fmt: skip
 
     def __init__(
@@ -172,6 +173,7 @@ class _Group:
         self._by_name: dict[HandlerSpec, Handler] = {}
         self._recorders: dict[HandlerSpec, Recorder] = {}
         self._handlers: list[Handler] = []
+        self._folded = 0  # rows of _context that were folded
         self._tables: FlowTables | None = None
         self._selection: FlowSelection | None = None
         self.families: tuple[Counters, ...] = ()
@@ -213,15 +215,19 @@ class _Group:
         self._counter.add(classes)
         for handler in self._handlers:
             handler.count(batch, classes)
-        if self._context is not None and len(self._context) > _MOST_CLASSES:
+        if self._context is not None and len(self._context) - self._folded >= _FRESH_PAIRS:
             self.fold()
-            self._context.clear()
+            if len(self._context) > _MOST_CLASSES:
+                self._context.clear()
+                self._folded = 0
 
     def fold(self) -> None:
         """Move counts to series."""
         counts = self._counter.take()
         for handler in self._handlers:
             handler.fold(counts)
+        if self._context is not None:
+            self._folded = len(self._context)
 
     def remove_pods(self, gone: Collection[tuple[str, str]]) -> Iterator[None]:
         """See ``HubbleMetrics``."""

@@ -54,7 +54,7 @@ class PortSeries:
     def forget(self) -> None:
         """Numbers mean something else from now on."""
         self._generation = self._family.generation
-        self._keys = InternTable(_KEY)
+        self._keys = InternTable(_KEY, 4 * _REMEMBERED)
         self._slots: I64 = np.zeros(0, dtype=np.int64)  # by row of _keys
 
     def add(self, numbers: U32, ports: U16) -> None:
