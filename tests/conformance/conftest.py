@@ -1,7 +1,7 @@
-"""What the conformance tier runs against: Hubble's own parser, server and command line.
+"""What the conformance tier runs against: Hubble's own parser, server, command line, relay.
 
-Built from tests/conformance/oracle into ``.cache/oracle``; ``CILIARY_ORACLE`` and
-``CILIARY_HUBBLE`` name other places.
+Built from tests/conformance/oracle into ``.cache/oracle``; ``CILIARY_ORACLE``,
+``CILIARY_HUBBLE`` and ``CILIARY_HUBBLE_RELAY`` name other places.
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ def oracle() -> Path:
 def hubble() -> Path:
     """Hubble's command line."""
     return _binary("hubble", "CILIARY_HUBBLE")
+
+
+@pytest.fixture(scope="session")
+def relay() -> Path:
+    """Hubble's relay."""
+    return _binary("hubble-relay", "CILIARY_HUBBLE_RELAY")
 
 
 @pytest.fixture(scope="session")
