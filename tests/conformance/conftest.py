@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+
+from tests.conformance.relay_cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 Tell: TypeAlias = Callable[[str], None]
@@ -60,6 +62,13 @@ def hubble() -> Path:
 def relay() -> Path:
     """Hubble's relay."""
     return _binary("hubble-relay", "CILIARY_HUBBLE_RELAY")
+
+
+@pytest.fixture
+async def cluster(relay: Path, tmp_path: Path) -> AsyncIterator[Cluster]:
+    made = Cluster(tmp_path, relay)
+    async with made.running():
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -22,16 +22,20 @@ from tests.bridge.test_agent import LOOPBACK, free_port
 from tests.parsers.recorded import batches
 
 NODES = ("node-a", "node-b")
+STREAM = fixtures.stream_bytes("v1.18", "steady")
 _PIECE = 4000  # bytes of the stream: some 20 records
 
 
 class Cluster:
-    """``relay`` is its gRPC target. The first node's Peer service is what it is told to ask."""
+    """``relay`` is its gRPC target. The first node's Peer service is what it is told to ask.
+
+    ``directory`` has the certificates.
+    """
 
     def __init__(self, directory: Path, program: Path) -> None:
         self.relay = f"{LOOPBACK}:{free_port()}"
         self.agents: dict[str, Agent] = {}
-        self._directory = directory
+        self.directory = directory
         self._program = program
         self._ports = {name: free_port() for name in NODES}
         self._running: dict[str, trio.CancelScope] = {}
@@ -86,8 +90,13 @@ class Cluster:
             for name in names or NODES:
                 self.agents[name].path.deliver(next(self._payloads))
 
+    def feed_all(self, name: str) -> None:
+        """The whole stream to one node: the n-th record has the sequence number n."""
+        for payloads in batches(STREAM, [1 << 20] * (len(STREAM) // (1 << 20) + 1)):
+            self.agents[name].path.deliver(payloads)
+
     def _agent(self, name: str) -> Agent:
-        place = self._directory
+        place = self.directory
         sections: dict[str, Any] = {
             "node": {"name": name, "cluster": "default"},
             "cilium": {"socket": str(place / "no.sock"), "release": "1.18"},
@@ -108,12 +117,11 @@ class Cluster:
         return Agent(parse_config(sections, {}), EventLog(write=lambda _: None))
 
     def _pieces(self) -> Iterator[PayloadBatch]:
-        stream = fixtures.stream_bytes("v1.18", "steady")
         while True:
-            yield from batches(stream, [_PIECE] * (len(stream) // _PIECE + 1))
+            yield from batches(STREAM, [_PIECE] * (len(STREAM) // _PIECE + 1))
 
     async def _run_relay(self, *, task_status: trio.TaskStatus[trio.Process]) -> None:
-        place = self._directory
+        place = self.directory
         command: list[str | Path] = [
             self._program, "serve", "--gops=false", "--disable-server-tls",
             "--peer-service", f"{LOOPBACK}:{self._ports[NODES[0]]}",

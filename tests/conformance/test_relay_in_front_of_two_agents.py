@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from api.v1.observer import observer_pb2, observer_pb2_grpc
 from api.v1.relay import relay_pb2
 from tests.conformance.relay_cluster import NODES, Cluster
-
-
-@pytest.fixture
-async def cluster(relay: Path, tmp_path: Path) -> AsyncIterator[Cluster]:
-    made = Cluster(tmp_path, relay)
-    async with made.running():
-        yield made
 
 
 class Client:
@@ -82,6 +75,26 @@ async def test_the_relay_finds_both_nodes(cluster: Cluster, client: Client) -> N
     assert f"Current/Max Flows: {seen:,}/20,000" in status
     namespaces = (await client.run("list", "namespaces")).split()
     assert {"kube-system", "shop", "payments"} <= set(namespaces)
+
+
+async def test_the_command_line_asks_an_agent_itself_by_mtls(
+    cluster: Cluster, hubble: Path
+) -> None:
+    address = cluster.agents[NODES[0]].node.address
+    command: list[str | Path] = [
+        hubble, "status", "--server", f"tls://{address}",
+        "--tls-ca-cert-files", cluster.directory / "hubble-server-ca.crt",
+        "--tls-server-name", cluster.agents[NODES[0]].node.server_name,
+    ]  # fmt: skip
+    refused = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    assert refused.returncode != 0
+    command += [
+        "--tls-client-cert-file", cluster.directory / "client.crt",
+        "--tls-client-key-file", cluster.directory / "client.key",
+    ]  # fmt: skip
+    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    assert done.stdout.startswith(b"Healthcheck (via "), done.stderr
+    assert b"Ok\n" in done.stdout
 
 
 def at(text: str) -> int:
