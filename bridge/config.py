@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from api.metrics.family import SERIES
 from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
 from bridge.addresses import is_loopback, split_address
 from bridge.os_errors import reason_of
@@ -216,8 +217,31 @@ class HubbleMetricsConfig(_Section):
         default=":9965", description="Address of /metrics; null for none."
     )
     enabled: Annotated[tuple[str, ...], AfterValidator(_checked_metrics)] = Field(
-        default=DEFAULT_HANDLERS, description="Metrics by Hubble's names."
+        default=DEFAULT_HANDLERS,
+        description=(
+            "Metrics by Hubble's names, each with options as in Hubble's own list: "
+            "flow:sourceContext=pod|ip;labelsContext=source_namespace."
+        ),
     )
+    dynamic: Path | None = Field(
+        default=None,
+        description=(
+            "File in the form of Hubble's dynamic metrics, read again when it changes; "
+            "instead of enabled."
+        ),
+    )
+    series: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
+        default=SERIES,
+        description=(
+            "Series a metric has at most; further ones are counted under the label value other."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> HubbleMetricsConfig:
+        if self.dynamic is not None and "enabled" in self.model_fields_set:
+            raise ValueError("enabled and dynamic: both say what is counted; leave one out")
+        return self
 
 
 class AgentMetricsConfig(_Section):
@@ -296,7 +320,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> Any:
+    """A document in which no key comes twice; ``yaml.YAMLError``."""
     return yaml.load(text, _Loader)  # noqa: S506 -- it is a safe one
 
 
@@ -305,7 +330,7 @@ def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) 
     values: Any = {}
     if path is not None:
         try:
-            values = _read_yaml(path.read_text(encoding="utf-8"))
+            values = read_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(
                 [f"{path}: {reason_of(error)}; name a file that can be read"]
@@ -349,7 +374,7 @@ def _override(
             continue
         keys = name.split(_JOINT)
         try:
-            value = _read_yaml(environment[variable])
+            value = read_yaml(environment[variable])
         except yaml.YAMLError:
             problems.append(f"{variable}: not a YAML value")
             continue

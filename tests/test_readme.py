@@ -119,7 +119,7 @@ def test_recordings_are_made_replayed_and_decoded(tmp_path: Path) -> None:
 
 
 def test_a_recording_is_served(tmp_path: Path) -> None:
-    block = block_with("serve bridge").replace("./dev ciliary", CILIARY)
+    block = block_with("ciliary serve").replace("./dev ciliary", CILIARY)
     (tmp_path / "bridge").symlink_to(ROOT / "bridge")
     flows = shell(block.replace("\nhubble ", f"\n{path_of('hubble')} "), tmp_path)
     assert 3 == flows.count("DROPPED")

@@ -86,7 +86,7 @@ class FlowRing:
         while position < stop:
             at = position % self.capacity
             count = min(size, stop - position, self.capacity - at)
-            yield position, self._view(at, at + count)
+            yield position, self._batch(slice(at, at + count))
             position += count
 
     def pieces_backwards(self, start: int, stop: int, size: int) -> Iterator[tuple[int, FlowBatch]]:
@@ -97,15 +97,19 @@ class FlowRing:
             end = (position - 1) % self.capacity + 1
             count = min(size, position - start, end)
             position -= count
-            yield position, self._view(end - count, end)
+            yield position, self._batch(slice(end - count, end))
+
+    def at(self, positions: NDArray[np.int64]) -> FlowBatch:
+        """The flows of these positions, all of which are still there."""
+        return self._batch(positions % self.capacity)
 
     def nbytes(self) -> int:
         """Bytes of the columns that were ever filled: memory that was touched stays."""
         return min(self.end, self.capacity) * FLOW_BYTES
 
-    def _view(self, start: int, stop: int) -> FlowBatch:
+    def _batch(self, places: slice | NDArray[np.int64]) -> FlowBatch:
         columns: dict[str, NDArray[Any]] = {
-            name: column[start:stop] for name, column in self._columns.items()
+            name: column[places] for name, column in self._columns.items()
         }
         below = (self._last_sequence - columns["sequence"]) & _LOW
         columns["sequence"] = self._last_sequence - below

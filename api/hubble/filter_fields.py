@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.hubble import patterns
+from api.hubble.flow_view import Chosen, FlowView
 from api.hubble.label_selector import Selector, selector
 from api.hubble.node import LocalNode
 from api.hubble.row_test import Mask
@@ -39,15 +40,15 @@ from parsers.flow_batch import (
     REPLY_FALSE,
     REPLY_TRUE,
     REPLY_UNKNOWN,
-    FlowBatch,
 )
+from parsers.go_text import quote
 from parsers.l7 import Dns, Http
 from parsers.summary import TCP_FLAGS
 
 ClassTest: TypeAlias = Callable[[Any], Mask]  # of rows of FLOW_CLASS
 EntityTest: TypeAlias = Callable[[Entity], bool]
 DetailTest: TypeAlias = Callable[[Detail], bool]
-BatchTest: TypeAlias = Callable[[FlowBatch], Mask]
+ViewTest: TypeAlias = Callable[[FlowView, Chosen], Mask]
 NamePair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]  # source and destination names
 NameTest: TypeAlias = Callable[[NamePair], bool]
 
@@ -160,43 +161,51 @@ def _protocol_test(words: Iterable[str]) -> ClassTest:
     wanted: list[tuple[str, tuple[int, ...]]] = []
     for word in words:
         if word.lower() not in _PROTOCOLS:
-            raise UsageError(f'invalid protocol filter: unknown protocol: "{word}"')
+            raise UsageError(f"invalid protocol filter: unknown protocol: {quote(word.encode())}")
         wanted.append(_PROTOCOLS[word.lower()])
     return lambda rows: np.logical_or.reduce(
         [np.isin(rows[column], values) for column, values in wanted]
     )
 
 
-def uuid_test(node: LocalNode, uuids: Iterable[str]) -> BatchTest:
+def uuid_test(node: LocalNode, uuids: Iterable[str]) -> ViewTest:
     """Uuids as this agent makes them; others match nothing."""
     digits = [u.removeprefix(node.uuid_prefix) for u in uuids if u.startswith(node.uuid_prefix)]
     numbers = [int(d, 16) for d in digits if re.fullmatch(r"[0-9a-f]{12}", d)]
     wanted = np.array(numbers, dtype=np.uint64)
-    return lambda batch: np.isin(batch.sequence, wanted)
+    return lambda view, chosen: np.isin(view.column("sequence", chosen), wanted)
 
 
-def port_tests(one: flow_pb2.FlowFilter) -> list[BatchTest]:
+def port_tests(one: flow_pb2.FlowFilter) -> list[ViewTest]:
     """Ports of TCP, UDP and SCTP."""
-    tests: list[BatchTest] = []
+    tests: list[ViewTest] = []
     for side, texts in (("source", one.source_port), ("destination", one.destination_port)):
         if not texts:
             continue
         try:
-            wanted = np.array([patterns.port(text) for text in texts], dtype=np.uint16)
+            wanted = sorted({patterns.port(text) for text in texts})
         except UsageError as error:
             raise UsageError(f"invalid {side} port filter: {error}") from None
         tests.append(_port_test(f"{side}_port", wanted))
     return tests
 
 
-def _port_test(column: str, wanted: NDArray[np.uint16]) -> BatchTest:
-    def ports(batch: FlowBatch) -> Mask:
-        passed: Mask = np.isin(getattr(batch, column), wanted)
-        if passed.any() and 0 in wanted:  # a flow without ports has zeros there
-            passed &= np.isin(batch.attribute("l4"), _WITH_PORTS)
+def _port_test(column: str, wanted: list[int]) -> ViewTest:
+    is_wanted = np.zeros(1 << 16, dtype=np.bool_)
+    is_wanted[wanted] = True
+
+    def ports(view: FlowView, chosen: Chosen) -> Mask:
+        values = view.column(column, chosen)
+        passed: Mask = values == wanted[0] if len(wanted) == 1 else is_wanted[values]
         return passed
 
     return ports
+
+
+def with_ports(rows: Any) -> Mask:
+    """Whether the flows have ports at all; those that have none have zeros there."""
+    passed: Mask = np.isin(rows["l4"], _WITH_PORTS)
+    return passed
 
 
 def pod_tests(names: Sequence[str], workloads: Sequence[flow_pb2.Workload]) -> list[EntityTest]:
@@ -275,7 +284,7 @@ def name_tests(
     ]
 
 
-def _name_test(found: list[re.Pattern[str]], side: int) -> NameTest:
+def _name_test(found: list[patterns.Expression], side: int) -> NameTest:
     return lambda pair: any(p.fullmatch(name) for name in pair[side] for p in found)
 
 
@@ -336,7 +345,7 @@ def http_tests(one: flow_pb2.FlowFilter) -> list[DetailTest]:
         tests.append(_http_expression(one.http_path, "path", _path))
     if one.http_url:
         asked.append("url")
-        tests.append(_http_expression(one.http_url, "url", lambda url: url))
+        tests.append(_http_expression(one.http_url, "url", lambda url: url or None))
     if one.http_header:
         asked.append("headers")
         headers = frozenset((header.key, header.value) for header in one.http_header)

@@ -15,7 +15,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from parsers.errors import UsageError
 
-_SPECIAL = "=!(),<>"
+_OPERATORS = frozenset(("=", "==", "!=", "(", ")", ",", "<", ">"))
+_SPECIAL = _OPERATORS | {"!"}
 _TOKEN = re.compile(r"==|!=|[=!(),<>]|[^\s=!(),<>]+")
 _VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _KEY = re.compile(
@@ -125,12 +126,16 @@ class _Parser:
 
     def requirements(self) -> Iterable[Requirement]:
         while self._peek():
-            yield self._requirement()
+            try:
+                yield self._requirement()
+            except UsageError as error:
+                raise UsageError(f"unable to parse requirement: {error}") from None
             if not self._peek():
                 return
-            self._expect(",")
+            if (comma := self._next()) != ",":
+                raise self._error("',' or 'end of string'", comma)
             if not self._peek():
-                raise self._error("identifier after ','")
+                raise self._error("identifier after ','", "")
 
     def _requirement(self) -> Requirement:
         negated = self._peek() == "!"
@@ -138,7 +143,7 @@ class _Parser:
             self._next()
         source, key = self._key()
         operator = self._peek()
-        if negated or operator in ("", ","):
+        if operator in ("", ",") or negated:
             return Requirement(source, key, "!" if negated else "exists")
         self._next()
         if operator in {"in", "notin"}:
@@ -146,40 +151,46 @@ class _Parser:
         if operator in {"=", "==", "!=", ">", "<"}:
             value = self._value()
             if operator in {">", "<"} and not re.fullmatch(r"[+-]?[0-9]+", value):
-                raise UsageError(f"unable to parse requirement: values: '{value}' is no integer")
+                raise UsageError(f"values: Invalid value: '{value}': for 'Gt', 'Lt' an integer")
             meaning = {"=": "in", "==": "in", "!=": "notin"}.get(operator, operator)
             return Requirement(source, key, meaning, frozenset((value,)))
         raise self._error("in, notin, =, ==, !=, gt, lt", operator)
 
     def _key(self) -> tuple[str, str]:
         word = self._next()
-        if not word or word in _SPECIAL:
-            raise self._error("!, identifier, or 'end of string'", word)
+        if word in _OPERATORS:  # as Hubble has put the source before the key already
+            raise UsageError("key: Invalid value: 'any.': there must be a name")
+        if not word or word == "!":
+            raise self._error("identifier", word)
         source, colon, key = word.partition(":")
         if not colon:
             source, key = "any", word
         if not _KEY.fullmatch(f"{source}.{key}"):
-            raise UsageError(f"unable to parse requirement: key: Invalid value: '{word}'")
+            raise UsageError(f"key: Invalid value: '{word}'")
         return source or "any", key
 
     def _set(self) -> Iterable[str]:
-        self._expect("(")
+        opening = self._next()
+        if opening != "(":
+            raise self._error("'('", opening)
+        if not self._peek() or self._peek() in _SPECIAL - {",", ")"}:
+            raise self._error("',', ')' or identifier", self._peek())
         while True:
             yield "" if self._peek() in {",", ")"} else self._checked(self._next())
             closing = self._next()
             if closing == ")":
                 return
             if closing != ",":
-                raise self._error("',', ')' or identifier", closing)
+                raise self._error("',' or ')'", closing)
 
     def _value(self) -> str:
         return "" if self._peek() in {"", ","} else self._checked(self._next())
 
     def _checked(self, value: str) -> str:
-        if not value or not _VALUE.fullmatch(value):
-            if not value or value in _SPECIAL:
-                raise self._error("',', ')' or identifier", value)
-            raise UsageError(f"unable to parse requirement: values: Invalid value: '{value}'")
+        if not value or value in _SPECIAL:
+            raise self._error("identifier", value)
+        if not _VALUE.fullmatch(value):
+            raise UsageError(f"values: Invalid value: '{value}'")
         return value
 
     def _peek(self) -> str:
@@ -190,10 +201,5 @@ class _Parser:
         self._at += 1
         return token
 
-    def _expect(self, wanted: str) -> None:
-        token = self._next()
-        if token != wanted:
-            raise self._error(f"'{wanted}'", token)
-
-    def _error(self, expected: str, found: str = "") -> UsageError:
-        return UsageError(f"unable to parse requirement: found '{found}', expected: {expected}")
+    def _error(self, expected: str, found: str) -> UsageError:
+        return UsageError(f"found '{found}', expected: {expected}")

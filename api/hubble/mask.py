@@ -7,16 +7,40 @@ whole, so that masked flows too can be composed from cached fragments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.field_mask_pb2 import FieldMask as FieldMaskMessage
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from api.v1.flow import flow_pb2
+from api.v1.observer import observer_pb2
 from parsers.errors import UsageError
 
 Tree: TypeAlias = "dict[str, Tree]"
+
+_OLD_MASK, _LENGTH_DELIMITED = 1, 2  # of GetFlowsRequest.Experimental
+
+
+def mask_paths(request: observer_pb2.GetFlowsRequest) -> Sequence[str]:
+    """The paths a request names.
+
+    Clients of Cilium 1.16 and before name them in field 1 of ``experimental``, which is
+    reserved now; it counts where the newer field has none, as in Cilium 1.17 and 1.18.
+    """
+    if request.field_mask.paths or not request.HasField("experimental"):
+        return request.field_mask.paths
+    mask = FieldMaskMessage()
+    unknown: Any = UnknownFieldSet(request.experimental)
+    for field in unknown:
+        if field.field_number == _OLD_MASK and field.wire_type == _LENGTH_DELIMITED:
+            try:
+                mask.MergeFromString(field.data)
+            except DecodeError:
+                raise UsageError("invalid fieldmask: experimental.field_mask is none") from None
+    return mask.paths
 
 
 class FieldMask:

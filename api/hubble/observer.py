@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from weakref import WeakValueDictionary
 
 import numpy as np
 import trio
@@ -22,7 +23,8 @@ from api.hubble.event_stream import EventStream
 from api.hubble.events import agent_event_message, debug_event_message, lost_event_message
 from api.hubble.filters import FlowSelection
 from api.hubble.flow_stream import FlowStream
-from api.hubble.mask import FieldMask
+from api.hubble.flow_view import FlowViews
+from api.hubble.mask import FieldMask, mask_paths
 from api.hubble.namespaces import Namespaces
 from api.hubble.node import LocalNode
 from api.hubble.rpc import Chunks, RpcError, Streaming, Unary
@@ -66,6 +68,10 @@ class Observer:
         self._published = trio.Event()
         self._namespaces = namespaces or Namespaces()
         self._encoders: OrderedDict[tuple[str, ...], FlowEncoder] = OrderedDict()
+        self._views = FlowViews(history.flows)
+        self._selections: WeakValueDictionary[tuple[bytes, ...], FlowSelection] = (
+            WeakValueDictionary()
+        )
         self.followers = 0
         """Calls that wait for new flows now."""
 
@@ -188,15 +194,26 @@ class Observer:
         if request.first and request.follow:
             raise RpcError("INVALID_ARGUMENT", "first cannot be specified with follow")
         try:
-            selection = FlowSelection(
-                self.history.tables, self.node, request.whitelist, request.blacklist
-            )
-            encoder = self._encoder(FieldMask(request.field_mask.paths))
+            selection = self._selection(request)
+            encoder = self._encoder(FieldMask(mask_paths(request)))
         except UsageError as error:
             raise RpcError("UNKNOWN", str(error)) from None  # as Hubble does for both
         return FlowStream(
-            request, self.history, selection, encoder, self.node, self._ledger, self._clock
-        )
+            request, self.history, self._views, selection, encoder, self.node, self._ledger,
+            self._clock,
+        )  # fmt: skip
+
+    def _selection(self, request: observer_pb2.GetFlowsRequest) -> FlowSelection:
+        """The selection of a request; that of another call that asks the same."""
+        black = [one.SerializeToString(deterministic=True) for one in request.blacklist]
+        white = [one.SerializeToString(deterministic=True) for one in request.whitelist]
+        key = (*white, b"not", *black)
+        found = self._selections.get(key)
+        if found is None:
+            found = self._selections[key] = FlowSelection(
+                self.history.tables, self.node, request.whitelist, request.blacklist
+            )
+        return found
 
     def _encoder(self, mask: FieldMask) -> FlowEncoder:
         encoder = self._encoders.pop(mask.paths, None)

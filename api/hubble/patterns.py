@@ -7,17 +7,51 @@ Hubble's own words where clients print them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from types import MappingProxyType
+from typing import Protocol
+
+import re2
 
 from parsers.errors import UsageError
+from parsers.go_text import quote
+
+
+class Expression(Protocol):
+    """A compiled regular expression. RE2's take linear time whatever a client sends."""
+
+    def search(self, text: str, /) -> object | None:
+        """Something when it is found in the text."""
+
+    def fullmatch(self, text: str, /) -> object | None:
+        """Something when it is the text."""
+
 
 NameTest = Callable[[str, str], bool]
 """Of a namespace and a name."""
 
-_FQDN = re.compile(r"[a-z0-9._*-]*")
+_NOT_FQDN = re.compile(r"[^a-z0-9._*-]")
 _ANY_NODE = r"[-0-9_a-z]+(?:\.[-0-9_a-z]+)*"
-_LONGEST_EXPRESSION = 1024
+# ``\C`` outside of ``\Q...\E``; possessive, so that it takes linear time.
+_ANY_BYTE = re.compile(r"(?:[^\\]|\\[^CQ]|(?>\\Q.*?(?:\\E|\Z)))*+\\C", re.DOTALL)
+# What RE2 says to what Go says.
+_REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "missing ): ": "missing closing )",
+        "missing ]: ": "missing closing ]",
+        "unexpected ): ": "unexpected )",
+        "invalid perl operator: ": "invalid or unsupported Perl syntax",
+        "invalid escape sequence: ": "invalid escape sequence",
+        "invalid character class range: ": "invalid character class range",
+        "bad repetition operator: ": "invalid nested repetition operator",
+        "no argument for repetition operator: ": "missing argument to repetition operator",
+        "invalid repetition size: ": "invalid repeat count",
+        "invalid named capture group: ": "invalid named capture",
+        "pattern too large": "expression too large",
+    }
+)
+_PREFIX = re.compile(r"[^/%]+/(?:0|[1-9][0-9]{0,2})")  # no netmask, no zone
 _STATUS = re.compile(r"[1-5](?:[0-9]{2}|[0-9]?\+)")
 
 
@@ -38,20 +72,23 @@ def name_prefix(text: str) -> NameTest:
     return matches
 
 
-def fqdn(text: str) -> re.Pattern[str]:
+def fqdn(text: str) -> Expression:
     """A DNS name in which ``*`` is any run of letters, digits, dots and dashes."""
-    pattern = text.strip().lower()
+    return _compiled(_fqdn(text))
+
+
+def _fqdn(text: str) -> str:
+    pattern = text.strip().removesuffix(".").lower()
     if not pattern:
         raise UsageError("empty pattern")
-    pattern = pattern.removesuffix(".")
     if pattern.endswith("."):
         raise UsageError("multiple trailing dots in pattern")
-    if not _FQDN.fullmatch(pattern):
-        raise UsageError(f"'{text}': invalid rune in pattern")
-    return re.compile(re.escape(pattern).replace(r"\*", "[-.a-z0-9]*"))
+    if odd := _NOT_FQDN.search(pattern):
+        raise UsageError(f"'{odd[0]}': invalid rune in pattern")
+    return re.escape(pattern).replace(r"\*", "[-.a-z0-9]*")
 
 
-def node_name(text: str) -> re.Pattern[str]:
+def node_name(text: str) -> Expression:
     """``[cluster/]node``, matched against an absolute name (``default/`` is explicit)."""
     if not text:
         raise UsageError("empty pattern")
@@ -60,8 +97,7 @@ def node_name(text: str) -> re.Pattern[str]:
     cluster, slash, node = text.partition("/")
     if not slash:
         cluster, node = "", text
-    sides = (fqdn(side).pattern if side else _ANY_NODE for side in (cluster, node))
-    return re.compile("/".join(sides))
+    return _compiled("/".join(_fqdn(side) if side else _ANY_NODE for side in (cluster, node)))
 
 
 def absolute_node_name(name: str) -> str:
@@ -69,26 +105,42 @@ def absolute_node_name(name: str) -> str:
     return name if not name or "/" in name else f"default/{name}"
 
 
-def expression(text: str) -> re.Pattern[str]:
-    """A regular expression, to be searched for anywhere.
+def expression(text: str) -> Expression:
+    r"""A regular expression, to be searched for anywhere.
 
-    Hubble takes RE2's syntax; of Python's that is a superset but for look-around and
-    back-references, and for run time: the length is bounded for that reason.
+    Hubble's are of Go's package regexp, which has RE2's syntax but for ``\C``.
     """
-    if len(text) > _LONGEST_EXPRESSION:
-        raise UsageError(f"error parsing regexp: expression of {len(text)} characters is too long")
-    if re.search(r"\(\?[=!<]|\(\?P=|\\[1-9]", text):
-        raise UsageError(f"error parsing regexp: invalid or unsupported Perl syntax: `{text}`")
+    found = _compiled(text)
+    if _ANY_BYTE.match(text):
+        raise UsageError("error parsing regexp: invalid escape sequence: `\\C`")
+    return found
+
+
+def _compiled(text: str) -> Expression:
+    options = re2.Options()
+    options.log_errors = False
     try:
-        return re.compile(text)
-    except re.error as error:
-        raise UsageError(f"error parsing regexp: {error.msg}: `{text}`") from None
+        found: Expression = re2.compile(text, options)
+    except re2.error as error:
+        raise UsageError(f"error parsing regexp: {_as_go_says(error, text)}") from None
+    return found
+
+
+def _as_go_says(error: Exception, text: str) -> str:
+    reason: str = error.args[0].decode("utf-8", "replace")
+    if reason.startswith("trailing "):
+        return "trailing backslash at end of expression: ``"
+    for ours, theirs in _REASONS.items():
+        if reason.startswith(ours):
+            about = text if ours == "missing ): " else reason.removeprefix(ours)
+            return f"{theirs}: `{about}`"
+    return reason
 
 
 def status_code(text: str) -> Callable[[int], bool]:
     """``404``, or ``4+`` and ``40+`` for all codes that begin so."""
     if not _STATUS.fullmatch(text):
-        raise UsageError(f'invalid status code prefix: "{text}"')
+        raise UsageError(f"invalid status code prefix: {quote(text.encode())}")
     prefix = text.removesuffix("+")
     if prefix == text:
         return lambda code: str(code) == text
@@ -103,7 +155,8 @@ def port(text: str) -> int:
         reason = "value out of range"
     else:
         return int(text)
-    raise UsageError(f'invalid port "{text}": strconv.ParseUint: parsing "{text}": {reason}')
+    shown = quote(text.encode())
+    raise UsageError(f"invalid port {shown}: strconv.ParseUint: parsing {shown}: {reason}")
 
 
 def networks(texts: Iterable[str]) -> list[IPv4Network | IPv6Network]:
@@ -115,14 +168,20 @@ def networks(texts: Iterable[str]) -> list[IPv4Network | IPv6Network]:
     for text in texts:
         if "/" in text:
             try:
+                if not _PREFIX.fullmatch(text):
+                    raise ValueError(text)
                 found.append(ip_network(text, strict=False))
             except ValueError:
-                raise UsageError(f'invalid IP prefix "{text}" in filter: no prefix') from None
+                raise UsageError(
+                    f"invalid IP prefix {quote(text.encode())} in filter: no prefix"
+                ) from None
             continue
         try:
             address = ip_address(text)
         except ValueError:
-            raise UsageError(f'invalid IP address "{text}" in filter: no address') from None
+            raise UsageError(
+                f"invalid IP address {quote(text.encode())} in filter: no address"
+            ) from None
         if str(address) == text:
             found.append(ip_network(text))
     return found

@@ -43,17 +43,17 @@ class RowTest:
         if generation != self._seen:
             self._seen = generation
             self._answers[:] = _UNKNOWN
-        top = int(rows.max())
-        if top >= len(self._answers):
-            grown = np.zeros(2 * top, dtype=np.uint8)
+        try:
+            answers = self._answers.take(rows)
+        except IndexError:
+            grown = np.zeros(2 * int(rows.max()), dtype=np.uint8)
             grown[: len(self._answers)] = self._answers
             self._answers = grown
-        answers = self._answers[rows]
-        unknown = answers == _UNKNOWN
-        if unknown.any():
-            fresh = np.unique(rows[unknown])
+            answers = grown.take(rows)
+        if answers.min() == _UNKNOWN:
+            fresh = np.unique(rows[answers == _UNKNOWN])
             self._answers[fresh] = self._evaluate(fresh).astype(np.uint8) + 1
-            answers = self._answers[rows]
+            answers = self._answers.take(rows)
         passes: Mask = answers == _YES
         return passes
 

@@ -17,6 +17,7 @@ from unittest.mock import patch
 from api.history import History, reclaim
 from api.hubble.encode import FlowEncoder
 from api.hubble.filters import FlowSelection
+from api.hubble.flow_view import FlowView
 from api.hubble.node import LocalNode
 from api.hubble.observer import Observer
 from api.metrics.exposition import Format, render
@@ -55,7 +56,7 @@ def storm_over() -> Storm:
 def _storm() -> Storm:
     tables, ledger, node = new_tables(), Ledger(), LocalNode("node")
     pipeline = MonitorPipeline(tables, storm.directory(RECORDS), ledger, release=storm.RELEASE)
-    history, metrics = History(tables, ledger, CAPACITY), HubbleMetrics()
+    history, metrics = History(tables, ledger, CAPACITY), HubbleMetrics(series=1 << 20)
     observer = Observer(history, node, ledger)
     path = FlowPath(pipeline, metrics, observer.publish, watch=lambda _events, _seconds: None)
     encoder = FlowEncoder(tables, node)
@@ -88,8 +89,8 @@ def _storm() -> Storm:
                     n = int(flow.uuid[-12:], 16)
                     if said(flow) != true_of(n):
                         wrong.append(f"{said(flow)} instead of {true_of(n)}")
-                expected = [matches(n) for n in piece.sequence.tolist()]
-                wrong_masks += selection.mask(piece).tolist() != expected
+                expected = [i for i, n in enumerate(piece.sequence.tolist()) if matches(n)]
+                wrong_masks += selection.matches(FlowView(piece)).tolist() != expected
     return Storm(history, metrics, ledger, wrong, wrong_masks, sizes)
 
 

@@ -23,10 +23,10 @@ Tell: TypeAlias = Callable[[str], None]
 _TOLD = pytest.StashKey[list[str]]()
 
 
-@pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Tell:
+@pytest.fixture(scope="session")
+def tell(pytestconfig: pytest.Config) -> Tell:
     """Say something that a run shall show at its end whether it passed or not: seeds, figures."""
-    return request.config.stash.setdefault(_TOLD, []).append
+    return pytestconfig.stash.setdefault(_TOLD, []).append
 
 
 def pytest_terminal_summary(
