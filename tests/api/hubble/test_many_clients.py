@@ -13,10 +13,8 @@ from api.hubble.rpc import OpenEngine
 from api.v1.flow import flow_pb2
 from api.v1.observer import observer_pb2, observer_pb2_grpc
 from tests.api.hubble.serving import serving
-from tests.api.hubble.test_engines import in_thread, open_engine, services, until
+from tests.api.hubble.test_engines import in_thread, services, until
 from tests.api.hubble.test_followers_miss_nothing import FLOWS, Agent
-
-__all__ = ["open_engine"]
 
 FOLLOWERS = 100
 CAPACITY, BATCH, ROUNDS = 500, 250, 8
