@@ -260,6 +260,7 @@ def _local_node(
         uuid_prefix=str(uuid.uuid4())[:24],
         interface_name=link_name,
         address=hubble_address(config, told),
+        tls=config.hubble.has_tls,
     )
 
 

@@ -156,6 +156,28 @@ class Identity(_Section):
     )
 
 
+class HubbleTls(_Section):
+    """TLS 1.3 for ``hubble.listen``; certificates that change are for later connections."""
+
+    cert_file: Path | None = Field(
+        default=None,
+        description="The certificate, PEM, with those that signed it; null for no TLS.",
+    )
+    key_file: Path | None = Field(default=None, description="Its key, PEM.")
+    client_ca_files: tuple[Path, ...] = Field(
+        default=(),
+        description="Authorities of clients' certificates, PEM; none to ask for no certificate.",
+    )
+
+    @model_validator(mode="after")
+    def _certificate_and_key_belong_together(self) -> HubbleTls:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together; set both or neither")
+        if self.client_ca_files and self.cert_file is None:
+            raise ValueError("client_ca_files need a cert_file and a key_file as well")
+        return self
+
+
 class Hubble(_Section):
     """The Hubble API."""
 
@@ -168,14 +190,23 @@ class Hubble(_Section):
     insecure: bool = Field(
         default=False, description="Allow plain TCP that other machines can reach."
     )
+    tls: HubbleTls = HubbleTls()
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the TCP listener speaks TLS."""
+        return self.listen is not None and self.tls.cert_file is not None
 
     @model_validator(mode="after")
     def _plain_tcp_is_a_decision(self) -> Hubble:
-        if self.listen and not self.insecure and not is_loopback(split_address(self.listen)[0]):
+        plain = self.listen is not None and not self.has_tls and not self.insecure
+        if plain and not is_loopback(split_address(self.listen or "")[0]):
             raise ValueError(
                 f"listen: {self.listen} is plain TCP that other machines can reach; "
-                "listen on 127.0.0.1, or say insecure: true"
+                "set tls, listen on 127.0.0.1, or say insecure: true"
             )
+        if self.tls.cert_file is not None and self.listen is None:
+            raise ValueError("tls is for TCP; set listen as well, such as :4244")
         return self
 
 
