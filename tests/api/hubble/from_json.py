@@ -19,7 +19,7 @@ from parsers.details import Detail, DetailTable, DropSite, Policy, PolicyMatch, 
 from parsers.entities import Conversations, Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION, FLOW_CLASS, FlowBatch, FlowTables
 from parsers.intern import InternTable
-from parsers.l7 import Dns, Http, Kafka, L7Content
+from parsers.l7 import Dns, DnsLabels, Http, HttpLabels, Kafka, L7Content
 from tests.fixtures import expected
 
 L4 = {"TCP": 1, "UDP": 2, "ICMPv4": 3, "ICMPv6": 4, "SCTP": 5, "VRRP": 6, "IGMP": 7}
@@ -37,7 +37,15 @@ class Record:
     latency_ns: int
     trace_id: str
     decoded: L7Content
-    labels: None = None
+
+    @property
+    def labels(self) -> HttpLabels | DnsLabels | None:
+        record = self.decoded.record
+        if isinstance(record, Http):
+            return HttpLabels(record.method, record.protocol, record.code)
+        if isinstance(record, Dns):
+            return DnsLabels(",".join(record.qtypes), record.rcode, len(record.ips), ())
+        return None
 
     @property
     def nbytes(self) -> int:
