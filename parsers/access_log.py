@@ -30,6 +30,7 @@ from parsers.flow_batch import L7_DNS, L7_GENERIC, L7_HTTP, L7_KAFKA, L7_NONE
 from parsers.go_text import parse_rfc3339
 from parsers.gob import Sender, StreamDecoder
 from parsers.l7_content import REQUEST, RESPONSE, AccessLogL7
+from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 
 class AccessLog(NamedTuple):
@@ -60,14 +61,20 @@ class AccessLogDecoder:
     """Decodes access-log records; remembers requests to time their responses.
 
     ``release``: the agent's (major, minor) where known. ``query_labels``: put the query
-    into ``DnsLabels``, for metrics that were configured to count by it.
+    into ``DnsLabels``, for metrics that were configured to count by it. ``redaction``: what
+    not to show.
     """
 
     def __init__(
-        self, release: tuple[int, int] | None = None, *, query_labels: bool = False
+        self,
+        release: tuple[int, int] | None = None,
+        *,
+        query_labels: bool = False,
+        redaction: Redaction = DEFAULT_REDACTION,
     ) -> None:
+        self._redaction = redaction
         self._kafka = release is None or release < (1, 20)
-        self._meanings = AccessLogMeanings(query_labels=query_labels)
+        self._meanings = AccessLogMeanings(query_labels=query_labels, redaction=redaction)
         self._stream = StreamDecoder(RECORD)
         self._usual: UsualRecords | None = None
         self._previous: Sender | None = None
@@ -113,7 +120,7 @@ class AccessLogDecoder:
             latency, trace_id = self._follow(kind.type, request_id, traceparent, time)
         return AccessLog(
             kind, source, destination, source_port, destination_port,
-            AccessLogL7(kind.type, latency, trace_id, labels, parts),
+            AccessLogL7(kind.type, latency, trace_id, labels, parts, self._redaction),
         )  # fmt: skip
 
     def _read_any(self, data: bytes) -> Found:
