@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 from api.history import History
 from api.hubble.node import LocalNode
 from api.hubble.observer import Observer
+from api.hubble.peers import Peer, Peers
 from api.hubble.services import services_of
 from api.metrics.agent import AgentMetrics, watch_loop_lag
 from api.metrics.exposition import Writable
@@ -36,16 +37,14 @@ from bridge.flow_path import FlowPath
 from bridge.http_listener import http_part
 from bridge.hubble_listener import hubble_part
 from bridge.identity.file import load_identity_file
-from bridge.memory_limit import memory_limit
+from bridge.memory_limit import flows_that_fit
+from bridge.node_address import hubble_address
 from bridge.supervision import Part, Supervisor
 from parsers.directory import Directory
 from parsers.errors import UsageError
 from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.world import directory_of, node_name_of
-
-_FLOW_BYTES = 80  # what a flow of the history costs, its share of the tables included
-_MOST_FLOWS = 1_000_000
 
 
 class Agent:
@@ -68,10 +67,13 @@ class Agent:
         )
         self.node = _local_node(config, world, self._directory.link_name)
         self.history = History(tables, self.ledger, _history_size(config))
-        self.metrics = HubbleMetrics(config.metrics.hubble.enabled)
-        self.observer = Observer(
-            self.history, self.node, self.ledger, version=f"ciliary {__version__}", clock=clock
+        self.metrics = HubbleMetrics(
+            config.metrics.hubble.enabled, series=config.metrics.hubble.series, node=self.node
         )
+        self.observer = Observer(
+            self.history, self.node, self.ledger, version=f"ciliary v{__version__}", clock=clock
+        )
+        self.peers = Peers([Peer.of(self.node)])
         self.registry = CollectorRegistry()
         self.agent_metrics = AgentMetrics(self.registry, self.ledger, __version__)
         self.path = FlowPath(
@@ -116,7 +118,7 @@ class Agent:
         yield "cilium", self._read
         if not self._directory.synced:
             yield "identity", self._learn
-        services = services_of(self.observer, version=__version__)
+        services = services_of(self.observer, self.peers, version=__version__)
         yield "hubble", hubble_part(services, config.hubble, self.supervisor)
         if (address := config.metrics.hubble.listen) is not None:
             routes = {"/metrics": metrics_route(self._hubble_families)}
@@ -148,6 +150,7 @@ class Agent:
         # The uuids of flows go on as they began.
         node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
         self.node = self.observer.node = node
+        self.peers.replace([Peer.of(node)])
         ready()
         await trio.sleep_forever()
 
@@ -194,7 +197,7 @@ def _read_identity(file: Path | None) -> tuple[Mapping[str, Any], Directory]:
 def _history_size(config: Config) -> int:
     if config.history.flows != "auto":
         return config.history.flows
-    return min(_MOST_FLOWS, memory_limit() // 4 // _FLOW_BYTES)
+    return flows_that_fit()
 
 
 def _local_node(
@@ -212,6 +215,7 @@ def _local_node(
         emitter_version=__version__,
         uuid_prefix=str(uuid.uuid4())[:24],
         interface_name=link_name,
+        address=hubble_address(config, told),
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from api.metrics.family import SERIES
 from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
 from bridge.addresses import is_loopback, split_address
 from bridge.os_errors import reason_of
@@ -60,6 +62,15 @@ class ConfigError(UsageError):
 
 def _checked_address(text: str) -> str:
     split_address(text)
+    return text
+
+
+def _checked_ip(text: str) -> str:
+    if text:
+        try:
+            ip_address(text)
+        except ValueError:
+            raise ValueError(f"'{text}' is not an ip address, such as 10.0.0.5") from None
     return text
 
 
@@ -108,6 +119,11 @@ class Node(_Section):
         default="", description="Name of the node in flows; empty for the host's name."
     )
     cluster: str = Field(default="default", description="Name of the cluster.")
+    address: Annotated[str, AfterValidator(_checked_ip)] = Field(
+        default="",
+        description="IP address at which a relay reaches it; empty for that of the identity "
+        "file, or of the default route.",
+    )
 
 
 class Cilium(_Section):
@@ -232,7 +248,17 @@ class HubbleMetricsConfig(_Section):
         default=":9965", description="Address of /metrics; null for none."
     )
     enabled: Annotated[tuple[str, ...], AfterValidator(_checked_metrics)] = Field(
-        default=DEFAULT_HANDLERS, description="Metrics by Hubble's names."
+        default=DEFAULT_HANDLERS,
+        description=(
+            "Metrics by Hubble's names, each with options as in Hubble's own list: "
+            "flow:sourceContext=pod|ip;labelsContext=source_namespace."
+        ),
+    )
+    series: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
+        default=SERIES,
+        description=(
+            "Series a metric has at most; further ones are counted under the label value other."
+        ),
     )
 
 

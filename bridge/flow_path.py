@@ -47,6 +47,7 @@ class FlowPath:
         self._watch = watch
         # Numbers of freed classes are used again: what was counted must not move with them.
         pipeline.tables.classes.before_free.append(metrics.forget)
+        pipeline.label_queries(wanted=metrics.wants_queries)
 
     def deliver(self, payloads: PayloadBatch) -> None:
         """Take a batch that was read from a connection just now.

@@ -48,7 +48,7 @@ def _on_unix_socket(engine: GrpcEngine, path: Path) -> Part:
         ready()
         while _inode(path) == made:  # noqa: ASYNC110 -- a path can only be looked at
             await trio.sleep(_LOOK)
-        # Who is connected stays so; nobody else would find us.
+        await engine.unlisten(target)  # who is connected stays so; nobody else would find us
         raise UsageError(
             f"{path} was removed or replaced; listening there again, find out who did it "
             "(hubble.unix_socket)"

@@ -60,21 +60,18 @@ _TRACEPARENT = re.compile(
 class AccessLogDecoder:
     """Decodes access-log records; remembers requests to time their responses.
 
-    ``release``: the agent's (major, minor) where known. ``query_labels``: put the query
-    into ``DnsLabels``, for metrics that were configured to count by it. ``redaction``: what
-    not to show.
+    ``release``: the agent's (major, minor) where known. ``redaction``: what not to show.
     """
 
     def __init__(
         self,
         release: tuple[int, int] | None = None,
         *,
-        query_labels: bool = False,
         redaction: Redaction = DEFAULT_REDACTION,
     ) -> None:
         self._redaction = redaction
         self._kafka = release is None or release < (1, 20)
-        self._meanings = AccessLogMeanings(query_labels=query_labels, redaction=redaction)
+        self._meanings = AccessLogMeanings(redaction)
         self._stream = StreamDecoder(RECORD)
         self._usual: UsualRecords | None = None
         self._previous: Sender | None = None
@@ -82,6 +79,14 @@ class AccessLogDecoder:
         self._request_times: OrderedDict[bytes, int] = OrderedDict()
         self._trace_ids: OrderedDict[bytes, str] = OrderedDict()
         self._seconds: dict[bytes, int] = {}
+
+    def label_queries(self, *, wanted: bool) -> None:
+        """Put the query into ``DnsLabels`` from now on, for metrics that count by it."""
+        if wanted != self._meanings.query_labels:
+            self._meanings.query_labels = wanted
+            # They remember answers with or without what was asked.
+            self._usual, self._previous = None, None
+            self._usual_of.clear()
 
     def statistics(self) -> dict[str, int]:
         """Fill of every cache."""

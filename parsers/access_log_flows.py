@@ -66,6 +66,10 @@ class AccessLogFlows:
         self._classes: dict[AccessLogKind, bytes] = {}
         self._generation = (-1, -1)
 
+    def label_queries(self, *, wanted: bool) -> None:
+        """See ``MonitorPipeline``."""
+        self._decoder.label_queries(wanted=wanted)
+
     def statistics(self) -> dict[str, int]:
         """Fill of every cache."""
         return self._decoder.statistics() | {

@@ -61,12 +61,12 @@ _MOST_INTERNED = 8192  # label objects and sides, each; then the table starts an
 
 
 class AccessLogMeanings:
-    """Makes what a record refers to. ``query_labels``: put the query into ``DnsLabels``."""
+    """Makes what a record refers to. ``query_labels``: whether ``DnsLabels`` have the query."""
 
     __slots__ = ("_kinds", "_labels", "_redaction", "_sides", "query_labels")
 
-    def __init__(self, *, query_labels: bool, redaction: Redaction = DEFAULT_REDACTION) -> None:
-        self.query_labels = query_labels
+    def __init__(self, redaction: Redaction = DEFAULT_REDACTION) -> None:
+        self.query_labels = False
         self._redaction = redaction
         self._kinds: dict[tuple[int, ...], AccessLogKind] = {}
         self._sides: dict[tuple[Any, ...], AccessLogSide] = {}

@@ -141,6 +141,10 @@ class MonitorPipeline:
         )
         self._last_time = 0
 
+    def label_queries(self, *, wanted: bool) -> None:
+        """Whether ``DnsLabels`` say the name that was asked for; at first they do not."""
+        self._access_logs.label_queries(wanted=wanted)
+
     def live_clock(self, now: int) -> Clock:
         """Times of records read at ``now`` (ns): that and rising, never one twice."""
 

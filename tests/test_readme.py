@@ -64,14 +64,20 @@ def demo() -> Iterator[dict[str, str]]:
         process.stdout.close()
 
 
-@pytest.mark.parametrize("command", block_with("hubble observe").splitlines())
-def test_what_the_demo_is_asked_is_answered(demo: dict[str, str], command: str) -> None:
-    program, rest = command.split(" ", 1)
+def path_of(program: str) -> str:
+    """Of a program that is not ours; skips the test without it."""
     built = ROOT / ".cache" / "oracle" / program
     found = os.environ.get(f"CILIARY_{program.upper()}") or shutil.which(program)
     found = found or (str(built) if built.exists() else None)
     if found is None:
         pytest.skip(f"there is no {program} here")
+    return found
+
+
+@pytest.mark.parametrize("command", block_with("hubble status").splitlines())
+def test_what_the_demo_is_asked_is_answered(demo: dict[str, str], command: str) -> None:
+    program, rest = command.split(" ", 1)
+    found = path_of(program)
     for port, here in demo.items():
         rest = rest.replace(f":{port}", f":{here}")
     assert shell(f"{found} {rest}", ROOT).strip()
@@ -112,8 +118,15 @@ def test_recordings_are_made_replayed_and_decoded(tmp_path: Path) -> None:
     assert 3 == len(shell(block, tmp_path).splitlines())
 
 
+def test_a_recording_is_served(tmp_path: Path) -> None:
+    block = block_with("ciliary serve").replace("./dev ciliary", CILIARY)
+    (tmp_path / "bridge").symlink_to(ROOT / "bridge")
+    flows = shell(block.replace("\nhubble ", f"\n{path_of('hubble')} "), tmp_path)
+    assert 3 == flows.count("DROPPED")
+
+
 def test_the_packaged_recording_is_decoded_with_its_names() -> None:
-    flows = shell(block_with("--world").replace("./dev ciliary", CILIARY), ROOT)
+    flows = shell(block_with("decode bridge").replace("./dev ciliary", CILIARY), ROOT)
     assert 3 == len(flows.splitlines())
     assert "pod_name" in flows
 

@@ -23,6 +23,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -89,10 +90,14 @@ class EventQueue(Generic[T]):
         self._events.append(event)
         self.seen += 1
 
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest event that is kept."""
+        return self.seen - len(self._events)
+
     def since(self, number: int) -> Sequence[PastEvent[T]]:
         """Events from the ``number``-th on, as far as they are kept."""
-        first = self.seen - len(self._events)
-        return [self._events[i - first] for i in range(max(number, first), self.seen)]
+        return list(islice(self._events, max(0, number - self.oldest), None))
 
 
 class History:

@@ -1,17 +1,9 @@
 """The services over grpcio: ``grpc.aio`` in a thread of its own. The only module with grpc.
 
-    async with serve(services, ["unix:///run/ciliary/hubble.sock", "127.0.0.1:4244"]) as engine:
-        print(engine.addresses)
-
-or, where a listener that cannot be opened shall be tried again later while others serve::
-
     async with open_engine(services) as engine:
         address = await engine.listen("127.0.0.1:4244")  # UsageError when taken
 
-``services`` is an ``api.hubble.rpc.Services``: the union of the methods of whatever is
-served, as made by ``api.hubble.services.services_of``. Leaving the block ends
-streams with UNAVAILABLE (a relay then comes back; after OK it would not) and is done
-within half a second.
+``services`` is an ``api.hubble.rpc.Services``, as made by ``api.hubble.services.services_of``.
 
 Services run in trio, the library in asyncio; a call lives on both sides. They exchange
 whole chunks, and of each call at most ``_AHEAD`` chunks are on their way: a client that
@@ -22,43 +14,61 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
 import trio
 from google.protobuf.message import DecodeError
 
-from api.hubble.rpc import RpcError, Services, Streaming, Unary
+from api.hubble.asyncio_thread import AsyncioThread
+from api.hubble.listening_path import ListeningPath
+from api.hubble.rpc import (
+    LARGEST_MESSAGE,
+    Certificates,
+    Dialogue,
+    GetCertificates,
+    Method,
+    RpcError,
+    Services,
+    Streaming,
+    Unary,
+)
 from parsers.errors import UsageError
+
+# The library has no setting for the least version of TLS. With no cipher of TLS 1.2 that a
+# certificate can be used for, 1.3 is left. It reads this once, when it is first used.
+os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-PSK-AES128-CBC-SHA"
+
+import grpc
+import grpc.aio
 
 _AHEAD = 2  # one chunk being written, one ready
 _GRACE = 0.2  # seconds for streams to deliver their status
+_FOR_EVER = 1e7  # seconds
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # else a second server on a taken port would share it silently
     ("grpc.max_concurrent_streams", 256),  # of one connection
     ("grpc.max_receive_message_length", 1 << 20),  # requests are small
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    # A client that is gone without a word is found out, so that its streams end.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Clients may do the same: the usual limit of 5 minutes would throw them out.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
-_SOCKET_MODE = 0o660
 _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def serve(services: Services, listeners: Sequence[str]) -> AsyncIterator[GrpcEngine]:
-    """Serve on all of ``listeners`` inside the block; ``UsageError`` when one cannot be had."""
-    async with open_engine(services) as engine:
-        for target in listeners:
-            await engine.listen(target)
-        yield engine
-
-
-@asynccontextmanager
 async def open_engine(services: Services) -> AsyncIterator[GrpcEngine]:
-    """An engine that listens nowhere yet; it stops when the block is left."""
+    """As ``api.hubble.rpc.OpenEngine`` says."""
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         engine = GrpcEngine(services, nursery)
@@ -74,105 +84,107 @@ async def open_engine(services: Services) -> AsyncIterator[GrpcEngine]:
         raise failure
 
 
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    address: str
+    server: grpc.aio.Server
+    path: ListeningPath | None
+
+
 class GrpcEngine:
-    """Made by ``open_engine``. ``addresses`` are those it listens on, ports resolved."""
+    """Made by ``open_engine``; see ``api.hubble.rpc.Engine``."""
 
     def __init__(self, services: Services, nursery: trio.Nursery) -> None:
-        self.addresses: list[str] = []
         self._services = services
         self._calls = nursery
-        self._token = trio.lowlevel.current_trio_token()
-        self._loop = asyncio.new_event_loop()
-        self._servers: list[grpc.aio.Server] = []
-        self._thread = threading.Thread(target=self._run_loop, name="grpc", daemon=True)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ended = trio.Event()
+        self._thread = AsyncioThread("grpc")
+        self._loop = self._thread.loop
+        self._listeners: list[_Listener] = []
+        self._leaving: set[grpc.aio.Server] = set()  # no more connections, but streams
         self.open_calls = 0
         """Streaming calls of the moment."""
 
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, ports resolved."""
+        return [listener.address for listener in self._listeners]
+
     async def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
-        await self._in_asyncio(lambda: asyncio.sleep(0))
+        await self._thread.start()
 
-    async def listen(self, target: str) -> str:
-        """Serve on ``unix:///PATH`` or ``HOST:PORT`` (port 0: any) too; returns the address.
-
-        A dead socket file at the path is the caller's to remove, a living one to respect.
-        ``UsageError`` says why it cannot be had.
-        """
-        if not target.startswith("unix:"):
-            await trio.to_thread.run_sync(_try_port, target)
-        port = await self._in_asyncio(lambda: self._open(target))
+    async def listen(self, target: str, certificates: GetCertificates | None = None) -> str:
+        """As ``api.hubble.rpc.Engine`` says."""
         if target.startswith("unix:"):
-            address = target
-            path = target.removeprefix("unix:").removeprefix("//")
-            await trio.Path(path).chmod(_SOCKET_MODE)
-        else:
-            address = f"{target.rpartition(':')[0]}:{port}"
-        self.addresses.append(address)
+            path = ListeningPath(Path(target.removeprefix("unix:").removeprefix("//")))
+            server, _ = await self._open(f"unix:{path.bound}", target, certificates)
+            try:
+                path.publish()
+            except OSError as error:
+                await self._thread.run(lambda: server.stop(None))
+                raise _cannot_listen(target, error) from None
+            self._listeners.append(_Listener(target, server, path))
+            return target
+        await trio.to_thread.run_sync(_try_port, target)
+        server, port = await self._open(target, target, certificates)
+        address = f"{target.rpartition(':')[0]}:{port}"
+        self._listeners.append(_Listener(address, server, None))
         return address
+
+    async def unlisten(self, address: str) -> None:
+        """As ``api.hubble.rpc.Engine`` says."""
+        for listener in self._listeners:
+            if listener.address == address:
+                self._listeners.remove(listener)
+                if listener.path is not None:
+                    listener.path.remove()
+                self._leaving.add(listener.server)
+                self._loop.call_soon_threadsafe(self._thread.begin, self._leave(listener.server))
+                return
 
     async def stop(self) -> None:
         """End all streams with UNAVAILABLE, then the servers, then the thread."""
         self._calls.cancel_scope.cancel()
-        await self._in_asyncio(self._close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        await self._ended.wait()
+        for listener in self._listeners:
+            if listener.path is not None:
+                listener.path.remove()
+        await self._thread.run(self._close)
+        await self._thread.stop()
 
-    def _run_loop(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
-        self._to_trio(self._ended.set)
+    async def _open(
+        self, bound: str, target: str, certificates: GetCertificates | None
+    ) -> tuple[grpc.aio.Server, int]:
+        credentials = None if certificates is None else _credentials(certificates)
 
-    async def _open(self, target: str) -> int:
-        server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((_Handlers(self._services, self),))
-        try:
-            port = server.add_insecure_port(target)
-        except RuntimeError:
-            port = 0
-        if not port:
-            await server.stop(None)
-            raise UsageError(f"cannot listen on {target}; choose another address or path")
-        await server.start()
-        self._servers.append(server)
-        return port
+        async def start() -> tuple[grpc.aio.Server, int]:
+            server = grpc.aio.server(options=_OPTIONS)
+            server.add_generic_rpc_handlers((_Handlers(self._services, self),))
+            try:
+                if credentials is None:
+                    port = server.add_insecure_port(bound)
+                else:
+                    port = server.add_secure_port(bound, credentials)
+            except RuntimeError:
+                port = 0
+            if not port:
+                await server.stop(None)
+                raise UsageError(f"cannot listen on {target}; choose another address or path")
+            await server.start()
+            return server, port
+
+        server, port = await self._thread.run(start)
+        return server, port
+
+    async def _leave(self, server: grpc.aio.Server) -> None:
+        await server.stop(_FOR_EVER)
+        self._leaving.discard(server)
 
     async def _close(self) -> None:
-        await asyncio.gather(*(server.stop(_GRACE) for server in self._servers))
+        servers = [listener.server for listener in self._listeners] + list(self._leaving)
+        await asyncio.gather(*(server.stop(_GRACE) for server in servers))
 
-    async def _in_asyncio(self, make: Callable[[], Any]) -> Any:
-        """Await a coroutine over there; its result or exception comes here."""
-        done = trio.Event()
-        outcome: list[Any] = []
-
-        async def run() -> None:
-            try:
-                outcome.extend((await make(), None))
-            except Exception as error:  # noqa: BLE001  # it goes on over there
-                outcome.extend((None, error))
-            self._to_trio(done.set)
-
-        self._loop.call_soon_threadsafe(lambda: self._keep(self._loop.create_task(run())))
-        await done.wait()
-        result, error = outcome
-        if error is not None:
-            raise error
-        return result
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)  # the loop itself holds tasks only weakly
-        task.add_done_callback(self._tasks.discard)
-
-    def _to_trio(self, function: Callable[[], object]) -> None:
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(function)
-
-    def answer(self, method: Unary, request: Any) -> asyncio.Future[bytes]:
-        """From asyncio: the answer of a unary method."""
+    def answer(self, method: Unary | Dialogue, request: Any) -> asyncio.Future[bytes]:
+        """From asyncio: the answer to one request."""
         future: asyncio.Future[bytes] = self._loop.create_future()
 
         def settle(result: bytes | None, error: Exception | None) -> None:
@@ -195,13 +207,13 @@ class GrpcEngine:
                 error = RpcError("INTERNAL", "internal error")
             self._loop.call_soon_threadsafe(settle, result, error)
 
-        self._to_trio(run)
+        self._thread.to_trio(run)
         return future
 
     def open_call(self, method: Streaming, request: Any) -> _Call:
         """From asyncio: start a streaming method in trio."""
-        call = _Call(self._loop, self._to_trio)
-        self._to_trio(lambda: self._calls.start_soon(self._run_call, call, method, request))
+        call = _Call(self._thread)
+        self._thread.to_trio(lambda: self._calls.start_soon(self._run_call, call, method, request))
         return call
 
     async def _run_call(self, call: _Call, method: Streaming, request: Any) -> None:
@@ -228,13 +240,10 @@ class GrpcEngine:
 class _Call:
     """A streaming call: chunks come from trio, room for more comes from asyncio."""
 
-    __slots__ = ("_loop", "_queue", "_to_trio", "room", "scope")
+    __slots__ = ("_queue", "_thread", "room", "scope")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, to_trio: Callable[[Callable[[], object]], None]
-    ) -> None:
-        self._loop = loop
-        self._to_trio = to_trio
+    def __init__(self, thread: AsyncioThread) -> None:
+        self._thread = thread
         self._queue: asyncio.Queue[list[bytes] | RpcError | None] = asyncio.Queue()
         self.room = trio.Semaphore(_AHEAD)
         self.scope = trio.CancelScope()
@@ -242,7 +251,7 @@ class _Call:
     def post(self, item: list[bytes] | RpcError | None) -> None:
         """From trio: a chunk, the error that ends the call, or None for its good end."""
         with suppress(RuntimeError):  # the loop is closed: so is the call
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+            self._thread.loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
     async def next(self) -> list[bytes] | None:
         """From asyncio: the next chunk; None at the end; raises ``RpcError``."""
@@ -253,11 +262,11 @@ class _Call:
 
     def more(self) -> None:
         """From asyncio: a chunk was written."""
-        self._to_trio(self.room.release)
+        self._thread.to_trio(self.room.release)
 
     def cancel(self) -> None:
         """From asyncio: nobody reads any more."""
-        self._to_trio(self.scope.cancel)
+        self._thread.to_trio(self.scope.cancel)
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -276,6 +285,8 @@ class _Handlers(grpc.GenericRpcHandler):
             return grpc.unary_unary_rpc_method_handler(self._unary(method))
         if isinstance(method, Streaming):
             return grpc.unary_stream_rpc_method_handler(self._streaming(method))
+        if isinstance(method, Dialogue):
+            return grpc.stream_stream_rpc_method_handler(self._dialogue(method))
         return None
 
     def _unary(self, method: Unary) -> Any:
@@ -293,12 +304,23 @@ class _Handlers(grpc.GenericRpcHandler):
                 try:
                     while (chunk := await call.next()) is not None:
                         for message in chunk:
-                            await context.write(message)
+                            if len(message) <= LARGEST_MESSAGE:
+                                await context.write(message)
+                            else:
+                                _log.warning("left out an answer of %d bytes", len(message))
                         call.more()
                 except grpc.aio.InternalError:
                     pass  # the client is gone
                 finally:
                     call.cancel()
+
+        return handle
+
+    def _dialogue(self, method: Dialogue) -> Any:
+        async def handle(requests: AsyncIterator[bytes], context: Any) -> None:
+            async with self._statuses(context):
+                async for data in requests:
+                    await context.write(await self._engine.answer(method, _parse(method, data)))
 
         return handle
 
@@ -321,13 +343,40 @@ def _try_port(target: str) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(
-            f"cannot listen on {target}: {reason}; choose another address or free this one"
-        ) from None
+        raise _cannot_listen(target, error) from None
 
 
-def _parse(method: Unary | Streaming, data: bytes) -> Any:
+def _cannot_listen(target: str, error: OSError) -> UsageError:
+    reason = (error.strerror or str(error)).lower()
+    return UsageError(
+        f"cannot listen on {target}: {reason}; choose another address or free this one"
+    )
+
+
+def _credentials(certificates: GetCertificates) -> grpc.ServerCredentials:
+    """Those of now for each handshake; what is wrong with them then leaves the old ones."""
+    used = certificates()
+
+    def newer() -> Any:
+        nonlocal used
+        now = certificates()
+        if now == used:
+            return None
+        used = now
+        return _configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(used), newer, require_client_authentication=used.client_ca is not None
+    )
+
+
+def _configuration(certificates: Certificates) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(certificates.key, certificates.chain)], certificates.client_ca
+    )
+
+
+def _parse(method: Method, data: bytes) -> Any:
     try:
         return method.request.FromString(data)
     except DecodeError:

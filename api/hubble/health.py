@@ -1,37 +1,44 @@
-"""The gRPC health service: serving, for as long as there is somebody to ask.
-
-Its messages are a string and an enumeration numbered 1, hence on the wire the same as
-``StringValue`` and ``Int32Value``; that saves another set of stubs, whose names would
-clash with those of grpcio-health-checking in one process.
-"""
+"""The gRPC health service: serving, for as long as there is somebody to ask."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import trio
-from google.protobuf.wrappers_pb2 import Int32Value, StringValue
+from google.protobuf.descriptor_pool import DescriptorPool
 
+from api.hubble.grpc_protos import HEALTH, message_class
 from api.hubble.rpc import Chunks, RpcError, Streaming, Unary
 
 _SERVING, _SERVICE_UNKNOWN = 1, 3
 
 
-def health_methods(names: Iterable[str]) -> Mapping[str, Unary | Streaming]:
-    """Check and Watch for the services ``names`` and the server itself."""
+def health_methods(names: Iterable[str], pool: DescriptorPool) -> Mapping[str, Unary | Streaming]:
+    """Check, List and Watch for the services ``names`` and the server itself."""
     known = frozenset(("", *names))
+    asked = message_class(pool, f"{HEALTH}.HealthCheckRequest")
+    answer = message_class(pool, f"{HEALTH}.HealthCheckResponse")
+    all_answers = message_class(pool, f"{HEALTH}.HealthListResponse")
 
-    def check(request: StringValue) -> bytes:
-        if request.value not in known:
+    def check(request: Any) -> bytes:
+        if request.service not in known:
             raise RpcError("NOT_FOUND", "unknown service")
-        return Int32Value(value=_SERVING).SerializeToString()
+        return bytes(answer(status=_SERVING).SerializeToString())
 
-    async def watch(request: StringValue) -> Chunks:
-        state = _SERVING if request.value in known else _SERVICE_UNKNOWN
-        yield [Int32Value(value=state).SerializeToString()]
+    def list_all(_: Any) -> bytes:
+        statuses = {name: answer(status=_SERVING) for name in known}
+        return bytes(all_answers(statuses=statuses).SerializeToString())
+
+    async def watch(request: Any) -> Chunks:
+        state = _SERVING if request.service in known else _SERVICE_UNKNOWN
+        yield [answer(status=state).SerializeToString()]
         await trio.sleep_forever()
 
     return {
-        "/grpc.health.v1.Health/Check": Unary(StringValue, check),
-        "/grpc.health.v1.Health/Watch": Streaming(StringValue, watch),
+        f"/{HEALTH}.Health/Check": Unary(asked, check),
+        f"/{HEALTH}.Health/List": Unary(
+            message_class(pool, f"{HEALTH}.HealthListRequest"), list_all
+        ),
+        f"/{HEALTH}.Health/Watch": Streaming(asked, watch),
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -19,14 +19,17 @@ import trio
 
 from api.history import History, PastEvent
 from api.hubble.encode import FlowEncoder
-from api.hubble.events import lost_event_message
+from api.hubble.event_stream import EventStream
+from api.hubble.events import agent_event_message, debug_event_message, lost_event_message
 from api.hubble.filters import FlowSelection
 from api.hubble.flow_stream import FlowStream
 from api.hubble.flow_view import FlowViews
 from api.hubble.mask import FieldMask, mask_paths
+from api.hubble.namespaces import Namespaces
 from api.hubble.node import LocalNode
 from api.hubble.rpc import Chunks, RpcError, Streaming, Unary
 from api.v1.observer import observer_pb2
+from api.v1.relay import relay_pb2
 from parsers.errors import UsageError
 from parsers.ledger import Ledger
 from parsers.pipeline import AgentRecord, DebugRecord, LostRecords, ParsedBatch
@@ -34,6 +37,7 @@ from parsers.pipeline import AgentRecord, DebugRecord, LostRecords, ParsedBatch
 SERVICE = "hubble.server.Observer"
 """The name clients ask the health service for."""
 
+_OBSERVER = "/observer.Observer/"
 _MASKS = 8  # encoders kept; the CLI's default mask and none are nearly all there is
 _MOST_FILTERS, _LARGEST = 1000, 1 << 17
 """What a request's filters may be at most: compiling them holds the loop, some 10 µs a value."""
@@ -43,7 +47,8 @@ _RATE_WINDOW = 60 * 10**9
 class Observer:
     """The API over one history.
 
-    ``version`` is shown by ``hubble status``; ``clock`` gives ns since the epoch.
+    ``version`` is shown by ``hubble status``; ``clock`` gives ns since the epoch. Namespaces
+    are forgotten when no flow shows them for an hour, unless told otherwise.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Observer:
         *,
         version: str = "ciliary",
         clock: Callable[[], int] = time.time_ns,
+        namespaces: Namespaces | None = None,
     ) -> None:
         self.history = history
         self.node = node
@@ -62,6 +68,7 @@ class Observer:
         self._clock = clock
         self._started = clock()
         self._published = trio.Event()
+        self._namespaces = namespaces or Namespaces()
         self._encoders: OrderedDict[tuple[str, ...], FlowEncoder] = OrderedDict()
         self._views = FlowViews(history.flows)
         self._selections: WeakValueDictionary[tuple[bytes, ...], FlowSelection] = (
@@ -80,29 +87,98 @@ class Observer:
             history.agent.add(PastEvent(self._position(parsed, agent), agent.time, agent))
         for debug in parsed.debug_events:
             history.debug.add(PastEvent(self._position(parsed, debug), debug.time, debug))
+        self._namespaces.see(parsed.flows, self._clock())
         history.append(parsed.flows)
         self._wake()
 
     def methods(self) -> Mapping[str, Unary | Streaming]:
         """For an engine."""
         return {
-            "/observer.Observer/GetFlows": Streaming(observer_pb2.GetFlowsRequest, self.get_flows),
-            "/observer.Observer/ServerStatus": Unary(
+            _OBSERVER + "GetFlows": Streaming(observer_pb2.GetFlowsRequest, self.get_flows),
+            _OBSERVER + "GetAgentEvents": Streaming(
+                observer_pb2.GetAgentEventsRequest, self.get_agent_events
+            ),
+            _OBSERVER + "GetDebugEvents": Streaming(
+                observer_pb2.GetDebugEventsRequest, self.get_debug_events
+            ),
+            _OBSERVER + "GetNodes": Unary(
+                observer_pb2.GetNodesRequest, lambda _: self.nodes().SerializeToString()
+            ),
+            _OBSERVER + "GetNamespaces": Unary(
+                observer_pb2.GetNamespacesRequest, lambda _: self.namespaces().SerializeToString()
+            ),
+            _OBSERVER + "ServerStatus": Unary(
                 observer_pb2.ServerStatusRequest,
                 lambda _: self.server_status().SerializeToString(),
             ),
         }
 
-    async def get_flows(self, request: observer_pb2.GetFlowsRequest) -> Chunks:
+    def get_flows(self, request: observer_pb2.GetFlowsRequest) -> Chunks:
         """Serialized ``GetFlowsResponse`` messages; raises ``RpcError`` before the first."""
-        stream = self._flow_stream(request)
-        for chunk in stream.chunks():
+        return self._follow(lambda: self._flow_stream(request).chunks())
+
+    def get_agent_events(self, request: observer_pb2.GetAgentEventsRequest) -> Chunks:
+        """Serialized ``GetAgentEventsResponse`` messages, as above."""
+
+        def encode(past: PastEvent[AgentRecord]) -> bytes:
+            answer = observer_pb2.GetAgentEventsResponse(
+                agent_event=agent_event_message(past.event.event), node_name=self.node.name
+            )
+            answer.time.FromNanoseconds(past.time)
+            return answer.SerializeToString()
+
+        queue = self.history.agent
+        return self._follow(lambda: EventStream(request, queue, encode, self._ledger).chunks())
+
+    def get_debug_events(self, request: observer_pb2.GetDebugEventsRequest) -> Chunks:
+        """Serialized ``GetDebugEventsResponse`` messages, as above."""
+
+        def encode(past: PastEvent[DebugRecord]) -> bytes:
+            answer = observer_pb2.GetDebugEventsResponse(
+                debug_event=debug_event_message(past.event), node_name=self.node.name
+            )
+            answer.time.FromNanoseconds(past.time)
+            return answer.SerializeToString()
+
+        queue = self.history.debug
+        return self._follow(lambda: EventStream(request, queue, encode, self._ledger).chunks())
+
+    async def _follow(self, begin: Callable[[], Iterator[list[bytes] | None]]) -> Chunks:
+        for chunk in begin():
             if chunk is None:
                 await self._next_publication()
             elif chunk:
                 yield chunk
             else:
                 await trio.lowlevel.checkpoint()
+
+    def nodes(self) -> observer_pb2.GetNodesResponse:
+        """This node. Hubble's own servers leave that to a relay; a UI without one asks us."""
+        status, node = self.server_status(), self.node
+        return observer_pb2.GetNodesResponse(
+            nodes=[
+                observer_pb2.Node(
+                    name=node.name,
+                    version=status.version,
+                    address=node.address,
+                    state=relay_pb2.NODE_CONNECTED,
+                    tls=observer_pb2.TLS(enabled=node.tls, server_name=node.server_name),
+                    uptime_ns=status.uptime_ns,
+                    num_flows=status.num_flows,
+                    max_flows=status.max_flows,
+                    seen_flows=status.seen_flows,
+                )
+            ]
+        )
+
+    def namespaces(self) -> observer_pb2.GetNamespacesResponse:
+        """Namespaces of the endpoints in flows."""
+        return observer_pb2.GetNamespacesResponse(
+            namespaces=[
+                observer_pb2.Namespace(cluster=self.node.cluster, namespace=name)
+                for name in self._namespaces.names(self._clock())
+            ]
+        )
 
     def server_status(self) -> observer_pb2.ServerStatusResponse:
         """Fill of the history, flows seen, rate of the last minute."""

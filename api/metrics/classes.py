@@ -4,16 +4,23 @@ Strategy: a row of the pipeline's class table has fields that no metric looks at
 (interface, proxy port, ...), and its number is used again when the row is reclaimed.
 Each row is therefore mapped once to a row of a smaller table that lives as long as the
 counters, and all counting is by those. A batch costs one gather.
+
+Where labels name the sides of a flow, each pair of a class and the values of such context
+labels is a class of its own (``ContextClasses``). These may become many, so they are dropped
+and learned anew, which whoever keeps their rows sees by the ``generation``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from api.metrics.context import Contexts
+from api.metrics.family import Labels
 from parsers.flow_batch import FLAG_L7, FLAG_TCP_FLAGS, FLOW_CLASS, U32, FlowBatch
 from parsers.intern import InternTable
 
@@ -41,7 +48,19 @@ class MetricClass(NamedTuple):
     drop_reason: int
 
 
+class Key(NamedTuple):
+    """What the labels of a flow follow from, its port and its L7 record apart."""
+
+    flow: MetricClass
+    context: Labels = ()
+
+
 _VALUES_OF: Final = itemgetter(*map((FLOW_CLASS.names or ()).index, MetricClass._fields))
+
+
+def metric_classes(rows: NDArray[Any]) -> Iterator[MetricClass]:
+    """The classes of ``FLOW_CLASS`` rows."""
+    return (MetricClass(*_VALUES_OF(row)) for row in rows.tolist())
 
 
 def _counted() -> NDArray[Any]:
@@ -57,13 +76,39 @@ def _counted() -> NDArray[Any]:
 _COUNTED: Final = _counted()
 
 
+class Classes(Protocol):
+    """Numbered classes of flows; row 0 is never given to one."""
+
+    @property
+    def generation(self) -> int:
+        """Rises when all row numbers become void."""
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """Structured array by row, with the fields of ``MetricClass``."""
+
+    def __len__(self) -> int:
+        """Row numbers are below it."""
+
+    def __getitem__(self, row: int) -> Key:
+        """What a row stands for."""
+
+    def contexts_of(self, rows: U32) -> U32:
+        """The number of each row's context."""
+
+    def context(self, number: int) -> Labels:
+        """The values of context labels that have a number."""
+
+
 class MetricClasses:
-    """Maps class rows of a pipeline to rows of its own; row 0 is never used.
+    """Maps class rows of a pipeline to rows of its own.
 
     Batches of another pipeline are understood too: its rows are learned anew.
     """
 
     __slots__ = ("_of", "_source", "_table")
+
+    generation = 0
 
     def __init__(self) -> None:
         self._table = InternTable(FLOW_CLASS)
@@ -71,16 +116,23 @@ class MetricClasses:
         self._of: U32 = np.zeros(0, dtype=np.uint32)  # by class row; 0 is "not seen yet"
 
     def __len__(self) -> int:
-        """Row numbers are below it."""
         return len(self._table)
 
     @property
     def rows(self) -> NDArray[Any]:
-        """Structured array by row, with the fields of ``MetricClass``."""
+        """See ``Classes``."""
         return self._table.rows[: len(self)]
 
-    def __getitem__(self, row: int) -> MetricClass:
-        return MetricClass(*_VALUES_OF(self._table.rows[row].item()))
+    def __getitem__(self, row: int) -> Key:
+        return Key(next(metric_classes(self._table.rows[row : row + 1])))
+
+    def contexts_of(self, rows: U32) -> U32:
+        """See ``Classes``: there is no context here."""
+        return np.zeros(len(rows), dtype=np.uint32)
+
+    def context(self, number: int) -> Labels:
+        """See ``Classes``."""
+        return ()
 
     def of(self, batch: FlowBatch) -> U32:
         """The metric class (uint32) of each flow."""
@@ -112,3 +164,53 @@ class MetricClasses:
         words &= np.tile(_COUNTED.view(np.uint64), len(keys))
         keys["reserved"] = 1  # so that no key is zero
         self._of[fresh] = self._table.lookup(keys)[0]
+
+
+_PAIR: Final = np.dtype([("row", "u4"), ("context", "u4")])
+
+
+class ContextClasses:
+    """Classes with the values of context labels."""
+
+    __slots__ = ("_contexts", "_parent", "_table", "generation")
+
+    def __init__(self, parent: MetricClasses, contexts: Contexts) -> None:
+        self.generation = 0
+        self._parent = parent
+        self._contexts = contexts
+        self._table = InternTable(_PAIR)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def rows(self) -> NDArray[Any]:
+        """See ``Classes``."""
+        rows: NDArray[Any] = self._parent.rows[self._table.rows["row"][: len(self)]]
+        return rows
+
+    def __getitem__(self, row: int) -> Key:
+        of_parent, number = self._table.rows[row].item()
+        return Key(self._parent[of_parent].flow, self._contexts[number])
+
+    def of(self, batch: FlowBatch, classes: U32) -> U32:
+        """The row of each flow, whose row of the parent is given."""
+        keys = np.empty(len(batch), dtype=_PAIR)
+        keys["row"] = classes
+        keys["context"] = self._contexts.of(batch, self._parent.rows["direction"][classes])
+        return self._table.lookup(keys)[0]
+
+    def contexts_of(self, rows: U32) -> U32:
+        """See ``Classes``."""
+        numbers: U32 = self._table.rows["context"][rows]
+        return numbers
+
+    def context(self, number: int) -> Labels:
+        """See ``Classes``."""
+        return self._contexts[number]
+
+    def clear(self) -> None:
+        """Drop all rows; what was counted by them must have been folded."""
+        self.generation += 1
+        self._table = InternTable(_PAIR)
+        self._contexts.clear()

@@ -7,13 +7,15 @@ joined into one string, which also sorts them as Go's client does. The sorted li
 kept from scrape to scrape; new series are merged into it in blocks, so that no single
 step is long.
 
-Deliberately not done: removal of single series, exemplars.
+A family has a budget of series. Beyond it a newcomer folds into a series whose values are
+``other``, except for labels that have few values anyhow (``kept``), so that sums by these stay
+true. A series that was admitted never folds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,12 @@ Labels: TypeAlias = tuple[str, ...]
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds in seconds of every Hubble histogram: the Go client's defaults."""
 
+SERIES: Final = 20_000
+"""Series a family has at most, before newcomers fold; 50,000 are scraped within 100 ms."""
+
+OTHER: Final = "other"
+"""The value of a label whose series folded."""
+
 STEP: Final = 2048
 """Series written, or new ones put in order, between two yields: 1 to 4 ms."""
 
@@ -33,27 +41,63 @@ _LARGEST = 2**63 - 1
 _JOIN = "\0"
 
 
+class Exemplar(NamedTuple):
+    """A flow with a trace; latency and time (since the epoch) in ns."""
+
+    trace_id: str
+    latency: int
+    time: int
+
+    def text(self, value: float) -> str:
+        """What stands behind a sample in OpenMetrics."""
+        number, at = (go_number(x, Format.OPENMETRICS) for x in (value, self.time / 1e9))
+        return f' # {{traceID="{escape_label_value(self.trace_id)}"}} {number} {at}'
+
+
+Exemplars: TypeAlias = Mapping[int, Exemplar]
+"""By bucket; of a counter's, any."""
+
+
 class Counters:
     """A counter family: one total for each combination of label values.
 
     ``labels`` are the label names in sorted order, and label values come in that order;
-    a NUL in a value becomes U+FFFD. ``totals`` (int64, by slot) is replaced when it
+    a NUL in a value becomes U+FFFD. The labels of ``context`` come beside them, in their own
+    order, and their values with them. ``totals`` (int64, by slot) is replaced when it
     grows. A series whose total is 0 is not written unless it was declared.
     """
 
     __slots__ = (
-        "_declared", "_keys", "_order", "_slots", "_sorted", "_template", "_texts", "help",
-        "labels", "name", "totals",
+        "_arranged", "_declared", "_exemplars", "_folds", "_keys", "_order", "_others", "_slots",
+        "_sorted", "_template", "_texts", "budget", "help", "labels", "name", "totals",
     )  # fmt: skip
 
     kind = "counter"
 
-    def __init__(self, name: str, text: str, labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str] = (),
+        context: Sequence[str] = (),
+        *,
+        kept: Sequence[str] = (),
+        budget: int = SERIES,
+    ) -> None:
         if list(labels) != sorted(labels):
             raise UsageError(f"the labels of {name} are out of order; sort them by name")
         self.name = name
         self.help = text
+        self.budget = budget
+        given = (*labels, *context)
+        labels = sorted(given)
         self.labels: Labels = tuple(labels)
+        order = [given.index(label) for label in labels]
+        # Where to find each label's value; None where they come as they are written.
+        self._arranged = None if order == list(range(len(order))) else order
+        self._folds = [label not in kept for label in labels]
+        self._others: set[int] = set()  # slots of folded series
+        self._exemplars: dict[tuple[int, int], Exemplar] = {}  # by slot and bucket
         self.totals: NDArray[np.int64] = np.zeros(16, dtype=np.int64)
         self._template = ",".join([f'{label}="%s"' for label in labels])
         self._slots: dict[str, int] = {}
@@ -66,26 +110,58 @@ class Counters:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def slot(self, values: Labels) -> int:
+    def slot(self, values: Labels, context: Labels = ()) -> int:
         """The slot of a series, made when there is none."""
+        if context:
+            values += context
+        if self._arranged is not None:
+            values = tuple([values[index] for index in self._arranged])
+        return self._slot(values)
+
+    @property
+    def folded(self) -> int:
+        """What was counted under ``other`` because there were too many series."""
+        return sum(int(self.totals[slot]) for slot in self._others)
+
+    def _slot(self, values: Labels) -> int:
         key = _JOIN.join(values)
         slot = self._slots.get(key)
         if slot is None:
             if key.count(_JOIN) >= max(1, len(values)):
-                return self.slot(tuple(value.replace(_JOIN, "\ufffd") for value in values))
-            slot = self._slots[key] = len(self._keys)
-            self._keys.append(key)
-            if slot >= len(self.totals):
-                self._grow()
+                return self._slot(tuple(value.replace(_JOIN, "\ufffd") for value in values))
+            if len(self._keys) >= self.budget and any(self._folds):
+                return self._other(values)
+            slot = self._made(key)
+        return slot
+
+    def _other(self, values: Labels) -> int:
+        """The slot a series beyond the budget folds into."""
+        folded = [OTHER if fold else v for v, fold in zip(values, self._folds, strict=True)]
+        key = _JOIN.join(folded)
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._made(key)
+        self._others.add(slot)
+        return slot
+
+    def _made(self, key: str) -> int:
+        slot = self._slots[key] = len(self._keys)
+        self._keys.append(key)
+        if slot >= len(self.totals):
+            self._grow()
         return slot
 
     def declare(self, values: Labels) -> None:
         """Write the series even while its total is 0."""
         self._declared.add(self.slot(values))
 
-    def add(self, values: Labels, count: int) -> None:
+    def add(
+        self, values: Labels, count: int, context: Labels = (), exemplars: Exemplars | None = None
+    ) -> None:
         """Add to one series; a total past 63 bits stays at the largest number."""
-        slot = self.slot(values)
+        slot = self.slot(values, context)
+        if exemplars:
+            self._exemplars[slot, 0] = max(exemplars.values(), key=lambda e: e.time)
         self.totals[slot] = min(int(self.totals[slot]) + count, _LARGEST)
 
     def write(self, form: Format) -> Iterator[str]:
@@ -134,6 +210,12 @@ class Counters:
     def _lines(self, form: Format, shown: list[int], totals: list[int]) -> str:
         texts = self._texts
         end = ".0\n" if form is Format.OPENMETRICS else "\n"
+        if form is Format.OPENMETRICS and self._exemplars:
+            found = self._exemplars.get
+            return "".join(
+                f"{texts[slot]}{totals[slot]}.0{e.text(1) if (e := found((slot, 0))) else ''}\n"
+                for slot in shown
+            )
         return "".join([f"{texts[slot]}{totals[slot]}{end}" for slot in shown])
 
 
@@ -148,15 +230,33 @@ class Histograms(Counters):
 
     kind = "histogram"
 
-    def __init__(self, name: str, text: str, labels: Sequence[str] = ()) -> None:
-        super().__init__(name, text, labels)
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str] = (),
+        context: Sequence[str] = (),
+        *,
+        kept: Sequence[str] = (),
+        budget: int = SERIES,
+    ) -> None:
+        super().__init__(name, text, labels, context, kept=kept, budget=budget)
         self.buckets: NDArray[np.int64] = np.zeros((16, len(BUCKETS) + 1), dtype=np.int64)
         self.nanoseconds: NDArray[np.int64] = np.zeros(16, dtype=np.int64)
 
-    def observe(self, values: Labels, buckets: Sequence[int], nanoseconds: int) -> None:
+    def observe(
+        self,
+        values: Labels,
+        buckets: Sequence[int],
+        nanoseconds: int,
+        context: Labels = (),
+        exemplars: Exemplars | None = None,
+    ) -> None:
         """Add observations: how many fell into each bucket, and their sum."""
-        self.add(values, sum(buckets))
-        slot = self.slot(values)
+        self.add(values, sum(buckets), context)
+        slot = self.slot(values, context)
+        for bucket, exemplar in (exemplars or {}).items():
+            self._exemplars[slot, bucket] = exemplar
         self.buckets[slot] += np.asarray(buckets, dtype=np.int64)
         self.nanoseconds[slot] = min(int(self.nanoseconds[slot]) + nanoseconds, _LARGEST)
 
@@ -180,6 +280,11 @@ class Histograms(Counters):
                 f'{self.name}_bucket{{{text}{comma}le="{bound}"}} {count}{end}'
                 for bound, count in zip(bounds, counts, strict=True)
             ]
+            if form is Format.OPENMETRICS and self._exemplars:
+                for bucket in range(len(bounds)):
+                    if (found := self._exemplars.get((slot, bucket))) is not None:
+                        at = bucket - len(bounds)
+                        lines[at] = f"{lines[at][:-1]}{found.text(found.latency / 1e9)}\n"
             seconds = go_number(int(self.nanoseconds[slot]) / 1e9, form)
             lines += [
                 f"{self.name}_sum{braces} {seconds}\n",

@@ -3,7 +3,9 @@
 Counting is cheap and by class; series are made when a fold asks for them, at a scrape
 or when classes come that were not seen before. Owned by one thread.
 
-The owner of the pipeline's tables calls ``forget`` before ``classes.reclaim``.
+Handlers with the same context labels and filters share a group, which looks both up once
+for all of them. The owner of the pipeline's tables calls ``forget`` before
+``classes.reclaim``.
 """
 
 from __future__ import annotations
@@ -12,15 +14,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
-from api.metrics.classes import MetricClasses
-from api.metrics.family import Counters, Histograms
+from api.hubble.filters import FlowSelection
+from api.hubble.flow_view import FlowView
+from api.hubble.node import LocalNode
+from api.metrics.classes import Classes, ContextClasses, MetricClasses, metric_classes
+from api.metrics.context import Contexts
+from api.metrics.family import SERIES, Counters, Histograms
 from api.metrics.handlers import BY_NAME, RECORDERS, Handler
-from api.metrics.handlers.by_class import ClassCounter
-from api.metrics.handlers.l7 import L7Records
+from api.metrics.handlers.by_class import ClassColumn, ClassCounter
+from api.metrics.handlers.l7 import L7Records, Recorder
+from api.metrics.handlers.settings import Settings
+from api.metrics.options import QUERY, HandlerSpec, parse_handlers
+from api.v1.flow import flow_pb2
 from parsers.errors import UsageError
-from parsers.flow_batch import FlowBatch
+from parsers.flow_batch import U32, FlowBatch, FlowTables
 
 DEFAULT_HANDLERS: Final = ("dns", "drop", "flow", "http", "icmp", "port-distribution", "tcp")
 
@@ -29,53 +39,78 @@ LOST_SOURCES: Final = ("hubble_ring_buffer", "observer_events_queue", "perf_even
 
 
 _FRESH_CLASSES = 64  # met at a scrape or in one batch, they cost 2-3 ms
+_MOST_CLASSES = 1 << 15  # of a group with context labels; then they are learned anew
 
 
 @dataclass(frozen=True, slots=True)
 class HubbleStatistics:
-    """Metric classes seen, and series of all families."""
+    """Metric classes seen, series of all families, and flows that were folded into others."""
 
     classes: int
     series: int
+    folded: int
 
 
 class HubbleMetrics:
-    """``hubble_*`` with the handlers of Hubble's names; wrong ones raise ``UsageError``."""
+    """``hubble_*`` by the handlers of Hubble's option; wrong ones raise ``UsageError``.
 
-    __slots__ = ("_classes", "_counter", "_folded", "_handlers", "_lost", "families")
+    ``handlers``: texts as in the option, or what they were parsed to. ``series``: budget of
+    each family. ``node`` is known to filters.
+    """
 
-    def __init__(self, handlers: Iterable[str] = DEFAULT_HANDLERS) -> None:
-        names = sorted(set(handlers))
-        allowed = sorted((*BY_NAME, *RECORDERS), key=str.lower)
-        if unknown := [name for name in names if name not in allowed]:
-            raise UsageError(
-                f"no metric handler is called {', '.join(unknown)}; there are {', '.join(allowed)}"
-            )
-        if {"http", "httpV2"} <= set(names):
-            raise UsageError("http and httpV2 count under the same names; take one of them")
+    __slots__ = ("_classes", "_folded", "_groups", "_lost", "_node", "_series", "families", "specs")
+
+    def __init__(
+        self,
+        handlers: str | Iterable[str | HandlerSpec] = DEFAULT_HANDLERS,
+        *,
+        series: int = SERIES,
+        node: LocalNode | None = None,
+    ) -> None:
         self._classes = MetricClasses()
-        self._counter = ClassCounter(self._classes)
-        self._handlers: list[Handler] = [BY_NAME[n](self._classes) for n in names if n in BY_NAME]
-        if recorders := [RECORDERS[name]() for name in names if name in RECORDERS]:
-            self._handlers.append(L7Records(self._classes, recorders))
+        self._series = series
+        self._node = node or LocalNode("")
+        self._groups: list[_Group] = []
         self._lost = Counters("hubble_lost_events_total", "Number of lost events", ("source",))
         # Hubble shows these two from its start, the third from its first loss.
         self._lost.declare(("observer_events_queue",))
         self._lost.declare(("perf_event_ring_buffer",))
         self._folded = 0
-        self.families: tuple[Counters, ...] = (
+        self.specs: tuple[HandlerSpec, ...] = ()
+        self.families: tuple[Counters, ...] = ()
+        self.configure(handlers)
+
+    def configure(self, handlers: str | Iterable[str | HandlerSpec]) -> None:
+        """Count by these handlers from now on; those that stay keep their totals."""
+        specs = parse_handlers(handlers)
+        self.fold()
+        wanted: dict[Any, list[HandlerSpec]] = {}
+        for spec in specs:
+            wanted.setdefault(_Group.key(spec), []).append(spec)
+        known = {group.of: group for group in self._groups}
+        self._groups = [
+            known.get(key) or _Group(key, self._classes, self._series, self._node) for key in wanted
+        ]
+        for group in self._groups:
+            group.configure(wanted[group.of])
+        self.specs = specs
+        self.families = (
             self._lost,
-            *(family for handler in self._handlers for family in handler.families),
+            *(family for group in self._groups for family in group.families),
         )
+
+    @property
+    def wants_queries(self) -> bool:
+        """Whether names that DNS was asked for are counted."""
+        return any(QUERY in spec.options for spec in self.specs)
 
     def count(self, batch: FlowBatch) -> None:
         """Count a batch: its cost does not depend on how many series there are."""
         if not len(batch):
             return
         classes = self._classes.of(batch)
-        self._counter.add(classes)
-        for handler in self._handlers:
-            handler.count(batch, classes)
+        for group in self._groups:
+            group.count(batch, classes)
         if len(self._classes) - self._folded >= _FRESH_CLASSES:
             self.fold()  # so that no scrape finds thousands of them
 
@@ -91,9 +126,8 @@ class HubbleMetrics:
 
     def fold(self) -> None:
         """Bring the totals of ``families`` up to date; a scrape begins with this."""
-        counts = self._counter.take()
-        for handler in self._handlers:
-            handler.fold(counts)
+        for group in self._groups:
+            group.fold()
         self._folded = len(self._classes)
 
     def statistics(self) -> HubbleStatistics:
@@ -101,4 +135,94 @@ class HubbleMetrics:
         series = sum(
             len(family) * (14 if isinstance(family, Histograms) else 1) for family in self.families
         )
-        return HubbleStatistics(len(self._classes) - 1, series)
+        folded = sum(family.folded for family in self.families)
+        return HubbleStatistics(len(self._classes) - 1, series, folded)
+
+
+class _Group:
+    """Handlers that see the same flows under the same context labels."""
+
+    __slots__ = (
+        "_base", "_budget", "_by_name", "_context", "_counter", "_filters", "_handlers", "_labels",
+        "_node", "_recorders", "_selection", "_tables", "_wanted", "families", "of",
+    )  # fmt: skip
+
+    def __init__(
+        self, of: tuple[Any, ...], base: MetricClasses, budget: int, node: LocalNode
+    ) -> None:
+        self.of = of
+        context, *self._filters = of
+        self._labels = context.names
+        self._base = base
+        self._budget = budget
+        self._node = node
+        self._context = ContextClasses(base, Contexts(context)) if self._labels else None
+        self._counter = ClassCounter(self._context or base)
+        self._by_name: dict[HandlerSpec, Handler] = {}
+        self._recorders: dict[HandlerSpec, Recorder] = {}
+        self._handlers: list[Handler] = []
+        self._tables: FlowTables | None = None
+        self._selection: FlowSelection | None = None
+        self.families: tuple[Counters, ...] = ()
+
+    @staticmethod
+    def key(spec: HandlerSpec) -> tuple[Any, ...]:
+        """What the handlers of a group have in common."""
+        return spec.context, spec.include, spec.exclude
+
+    def configure(self, specs: Iterable[HandlerSpec]) -> None:
+        """Take these handlers; those that are there already stay. Call ``fold`` before."""
+        classes: Classes = self._context or self._base
+        handlers: dict[HandlerSpec, Handler] = {}
+        recorders: dict[HandlerSpec, Recorder] = {}
+        for spec in specs:
+            settings = Settings(classes, self._labels, spec.options, self._budget)
+            if spec.name in BY_NAME:
+                handlers[spec] = self._by_name.get(spec) or BY_NAME[spec.name](settings)
+            else:
+                recorders[spec] = self._recorders.get(spec) or RECORDERS[spec.name](settings)
+        self._by_name, self._recorders = handlers, recorders
+        self._handlers = [*handlers.values()]
+        if recorders:
+            self._handlers.append(L7Records(classes, [*recorders.values()]))
+        self._wanted = ClassColumn(self._base, self._are_wanted)
+        self.families = tuple(family for handler in self._handlers for family in handler.families)
+
+    def count(self, batch: FlowBatch, classes: U32) -> None:
+        """Count a batch, whose flows have these rows of the classes without context."""
+        if any(self._filters):
+            passed = self._selected(batch)
+            batch, classes = batch.select(passed), classes[passed]
+        if self._context is not None:
+            # What no handler counts needs no names.
+            wanted = self._wanted.of(classes)
+            if not wanted.all():
+                batch, classes = batch.select(wanted), classes[wanted]
+            classes = self._context.of(batch, classes)
+        self._counter.add(classes)
+        for handler in self._handlers:
+            handler.count(batch, classes)
+        if self._context is not None and len(self._context) > _MOST_CLASSES:
+            self.fold()
+            self._context.clear()
+
+    def fold(self) -> None:
+        """Move counts to series."""
+        counts = self._counter.take()
+        for handler in self._handlers:
+            handler.fold(counts)
+
+    def _are_wanted(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
+        wanted = [any(h.wants(flow) for h in self._handlers) for flow in metric_classes(rows)]
+        return np.array(wanted, dtype=np.bool_)
+
+    def _selected(self, batch: FlowBatch) -> NDArray[np.intp]:
+        """The flows that pass the filters."""
+        if self._selection is None or self._tables is not batch.tables:
+            include, exclude = (
+                [flow_pb2.FlowFilter.FromString(data) for data in filters]
+                for filters in self._filters
+            )
+            self._tables = batch.tables
+            self._selection = FlowSelection(batch.tables, self._node, include, exclude)
+        return self._selection.matches(FlowView(batch))

@@ -17,6 +17,7 @@ from api.metrics.agent import AgentMetrics
 from api.metrics.classes import MetricClasses
 from api.metrics.family import BUCKETS, Counters
 from api.metrics.handlers import BY_NAME, RECORDERS
+from api.metrics.handlers.settings import Settings
 from api.metrics.hubble import DEFAULT_HANDLERS, LOST_SOURCES, HubbleMetrics
 from api.metrics.scrapes import ScrapeCounts
 from parsers.ledger import Ledger
@@ -93,9 +94,9 @@ def main(arguments: list[str]) -> str | None:
 def _by_handler() -> Iterator[tuple[str, tuple[Counters, ...]]]:
     for name in sorted((*BY_NAME, *RECORDERS), key=str.lower):
         if name in BY_NAME:
-            yield name, BY_NAME[name](MetricClasses()).families
+            yield name, BY_NAME[name](Settings(MetricClasses())).families
         else:
-            yield name, RECORDERS[name]().families
+            yield name, RECORDERS[name](Settings(MetricClasses())).families
 
 
 def _entry(family: Counters) -> Entry:

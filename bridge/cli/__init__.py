@@ -28,6 +28,7 @@ _COMMANDS = {
     "decode": ("bridge.cli.decode:decode", "Print a recording as JSON lines."),
     "demo": ("bridge.cli.demo:demo", "Run the agent on a packaged recording and watch it."),
     "record": ("bridge.cli.record:record", "Save what a monitor socket says."),
+    "serve": ("bridge.cli.serve:serve", "Serve a recording behind the Hubble API."),
     "replay": ("bridge.cli.replay:replay", "Serve a recording on a socket as the agent would."),
 }
 

@@ -36,18 +36,11 @@ def decode(recording: Path, world: Path | None, release: str | None) -> None:
 
 
 def _lines(recording: Path, world: Path | None, release: str | None) -> Iterator[str]:
-    from pydantic import ValidationError
-
-    from bridge.config import Cilium
+    from bridge.cli.release import release_number
     from bridge.decode import decoded_lines
     from bridge.identity.file import load_identity_file
 
-    try:
-        number = Cilium(release=release).release_number
-    except ValidationError:
-        raise click.BadParameter(
-            f"'{release}' is not a release, such as 1.18", param_hint="--release"
-        ) from None
+    number = release_number(release)
     return decoded_lines(recording, load_identity_file(world) if world else {}, number)
 
 

@@ -56,7 +56,7 @@ def storm_over() -> Storm:
 def _storm() -> Storm:
     tables, ledger, node = new_tables(), Ledger(), LocalNode("node")
     pipeline = MonitorPipeline(tables, storm.directory(RECORDS), ledger, release=storm.RELEASE)
-    history, metrics = History(tables, ledger, CAPACITY), HubbleMetrics()
+    history, metrics = History(tables, ledger, CAPACITY), HubbleMetrics(series=1 << 20)
     observer = Observer(history, node, ledger)
     path = FlowPath(pipeline, metrics, observer.publish, watch=lambda _events, _seconds: None)
     encoder = FlowEncoder(tables, node)

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.v1.peer import peer_pb2
 from bridge import hubble_listener
 from bridge.agent import Agent
 from bridge.cli.agent import build
@@ -237,6 +238,10 @@ async def test_names_appear_when_the_identity_file_does(place: Place, content: s
         await until(lambda: len(agent.history.flows) == nameless + len(names))
         with HubbleClient(f"unix://{place.hubble}") as client:
             flows = await trio.to_thread.run_sync(client.last_flows, nameless + len(names))
+        async with aclosing(agent.peers.notify()) as peers:
+            (peer,) = await anext(peers)
+        told = peer_pb2.ChangeNotification.FromString(peer)
+        assert (told.name, told.address) == (node, f"{LOOPBACK}:{place.tcp}")
     assert names == [flow.source.pod_name for flow in flows[nameless:]]
     before = [flow.source.pod_name for flow in flows[:nameless]]
     assert len(list(filter(None, before))) < len(list(filter(None, names))) // 2

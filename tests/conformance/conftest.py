@@ -76,16 +76,16 @@ def small_stream(oracle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def hubble_server(oracle: Path, small_stream: Path) -> Iterator[str]:
     """Hubble's own server over ``small_stream``: a gRPC target."""
-    with _serving(oracle, small_stream) as target:
+    with serving_hubble(oracle, small_stream / "stream", small_stream / "world.json") as target:
         yield target
 
 
 @contextmanager
-def _serving(oracle: Path, stream: Path) -> Iterator[str]:
-    socket = stream / "hubble.sock"
+def serving_hubble(oracle: Path, stream: Path, world: Path, *options: str) -> Iterator[str]:
+    """Hubble's own server over a stream: a gRPC target."""
+    socket = stream.with_name("hubble.sock")
     command: list[str | Path] = [
-        oracle, "hubble", "--stream", stream / "stream", "--world", stream / "world.json",
-        "--socket", socket,
+        oracle, "hubble", "--stream", stream, "--world", world, "--socket", socket, *options,
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:

@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,17 +20,14 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from api.history import History
-from api.hubble.node import LocalNode
 from api.hubble.observer import Observer
 from api.hubble.rpc import RpcError
 from api.v1.flow import flow_pb2
 from api.v1.observer import observer_pb2
-from bridge.decode import clock_of
+from bridge.recorded import Recorded
 from bridge.recording import MessageSplitter
-from parsers.framing import PayloadStream
 from parsers.ledger import Ledger
-from parsers.pipeline import LostRecords, MonitorPipeline, ParsedBatch, new_tables
-from parsers.world import directory_of, node_name_of
+from parsers.pipeline import LostRecords, ParsedBatch, new_tables
 from tests.api.hubble.from_json import batch_of, interfaces_of, node_of
 from tests.conformance.conftest import Tell, wait_until
 from tests.conformance.random_filters import RandomFilters
@@ -102,22 +100,12 @@ def sides(
 
 def observer_over(stream: Path, world: dict[str, Any], lines: list[dict[str, Any]]) -> Observer:
     """Ours, by way of the whole pipeline."""
-    directory = directory_of(world)
-    tables, ledger = new_tables(), Ledger()
+    recorded = Recorded(stream, world)
     emitter = next(line["event"]["emitter"] for line in lines if line["kind"] == "flow")
-    node = LocalNode(
-        node_name_of(world),
-        tuple(world["node"]["labels"]),
-        emitter_name=emitter["name"],
-        emitter_version=emitter["version"],
-        interface_name=directory.link_name,
-    )
-    observer = Observer(History(tables, ledger, 65535), node, ledger)
-    pipeline = MonitorPipeline(tables, directory, ledger, release=(1, 19))
-    framing = PayloadStream()
-    framing.feed(stream.read_bytes())
-    while (payloads := framing.take(1000)) is not None:
-        observer.publish(pipeline.parse(payloads, clock_of(world, stream)))
+    node = replace(recorded.node, emitter_name=emitter["name"], emitter_version=emitter["version"])
+    observer = Observer(History(recorded.tables, recorded.ledger, 65535), node, recorded.ledger)
+    for parsed_batch in recorded.batches():
+        observer.publish(parsed_batch)
     return observer
 
 

@@ -15,12 +15,14 @@ import pytest
 import trio
 
 from api.history import History
-from api.hubble.grpc_engine import serve
+from api.hubble.grpc_engine import open_engine
 from api.hubble.observer import Observer
+from api.hubble.peers import Peer, Peers
 from api.hubble.services import services_of
 from parsers.ledger import Ledger
 from parsers.pipeline import ParsedBatch
 from tests.api.hubble.from_json import batch_of, interfaces_of, new_tables, node_of
+from tests.api.hubble.serving import serving
 
 COMMANDS = [
     "--last 20",
@@ -93,7 +95,8 @@ async def ours(stream: Path, target: str) -> AsyncIterator[tuple[str, Observer]]
     observer = Observer(History(tables, Ledger(), 4095), node, Ledger(), version="ciliary v0.1.0")
     batch = batch_of(flows, tables)
     observer.publish(ParsedBatch(len(batch), batch))
-    async with serve(services_of(observer, version="0.1.0"), [target]) as engine:
+    services = services_of(observer, Peers([Peer.of(node)]), version="0.1.0")
+    async with serving(open_engine, services, target) as engine:
         yield engine.addresses[0], observer
 
 

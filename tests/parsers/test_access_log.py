@@ -118,7 +118,8 @@ def test_metric_labels_are_those_of_the_flow_and_equal_ones_are_one_object(mix: 
 
 
 def test_the_query_is_a_label_where_it_is_asked_for() -> None:
-    decoder = AccessLogDecoder((1, 19), query_labels=True)
+    decoder = AccessLogDecoder((1, 19))
+    decoder.label_queries(wanted=True)
     queries: Counter[str] = Counter()
     for data, line in records("v1.19", "l7"):
         if line["kind"] == "flow" and "dns" in line["event"]["l7"]:

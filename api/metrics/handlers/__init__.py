@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from api.metrics.classes import MetricClasses
+from api.metrics.classes import MetricClass
 from api.metrics.family import Counters
 from api.metrics.handlers import l7, packets, policy, ports, world
+from api.metrics.handlers.settings import Settings
 from parsers.flow_batch import I64, U32, FlowBatch
 
 
@@ -21,17 +22,20 @@ class Handler(Protocol):
 
     families: tuple[Counters, ...]
 
+    def wants(self, flow: MetricClass) -> bool:
+        """Whether flows of a class may be counted; others need not be offered."""
+
     def count(self, batch: FlowBatch, classes: U32) -> None:
-        """Count a batch; ``classes`` are the flows' rows of ``MetricClasses``."""
+        """Count a batch; ``classes`` are the flows' rows of its ``Settings.classes``."""
 
     def fold(self, counts: I64) -> None:
-        """Bring the totals up to date; ``counts`` are all flows since, by class."""
+        """Bring the totals up to date; ``counts`` are all flows offered since, by class."""
 
 
-BY_NAME: Final[Mapping[str, Callable[[MetricClasses], Handler]]] = {
+BY_NAME: Final[Mapping[str, Callable[[Settings], Handler]]] = {
     "drop": packets.drop,
     "flow": packets.flow,
-    "flows-to-world": world.flows_to_world,
+    "flows-to-world": world.FlowsToWorld,
     "icmp": packets.icmp,
     "policy": policy.policy,
     "port-distribution": ports.PortDistribution,
@@ -39,7 +43,7 @@ BY_NAME: Final[Mapping[str, Callable[[MetricClasses], Handler]]] = {
     "tcp": packets.tcp,
 }
 
-RECORDERS: Final[Mapping[str, Callable[[], l7.Recorder]]] = {
+RECORDERS: Final[Mapping[str, Callable[[Settings], l7.Recorder]]] = {
     "dns": l7.DnsRecorder,
     "http": l7.HttpRecorder,
     "httpV2": l7.HttpV2Recorder,

@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from api.metrics.classes import MetricClass, MetricClasses
+from api.metrics.classes import Classes, MetricClass
 from api.metrics.family import Counters, Labels
 from parsers.flow_batch import I64, U32, FlowBatch
 
 LabelsOf: TypeAlias = Callable[[MetricClass], Iterable[Labels]]
-"""The series a flow of a class adds 1 to; usually none or one."""
+"""The series a flow of a class adds 1 to, context apart; usually none or one."""
 
 Select: TypeAlias = Callable[[FlowBatch, U32], U32]
 """The classes of those flows of a batch that a handler counts."""
@@ -26,19 +26,23 @@ Select: TypeAlias = Callable[[FlowBatch, U32], U32]
 class ClassColumn:
     """A value for each metric class, worked out for new classes when they come."""
 
-    __slots__ = ("_classes", "_derive", "_values")
+    __slots__ = ("_classes", "_derive", "_generation", "_values")
 
-    def __init__(
-        self, classes: MetricClasses, derive: Callable[[NDArray[Any]], NDArray[Any]]
-    ) -> None:
+    def __init__(self, classes: Classes, derive: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
         self._classes = classes
         self._derive = derive  # of a structured array with the fields of MetricClass
+        self._generation = classes.generation
         self._values = derive(classes.rows)
 
     def of(self, classes: U32) -> NDArray[Any]:
         """The value of each flow's class."""
-        if len(self._values) < len(self._classes):
-            self._values = self._derive(self._classes.rows)
+        if self._generation != self._classes.generation:
+            self._generation = self._classes.generation
+            self._values = self._values[:0]
+        known, count = len(self._values), len(self._classes)
+        if known < count:
+            fresh = self._derive(self._classes.rows[known:])
+            self._values = np.concatenate([self._values, fresh])
         values: NDArray[Any] = self._values[classes]
         return values
 
@@ -48,7 +52,7 @@ class ClassCounter:
 
     __slots__ = ("_classes", "_counts")
 
-    def __init__(self, classes: MetricClasses) -> None:
+    def __init__(self, classes: Classes) -> None:
         self._classes = classes
         self._counts: I64 = np.zeros(64, dtype=np.int64)
 
@@ -70,12 +74,17 @@ class ClassCounter:
 class ClassSeries:
     """Moves counts by class to the series of a family."""
 
-    __slots__ = ("_classes", "_family", "_known", "_labels_of", "_rows", "_slots")
+    __slots__ = ("_classes", "_family", "_generation", "_known", "_labels_of", "_rows", "_slots")
 
-    def __init__(self, classes: MetricClasses, family: Counters, labels_of: LabelsOf) -> None:
+    def __init__(self, classes: Classes, family: Counters, labels_of: LabelsOf) -> None:
         self._classes = classes
         self._family = family
         self._labels_of = labels_of
+        self._generation = -1
+        self._forget()
+
+    def _forget(self) -> None:
+        self._generation = self._classes.generation
         self._known = np.zeros(0, dtype=np.bool_)  # by class
         # Class _rows[i] adds to slot _slots[i].
         self._rows: I64 = np.zeros(0, dtype=np.int64)
@@ -83,15 +92,18 @@ class ClassSeries:
 
     def fold(self, counts: I64) -> None:
         """Add counts to the family's totals."""
+        if self._generation != self._classes.generation:
+            self._forget()
         known = np.zeros(len(counts), dtype=np.bool_)
         known[: len(self._known)] = self._known
         fresh = ((counts > 0) & ~known).nonzero()[0]
         if len(fresh):
             known[fresh] = True
+            slot = self._family.slot
             pairs = [
-                (row, self._family.slot(labels))
-                for row in fresh.tolist()
-                for labels in self._labels_of(self._classes[row])
+                (row, slot(labels, key.context))
+                for row, key in ((row, self._classes[row]) for row in fresh.tolist())
+                for labels in self._labels_of(key.flow)
             ]
             rows, slots = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
             self._rows = np.concatenate([self._rows, rows])
@@ -104,22 +116,32 @@ class ClassHandler:
     """A handler whose labels follow from the class; see ``Handler``.
 
     Without ``select`` every flow is offered, and the counts are those all such handlers
-    share; with it the handler keeps counts of its own.
+    share; with it the handler keeps counts of its own. ``wants``: whether a class may be
+    counted at all, where ``labels_of`` does not tell.
     """
 
-    __slots__ = ("_own", "_select", "_series", "families")
+    __slots__ = ("_labels_of", "_own", "_select", "_series", "_wants", "families")
 
     def __init__(
         self,
-        classes: MetricClasses,
+        classes: Classes,
         family: Counters,
         labels_of: LabelsOf,
         select: Select | None = None,
+        wants: Callable[[MetricClass], bool] | None = None,
     ) -> None:
         self.families: tuple[Counters, ...] = (family,)
         self._series = ClassSeries(classes, family, labels_of)
+        self._labels_of = labels_of
         self._select = select
+        self._wants = wants
         self._own = ClassCounter(classes)
+
+    def wants(self, flow: MetricClass) -> bool:
+        """See ``Handler``."""
+        if self._wants is not None:
+            return self._wants(flow)
+        return any(True for _ in self._labels_of(flow))
 
     def count(self, batch: FlowBatch, classes: U32) -> None:
         """See ``Handler``."""

@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.metrics import label_values as say
-from api.metrics.classes import MetricClass, MetricClasses
-from api.metrics.family import BUCKETS, Counters, Histograms
+from api.metrics.classes import Classes, Key, MetricClass
+from api.metrics.family import BUCKETS, Counters, Exemplar, Histograms
 from api.metrics.handlers.by_class import ClassColumn
+from api.metrics.handlers.settings import Settings
+from api.metrics.options import EXEMPLARS, IGNORE_AAAA, QUERY
 from api.v1.flow import flow_pb2
 from parsers.flow_batch import I64, L7_HTTP, L7_KAFKA, L7_NONE, REPLY_TRUE, U32, FlowBatch
 from parsers.l7 import DnsLabels, HttpLabels, KafkaLabels
@@ -32,11 +34,15 @@ _TALLIES = 1024
 
 @dataclass(slots=True)
 class Tally:
-    """Flows of one kind, and the latencies of those that say one."""
+    """Flows of one kind, and the latencies of those that say one.
+
+    ``exemplars``: of each bucket the last flow with a trace.
+    """
 
     flows: int = 0
     nanoseconds: int = 0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS) + 1))
+    exemplars: dict[int, Exemplar] = field(default_factory=dict)
 
 
 class Recorder(Protocol):
@@ -44,7 +50,7 @@ class Recorder(Protocol):
 
     families: tuple[Counters, ...]
 
-    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+    def record(self, labels: Any, key: Key, tally: Tally) -> None:
         """Add a tally; labels of other records are passed over."""
 
 
@@ -53,7 +59,7 @@ class L7Records:
 
     __slots__ = ("_classes", "_kind", "_recorders", "_tallies", "families")
 
-    def __init__(self, classes: MetricClasses, recorders: Sequence[Recorder]) -> None:
+    def __init__(self, classes: Classes, recorders: Sequence[Recorder]) -> None:
         self.families = tuple(family for r in recorders for family in r.families)
         self._classes = classes
         self._recorders = recorders
@@ -65,10 +71,11 @@ class L7Records:
         kinds = self._kind.of(classes)
         picked = kinds.nonzero()[0]
         details = batch.tables.details
-        for detail, row, kind in zip(
+        for detail, row, kind, time in zip(
             batch.detail[picked].tolist(),
             classes[picked].tolist(),
             kinds[picked].tolist(),
+            batch.time[picked].tolist(),
             strict=True,
         ):
             record = details[detail].l7
@@ -78,11 +85,19 @@ class L7Records:
             if tally is None:
                 tally = self._tallies[record.labels, row] = Tally()
             tally.flows += 1
+            bucket = 0
             if kind == _TIMED:
                 tally.nanoseconds += record.latency_ns
-                tally.buckets[bisect_left(_BOUNDS, record.latency_ns)] += 1
+                bucket = bisect_left(_BOUNDS, record.latency_ns)
+                tally.buckets[bucket] += 1
+            if record.trace_id:
+                tally.exemplars[bucket] = Exemplar(record.trace_id, record.latency_ns, time)
         if len(self._tallies) > _TALLIES:
             self._fold()
+
+    def wants(self, flow: MetricClass) -> bool:
+        """See ``Handler``."""
+        return flow.l7_record != L7_NONE
 
     def fold(self, counts: I64) -> None:
         """See ``Handler``."""
@@ -90,9 +105,9 @@ class L7Records:
 
     def _fold(self) -> None:
         for (labels, row), tally in self._tallies.items():
-            flow = self._classes[row]
+            key = self._classes[row]
             for recorder in self._recorders:
-                recorder.record(labels, flow, tally)
+                recorder.record(labels, key, tally)
         self._tallies.clear()
 
 
@@ -112,92 +127,114 @@ def _kind(rows: NDArray[Any]) -> NDArray[np.uint8]:
 class DnsRecorder:
     """Queries, refused ones included; responses; and the types in these."""
 
-    __slots__ = ("_queries", "_responses", "_types", "families")
+    __slots__ = ("_ignored", "_queries", "_query", "_responses", "_types", "families")
 
-    def __init__(self) -> None:
-        labels = ("ips_returned", "qtypes", "rcode")
-        self._queries = Counters(
-            "hubble_dns_queries_total", "Number of DNS queries observed", labels
+    def __init__(self, settings: Settings) -> None:
+        self._ignored = "AAAA" if IGNORE_AAAA in settings.options else None
+        self._query = QUERY in settings.options
+        named = ("query",) if self._query else ()
+        labels = sorted(("ips_returned", "qtypes", "rcode", *named))
+        self._queries = settings.counters(
+            "hubble_dns_queries_total", "Number of DNS queries observed", labels, kept=("rcode",)
         )
-        self._responses = Counters(
-            "hubble_dns_responses_total", "Number of DNS responses observed", labels
+        self._responses = settings.counters(
+            "hubble_dns_responses_total",
+            "Number of DNS responses observed",
+            labels,
+            kept=("rcode",),
         )
-        self._types = Counters(
+        self._types = settings.counters(
             "hubble_dns_response_types_total",
             "Number of DNS response types observed",
-            ("qtypes", "type"),
+            sorted(("qtypes", "type", *named)),
         )
         self.families: tuple[Counters, ...] = (self._queries, self._responses, self._types)
 
-    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+    def record(self, labels: Any, key: Key, tally: Tally) -> None:
         """See ``Recorder``."""
-        if not isinstance(labels, DnsLabels):
+        flow, context = key
+        if not isinstance(labels, DnsLabels) or labels.qtypes == self._ignored:
             return
-        returned = str(labels.ips_returned)
+        query = (labels.query,) if self._query else ()
+        before = (str(labels.ips_returned), labels.qtypes, *query)
         if flow.verdict == flow_pb2.DROPPED:
-            self._queries.add((returned, labels.qtypes, "Policy denied"), tally.flows)
+            self._queries.add((*before, "Policy denied"), tally.flows, context)
         elif flow.is_reply != REPLY_TRUE:
-            self._queries.add((returned, labels.qtypes, ""), tally.flows)
+            self._queries.add((*before, ""), tally.flows, context)
         else:
             code = say.RESPONSE_CODES.get(labels.rcode, "")
-            self._responses.add((returned, labels.qtypes, code), tally.flows)
+            self._responses.add((*before, code), tally.flows, context)
             for name in labels.rrtypes:
-                self._types.add((labels.qtypes, name), tally.flows)
+                self._types.add((labels.qtypes, *query, name), tally.flows, context)
 
 
 class HttpRecorder:
     """Requests and responses each for themselves; durations of the responses."""
 
-    __slots__ = ("_durations", "_requests", "_responses", "families")
+    __slots__ = ("_durations", "_exemplars", "_requests", "_responses", "families")
 
-    def __init__(self) -> None:
-        self._requests = Counters(
+    def __init__(self, settings: Settings) -> None:
+        self._exemplars = EXEMPLARS in settings.options
+        self._requests = settings.counters(
             "hubble_http_requests_total",
             "Count of HTTP requests",
             ("method", "protocol", "reporter"),
+            kept=("reporter",),
         )
-        self._responses = Counters(
+        self._responses = settings.counters(
             "hubble_http_responses_total",
             "Count of HTTP responses",
             ("method", "protocol", "reporter", "status"),
+            kept=("reporter",),
         )
-        self._durations = _http_durations()
+        self._durations = _http_durations(settings)
         self.families: tuple[Counters, ...] = (self._requests, self._responses, self._durations)
 
-    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+    def record(self, labels: Any, key: Key, tally: Tally) -> None:
         """See ``Recorder``."""
+        flow, context = key
         if not isinstance(labels, HttpLabels):
             return
         method, protocol, reporter = labels.method, labels.protocol, _reporter(flow)
+        exemplars = tally.exemplars if self._exemplars else None
         if flow.l7_type == flow_pb2.REQUEST:
-            self._requests.add((method, protocol, reporter), tally.flows)
+            self._requests.add((method, protocol, reporter), tally.flows, context, exemplars)
         elif flow.l7_type == flow_pb2.RESPONSE:
             status = str(labels.code)
-            self._responses.add((method, protocol, reporter, status), tally.flows)
-            self._durations.observe((method, reporter), tally.buckets, tally.nanoseconds)
+            values = (method, protocol, reporter, status)
+            self._responses.add(values, tally.flows, context, exemplars)
+            self._durations.observe(
+                (method, reporter), tally.buckets, tally.nanoseconds, context, exemplars
+            )
 
 
 class HttpV2Recorder:
     """Requests as their responses show them, with the status."""
 
-    __slots__ = ("_durations", "_requests", "families")
+    __slots__ = ("_durations", "_exemplars", "_requests", "families")
 
-    def __init__(self) -> None:
-        self._requests = Counters(
+    def __init__(self, settings: Settings) -> None:
+        self._exemplars = EXEMPLARS in settings.options
+        self._requests = settings.counters(
             "hubble_http_requests_total",
             "Count of HTTP requests",
             ("method", "protocol", "reporter", "status"),
+            kept=("reporter",),
         )
-        self._durations = _http_durations()
+        self._durations = _http_durations(settings)
         self.families: tuple[Counters, ...] = (self._requests, self._durations)
 
-    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+    def record(self, labels: Any, key: Key, tally: Tally) -> None:
         """See ``Recorder``."""
+        flow, context = key
         if isinstance(labels, HttpLabels) and flow.l7_type == flow_pb2.RESPONSE:
             reporter = _reporter(flow)
+            exemplars = tally.exemplars if self._exemplars else None
             values = (labels.method, labels.protocol, reporter, str(labels.code))
-            self._requests.add(values, tally.flows)
-            self._durations.observe((labels.method, reporter), tally.buckets, tally.nanoseconds)
+            self._requests.add(values, tally.flows, context, exemplars)
+            self._durations.observe(
+                (labels.method, reporter), tally.buckets, tally.nanoseconds, context, exemplars
+            )
 
 
 class KafkaRecorder:
@@ -205,33 +242,39 @@ class KafkaRecorder:
 
     __slots__ = ("_durations", "_requests", "families")
 
-    def __init__(self) -> None:
-        self._requests = Counters(
+    def __init__(self, settings: Settings) -> None:
+        self._requests = settings.counters(
             "hubble_kafka_requests_total",
             "Count of Kafka requests (deprecated)",
             ("api_key", "error_code", "reporter", "topic"),
+            kept=("reporter",),
         )
-        self._durations = Histograms(
+        self._durations = settings.histograms(
             "hubble_kafka_request_duration_seconds",
             "Quantiles of HTTP request duration in seconds (deprecated)",
             ("api_key", "reporter", "topic"),
+            kept=("reporter",),
         )
         self.families: tuple[Counters, ...] = (self._requests, self._durations)
 
-    def record(self, labels: Any, flow: MetricClass, tally: Tally) -> None:
+    def record(self, labels: Any, key: Key, tally: Tally) -> None:
         """See ``Recorder``."""
+        flow, context = key
         if isinstance(labels, KafkaLabels) and flow.l7_type == flow_pb2.REQUEST:
-            key, topic, reporter = labels.api_key, labels.topic, _reporter(flow)
+            api_key, topic, reporter = labels.api_key, labels.topic, _reporter(flow)
             error = str(labels.error_code)
-            self._requests.add((key, error, reporter, topic), tally.flows)
-            self._durations.observe((key, reporter, topic), tally.buckets, tally.nanoseconds)
+            self._requests.add((api_key, error, reporter, topic), tally.flows, context)
+            self._durations.observe(
+                (api_key, reporter, topic), tally.buckets, tally.nanoseconds, context
+            )
 
 
-def _http_durations() -> Histograms:
-    return Histograms(
+def _http_durations(settings: Settings) -> Histograms:
+    return settings.histograms(
         "hubble_http_request_duration_seconds",
         "Quantiles of HTTP request duration in seconds",
         ("method", "reporter"),
+        kept=("reporter",),
     )
 
 

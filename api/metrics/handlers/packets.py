@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from api.metrics import label_values as say
-from api.metrics.classes import ACK, FIN, RST, SYN, MetricClass, MetricClasses
-from api.metrics.family import Counters, Labels
+from api.metrics.classes import ACK, FIN, RST, SYN, MetricClass
+from api.metrics.family import Labels
 from api.metrics.handlers.by_class import ClassHandler
+from api.metrics.handlers.settings import Settings
 from api.v1.flow import flow_pb2
 from parsers.flow_batch import FLAG_TCP_FLAGS, L4_ICMPV4, L4_ICMPV6, L4_SCTP
 
@@ -15,42 +16,53 @@ PASSED = (flow_pb2.FORWARDED, flow_pb2.REDIRECTED)
 """Verdicts of a packet that went on."""
 
 
-def flow(classes: MetricClasses) -> ClassHandler:
+def flow(settings: Settings) -> ClassHandler:
     """Every flow."""
-    family = Counters(
+    family = settings.counters(
         "hubble_flows_processed_total",
         "Total number of flows processed",
         ("protocol", "subtype", "type", "verdict"),
+        kept=("protocol", "subtype", "type", "verdict"),
     )
-    return ClassHandler(classes, family, _flow_labels)
+    return ClassHandler(settings.classes, family, _flow_labels)
 
 
-def drop(classes: MetricClasses) -> ClassHandler:
+def drop(settings: Settings) -> ClassHandler:
     """Flows with the verdict DROPPED, whatever their type."""
-    family = Counters("hubble_drop_total", "Number of drops", ("protocol", "reason"))
-    return ClassHandler(classes, family, _drop_labels)
+    family = settings.counters(
+        "hubble_drop_total", "Number of drops", ("protocol", "reason"), kept=("protocol", "reason")
+    )
+    return ClassHandler(settings.classes, family, _drop_labels)
 
 
-def tcp(classes: MetricClasses) -> ClassHandler:
+def tcp(settings: Settings) -> ClassHandler:
     """FIN, SYN, SYN-ACK and RST of packets that passed; a packet may count twice."""
-    family = Counters("hubble_tcp_flags_total", "TCP flag occurrences", ("family", "flag"))
-    return ClassHandler(classes, family, _tcp_labels)
+    family = settings.counters(
+        "hubble_tcp_flags_total",
+        "TCP flag occurrences",
+        ("family", "flag"),
+        kept=("family", "flag"),
+    )
+    return ClassHandler(settings.classes, family, _tcp_labels)
 
 
-def icmp(classes: MetricClasses) -> ClassHandler:
+def icmp(settings: Settings) -> ClassHandler:
     """ICMP messages, whatever their verdict."""
-    family = Counters("hubble_icmp_total", "Number of ICMP messages", ("family", "type"))
-    return ClassHandler(classes, family, _icmp_labels)
+    family = settings.counters(
+        "hubble_icmp_total", "Number of ICMP messages", ("family", "type"), kept=("family",)
+    )
+    return ClassHandler(settings.classes, family, _icmp_labels)
 
 
-def sctp(classes: MetricClasses) -> ClassHandler:
+def sctp(settings: Settings) -> ClassHandler:
     """First chunks of SCTP packets that passed; since Cilium 1.20."""
-    family = Counters(
+    family = settings.counters(
         "hubble_sctp_chunk_types_total",
         "SCTP chunk type occurrences",
         ("chunk_type", "family"),
+        kept=("chunk_type", "family"),
     )
-    return ClassHandler(classes, family, _sctp_labels)
+    return ClassHandler(settings.classes, family, _sctp_labels)
 
 
 def _flow_labels(flow: MetricClass) -> Iterator[Labels]:

@@ -1,21 +1,22 @@
 """The port-distribution handler: first packets of a conversation by destination port.
 
-A table over protocol and port gives the slot of each flow's series, so that a flow adds
-straight to its total. Protocols without ports are counted by class, under port 0.
+Flows are counted by protocol and port, so that the many classes of flows do not multiply
+the ports. Protocols without ports are counted by class, under port 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from api.metrics.classes import MetricClass, MetricClasses
+from api.metrics.classes import MetricClass
 from api.metrics.family import Counters, Labels
 from api.metrics.handlers.by_class import ClassColumn, ClassSeries
 from api.metrics.handlers.packets import PASSED
+from api.metrics.handlers.settings import Settings
 from api.metrics.label_values import L4_NAMES
 from parsers.flow_batch import (
     I64,
@@ -24,63 +25,109 @@ from parsers.flow_batch import (
     L4_TCP,
     L4_UDP,
     REPLY_FALSE,
+    U16,
     U32,
     FlowBatch,
 )
+from parsers.intern import InternTable
 
-_WITH_PORTS = (L4_TCP, L4_UDP, L4_SCTP)
-_PORTS = 1 << 16
+WITH_PORTS: Final = (L4_TCP, L4_UDP, L4_SCTP)
+
+PortLabels: TypeAlias = Callable[[int, int], tuple[Labels, Labels]]
+"""Labels and context of a number and a port."""
+
+_KEY: Final = np.dtype([("number", "u4"), ("port", "u4")])
+_REMEMBERED: Final = 1 << 16
+_PROTOCOLS: Final = 8  # numbers of a layer 4
+
+
+class PortSeries:
+    """Adds flows to the series of a number and a port; numbers are the caller's, not 0."""
+
+    __slots__ = ("_family", "_keys", "_labels_of", "_slots")
+
+    def __init__(self, family: Counters, labels_of: PortLabels) -> None:
+        self._family = family
+        self._labels_of = labels_of
+        self.forget()
+
+    def forget(self) -> None:
+        """Numbers mean something else from now on."""
+        self._keys = InternTable(_KEY)
+        self._slots: I64 = np.zeros(0, dtype=np.int64)  # by row of _keys
+
+    def add(self, numbers: U32, ports: U16) -> None:
+        """Count one flow for each pair."""
+        if len(self._keys) > _REMEMBERED:
+            self.forget()
+        keys = np.empty(len(numbers), dtype=_KEY)
+        keys["number"] = numbers
+        keys["port"] = ports
+        rows, made = self._keys.lookup(keys)
+        if len(made):
+            if self._keys.end > len(self._slots):
+                grown = np.zeros(2 * self._keys.end, dtype=np.int64)
+                grown[: len(self._slots)] = self._slots
+                self._slots = grown
+            slot, labels_of = self._family.slot, self._labels_of
+            self._slots[made] = [slot(*labels_of(*key)) for key in self._keys.rows[made].tolist()]
+        np.add.at(self._family.totals, self._slots[rows], 1)
 
 
 class PortDistribution:
     """Flows that passed, have a layer 4 and are known to be no replies."""
 
-    __slots__ = ("_base", "_portless", "_slots", "families")
+    __slots__ = ("_classes", "_generation", "_portless", "_protocol", "_series", "families")
 
-    def __init__(self, classes: MetricClasses) -> None:
-        family = Counters(
+    def __init__(self, settings: Settings) -> None:
+        classes = settings.classes
+        family = settings.counters(
             "hubble_port_distribution_total",
             "Numbers of packets distributed by destination port",
             ("port", "protocol"),
+            kept=("protocol",),
         )
         self.families: tuple[Counters, ...] = (family,)
+        self._classes = classes
+        self._generation = classes.generation
         self._portless = ClassSeries(classes, family, _portless_labels)
-        self._base = ClassColumn(classes, _base)
-        # By protocol and port, the first block unused; -1 is "no series yet".
-        self._slots = np.full((1 + len(_WITH_PORTS)) * _PORTS, -1, dtype=np.int32)
+        self._protocol = ClassColumn(classes, _protocols)
+        self._series = PortSeries(family, self._labels_of)
+
+    def wants(self, flow: MetricClass) -> bool:
+        """See ``Handler``."""
+        return flow.verdict in PASSED and flow.is_reply == REPLY_FALSE and flow.l4 != L4_NONE
 
     def count(self, batch: FlowBatch, classes: U32) -> None:
         """See ``Handler``."""
-        base = self._base.of(classes)
-        counted = base.nonzero()[0]
-        keys = base[counted] + batch.destination_port[counted]
-        slots = self._slots[keys]
-        if len(slots) and slots.min() < 0:
-            self._admit(np.unique(keys[slots < 0]))
-            slots = self._slots[keys]
-        np.add.at(self.families[0].totals, slots, 1)
+        if self._generation != self._classes.generation:
+            self._generation = self._classes.generation
+            self._series.forget()
+        protocol = self._protocol.of(classes)
+        counted = protocol.nonzero()[0]
+        if not len(counted):
+            return
+        numbers = self._classes.contexts_of(classes[counted]) * np.uint32(_PROTOCOLS)
+        self._series.add(numbers + protocol[counted], batch.destination_port[counted])
 
     def fold(self, counts: I64) -> None:
         """See ``Handler``."""
         self._portless.fold(counts)
 
-    def _admit(self, keys: NDArray[Any]) -> None:
-        for key in keys.tolist():
-            block, port = divmod(key, _PORTS)
-            labels = (str(port), L4_NAMES[_WITH_PORTS[block - 1]])
-            self._slots[key] = self.families[0].slot(labels)
+    def _labels_of(self, number: int, port: int) -> tuple[Labels, Labels]:
+        context, protocol = divmod(number, _PROTOCOLS)
+        return (str(port), L4_NAMES[protocol]), self._classes.context(context)
 
 
-def _base(rows: NDArray[Any]) -> NDArray[np.uint32]:
-    """Where the ports of a class begin in the table of slots; 0 for not counted."""
-    base = np.zeros(len(rows), dtype=np.uint32)
+def _protocols(rows: NDArray[Any]) -> NDArray[np.uint32]:
+    """The layer 4 of a class that is counted by port; 0 for others."""
     counted = np.isin(rows["verdict"], PASSED) & (rows["is_reply"] == REPLY_FALSE)
-    for block, l4 in enumerate(_WITH_PORTS, start=1):
-        base[counted & (rows["l4"] == l4)] = block * _PORTS
-    return base
+    counted &= np.isin(rows["l4"], WITH_PORTS)
+    protocols: NDArray[np.uint32] = np.where(counted, rows["l4"], 0).astype(np.uint32)
+    return protocols
 
 
 def _portless_labels(flow: MetricClass) -> Iterator[Labels]:
-    without = flow.l4 not in {L4_NONE, *_WITH_PORTS}
+    without = flow.l4 not in {L4_NONE, *WITH_PORTS}
     if without and flow.verdict in PASSED and flow.is_reply == REPLY_FALSE:
         yield "0", L4_NAMES[flow.l4]

@@ -19,7 +19,7 @@ from parsers.details import Detail, DetailTable, DropSite, Policy, PolicyMatch, 
 from parsers.entities import Conversations, Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION, FLOW_CLASS, FlowBatch, FlowTables
 from parsers.intern import InternTable
-from parsers.l7 import Dns, DnsLabels, Http, HttpLabels, Kafka, L7Content
+from parsers.l7 import Dns, DnsLabels, Http, HttpLabels, Kafka, KafkaLabels, L7Content
 from tests.fixtures import expected
 
 L4 = {"TCP": 1, "UDP": 2, "ICMPv4": 3, "ICMPv6": 4, "SCTP": 5, "VRRP": 6, "IGMP": 7}
@@ -37,15 +37,7 @@ class Record:
     latency_ns: int
     trace_id: str
     decoded: L7Content
-
-    @property
-    def labels(self) -> HttpLabels | DnsLabels | None:
-        record = self.decoded.record
-        if isinstance(record, Http):
-            return HttpLabels(record.method, record.protocol, record.code)
-        if isinstance(record, Dns):
-            return DnsLabels(",".join(record.qtypes), record.rcode, len(record.ips), ())
-        return None
+    labels: HttpLabels | DnsLabels | KafkaLabels | None = None
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +82,7 @@ def interfaces_of(flows: list[dict[str, Any]]) -> dict[int, str]:
 def batch_of(flows: list[dict[str, Any]], tables: FlowTables) -> FlowBatch:
     """One row a flow. Raises when a flow has something the schema has no place for."""
     rows = [_row(dict(flow), tables) for flow in flows]
-    columns = zip(*rows, strict=True)
+    columns = list(zip(*rows, strict=True)) or [()] * 7
     types = (np.int64, np.uint64, np.uint32, np.uint32, np.uint16, np.uint16, np.uint32)
     return FlowBatch(tables, *(np.array(c, dtype=t) for c, t in zip(columns, types, strict=True)))
 
@@ -98,8 +90,8 @@ def batch_of(flows: list[dict[str, Any]], tables: FlowTables) -> FlowBatch:
 def _row(flow: dict[str, Any], tables: FlowTables) -> tuple[int, ...]:
     for shared in ("node_name", "node_labels", "emitter"):
         flow.pop(shared, None)
-    time = _nanoseconds(flow.pop("time"))
-    sequence = int(flow.pop("uuid").removeprefix(UUID_PREFIX), 16)
+    time = _nanoseconds(flow.pop("time", "1970-01-01T00:00:00Z"))
+    sequence = int(flow.pop("uuid", UUID_PREFIX + "0").removeprefix(UUID_PREFIX), 16)
     cls = np.zeros(1, dtype=FLOW_CLASS)
     key = np.zeros(1, dtype=CONVERSATION)
     detail: dict[str, Any] = {}
@@ -176,7 +168,7 @@ def _put_class(flow: dict[str, Any], cls: Any) -> None:
     cls["direction"] = enum(flow_pb2.TrafficDirection, flow.pop("traffic_direction", 0))
     cls["is_reply"] = {None: 0, False: 1, True: 2}[flow.pop("is_reply", None)]
     flow.pop("reply", None)
-    cls["flow_type"] = enum(flow_pb2.FlowType, flow.pop("Type"))
+    cls["flow_type"] = enum(flow_pb2.FlowType, flow.pop("Type", 0))
     cls["trace_reason"] = enum(flow_pb2.TraceReason, flow.pop("trace_reason", 0))
     for point in ("trace_observation_point", "debug_capture_point", "sock_xlate_point"):
         flow.pop(point, None)
@@ -220,7 +212,18 @@ def _put_l7(
     trace_id = trace.get("parent", {}).get("trace_id", "")
     latency = int(l7.get("latency_ns", 0))
     content = L7Content(record, summary)
-    detail["l7"] = Record(int(cls["l7_type"][0]), latency, trace_id, content)
+    detail["l7"] = Record(int(cls["l7_type"][0]), latency, trace_id, content, _labels(record))
+
+
+def _labels(record: Http | Dns | Kafka | None) -> HttpLabels | DnsLabels | KafkaLabels | None:
+    if isinstance(record, Http):
+        return HttpLabels(record.method, record.protocol, record.code)
+    if isinstance(record, Dns):
+        qtypes = ",".join(record.qtypes)
+        return DnsLabels(qtypes, record.rcode, len(record.ips), record.rrtypes, record.query)
+    if isinstance(record, Kafka):
+        return KafkaLabels(record.topic, record.api_key, record.error_code)
+    return None
 
 
 def _put_detail(flow: dict[str, Any], detail: dict[str, Any]) -> None:

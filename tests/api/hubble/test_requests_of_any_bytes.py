@@ -19,13 +19,15 @@ import trio.testing
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
-from api.hubble.grpc_engine import serve
+from api.hubble.grpc_engine import open_engine
 from api.hubble.observer import Observer
-from api.hubble.rpc import RpcError, Streaming
+from api.hubble.peers import Peers
+from api.hubble.rpc import RpcError, Streaming, Unary
 from api.hubble.services import services_of
 from api.v1.flow import flow_pb2
 from api.v1.observer import observer_pb2
 from parsers.pipeline import ParsedBatch
+from tests.api.hubble.serving import serving
 from tests.api.hubble.test_answers_equal_hubbles_to_recorded_requests import corpus
 from tests.api.hubble.test_followers_miss_nothing import Agent
 
@@ -79,21 +81,24 @@ def requests(seed: int) -> Iterator[bytes]:
 async def test_the_service_answers_or_refuses(seed: int) -> None:
     agent = Agent(capacity=100)
     agent.publish(0, FLOWS)
-    method = agent.observer.methods()[GET_FLOWS]
-    assert isinstance(method, Streaming)
+    methods = agent.observer.methods()
+    dice = random.Random(seed)
     outcomes: list[str] = []
     refusals: list[RpcError] = []
 
-    async def call(data: bytes) -> None:
+    async def call(method: Unary | Streaming, data: bytes) -> None:
         try:
             request = method.request.FromString(data)
         except DecodeError:
             outcomes.append("undecodable")
             return
         try:
-            async for chunk in method.stream(request):
-                for message in chunk:
-                    observer_pb2.GetFlowsResponse.FromString(message)
+            if isinstance(method, Unary):
+                method.answer(request)
+            else:
+                async for chunk in method.stream(request):
+                    for message in chunk:
+                        observer_pb2.GetFlowsResponse.FromString(message)
         except RpcError as refused:
             refusals.append(refused)
             outcomes.append("refused")
@@ -102,7 +107,8 @@ async def test_the_service_answers_or_refuses(seed: int) -> None:
 
     async with trio.open_nursery() as nursery:
         for data in requests(seed):
-            nursery.start_soon(call, data)
+            name = GET_FLOWS if dice.random() < 0.7 else dice.choice(sorted(methods))
+            nursery.start_soon(call, methods[name], data)
         await trio.testing.wait_all_tasks_blocked()
         # Followers of all these filters see what comes.
         agent.observer.publish(batch(agent))
@@ -132,7 +138,8 @@ async def test_on_the_wire_there_is_a_status_and_nothing_stays_open() -> None:
     agent = Agent(capacity=100)
     agent.publish(0, FLOWS)
     seen: set[grpc.StatusCode] = set()
-    async with serve(services_of(agent.observer, version="0.1.0"), ["127.0.0.1:0"]) as engine:
+    services = services_of(agent.observer, Peers(), version="0.1.0")
+    async with serving(open_engine, services, "127.0.0.1:0") as engine:
         with grpc.insecure_channel(engine.addresses[0]) as opened:
             method: Any = opened.unary_stream(GET_FLOWS)  # of bytes
             for data in (d for seed in range(100, 104) for d in requests(seed)):

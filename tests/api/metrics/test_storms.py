@@ -7,7 +7,7 @@ from typing import Any
 from api.metrics.exposition import Format, render
 from api.metrics.hubble import HubbleMetrics
 from tests.api.metrics.readers import read_classic
-from tests.api.metrics.recorded_flows import batch, batches, new_tables
+from tests.api.metrics.recorded_flows import batch_of, batches, new_tables
 
 
 def totals(metrics: HubbleMetrics) -> dict[str, float]:
@@ -53,7 +53,7 @@ def test_requests_with_ever_new_methods_are_all_counted() -> None:
     metrics = HubbleMetrics(("http",))
     for found in batches(tables, requests):
         metrics.count(found)
-    l7_records = metrics._handlers[0]
+    l7_records = metrics._groups[0]._handlers[0]
     assert len(l7_records._tallies) < 2048  # type: ignore[attr-defined]
     assert totals(metrics)["hubble_http_requests"] == 3000
     assert not l7_records._tallies  # type: ignore[attr-defined]
@@ -61,5 +61,5 @@ def test_requests_with_ever_new_methods_are_all_counted() -> None:
 
 def test_a_batch_without_flows_changes_nothing() -> None:
     metrics = HubbleMetrics()
-    metrics.count(batch(new_tables(), []))
+    metrics.count(batch_of([], new_tables()))
     assert totals(metrics) == {"hubble_lost_events": 0}

@@ -1,3 +1,5 @@
+"""What any engine must do: see ``api.hubble.rpc``. A further one is one line in ``ENGINES``."""
+
 from __future__ import annotations
 
 import socket
@@ -9,25 +11,45 @@ from typing import Any
 import grpc
 import pytest
 import trio
-from google.protobuf.wrappers_pb2 import Int32Value, StringValue
+from google.protobuf.wrappers_pb2 import StringValue
 
-from api.hubble.grpc_engine import GrpcEngine, open_engine, serve
-from api.hubble.rpc import Chunks, RpcError, Services, Streaming, Unary
+from api.hubble import grpc_engine
+from api.hubble.peers import Peer, Peers
+from api.hubble.rpc import (
+    LARGEST_MESSAGE,
+    Chunks,
+    Dialogue,
+    Engine,
+    OpenEngine,
+    RpcError,
+    Services,
+    Streaming,
+    Unary,
+)
 from api.hubble.services import services_of
 from api.v1.observer import observer_pb2, observer_pb2_grpc
 from parsers.errors import UsageError
+from tests.api.hubble.serving import serving
 from tests.api.hubble.test_followers_miss_nothing import Agent
+
+ENGINES: dict[str, OpenEngine] = {"grpcio": grpc_engine.open_engine}
+
+
+@pytest.fixture(params=ENGINES)
+def open_engine(request: pytest.FixtureRequest) -> OpenEngine:
+    return ENGINES[request.param]
 
 
 @contextmanager
-def channel(engine: GrpcEngine, **options: int) -> Iterator[grpc.Channel]:
+def channel(engine: Engine, **options: int) -> Iterator[grpc.Channel]:
     named = [(f"grpc.http2.{name}", value) for name, value in options.items()]
     with grpc.insecure_channel(engine.addresses[0], named) as opened:
         yield opened
 
 
 def services(agent: Agent) -> Services:
-    return services_of(agent.observer, version="0.1.0")
+    peers = Peers([Peer.of(agent.observer.node)])
+    return services_of(agent.observer, peers, version="0.1.0")
 
 
 async def in_thread(function: Any, *arguments: Any) -> Any:
@@ -41,11 +63,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_a_client_gets_all_flows(kind: str, tmp_path: Path) -> None:
+async def test_a_client_gets_all_flows(open_engine: OpenEngine, kind: str, tmp_path: Path) -> None:
     agent = Agent()
     agent.publish(0, 2000)
     target = f"unix://{tmp_path}/hubble.sock" if kind == "unix" else "127.0.0.1:0"
-    async with serve(services(agent), [target]) as engine:
+    async with serving(open_engine, services(agent), target) as engine:
         with channel(engine) as opened:
             stub = observer_pb2_grpc.ObserverStub(opened)
 
@@ -58,31 +80,94 @@ async def test_a_client_gets_all_flows(kind: str, tmp_path: Path) -> None:
         assert ("hubble-server-version", "0.1.0") in [(m.key, m.value) for m in metadata]
 
 
-async def test_status_health_and_what_is_not_there() -> None:
+async def test_a_unary_call_and_what_is_not_there(open_engine: OpenEngine) -> None:
     agent = Agent()
     agent.publish(0, 10)
-    async with serve(services(agent), ["127.0.0.1:0"]) as engine:
+    async with serving(open_engine, services(agent), "127.0.0.1:0") as engine:
         with channel(engine) as opened:
             stub = observer_pb2_grpc.ObserverStub(opened)
             status = await in_thread(stub.ServerStatus, observer_pb2.ServerStatusRequest())
             assert (status.num_flows, status.seen_flows) == (10, 10)
-            check = opened.unary_unary(
-                "/grpc.health.v1.Health/Check",
-                request_serializer=StringValue.SerializeToString,
-                response_deserializer=Int32Value.FromString,
-            )
-            assert (await in_thread(check, StringValue(value="hubble.server.Observer"))).value == 1
-            for call, request, code in (
-                (check, StringValue(value="nobody"), grpc.StatusCode.NOT_FOUND),
-                (stub.GetNodes, observer_pb2.GetNodesRequest(), grpc.StatusCode.UNIMPLEMENTED),
-            ):
+            for name in ("/observer.Observer/GetNothing", "/recorder.Recorder/Record"):
                 with pytest.raises(grpc.RpcError) as caught:
-                    await in_thread(call, request)
-                assert caught.value.code() == code
+                    await in_thread(opened.unary_unary(name, bytes, bytes), b"")
+                assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_refused_request_has_its_code_and_text() -> None:
-    async with serve(services(Agent()), ["127.0.0.1:0"]) as engine:
+async def test_each_request_of_a_dialogue_is_answered_in_turn(open_engine: OpenEngine) -> None:
+    def answer(request: StringValue) -> bytes:
+        if request.value == "3":
+            raise RpcError("INVALID_ARGUMENT", "no threes")
+        return StringValue(value=request.value * 2).SerializeToString()
+
+    table = Services({"/t.T/D": Dialogue(StringValue, answer)}, (("who", "we"),))
+    async with serving(open_engine, table, "127.0.0.1:0") as engine:
+        with channel(engine) as opened:
+            encode, decode = StringValue.SerializeToString, StringValue.FromString
+            call = opened.stream_stream("/t.T/D", encode, decode)
+            asked: Any = call(StringValue(value=str(n)) for n in range(3))
+            assert [a.value for a in await in_thread(list, asked)] == ["00", "11", "22"]
+            assert ("who", "we") in [(m.key, m.value) for m in asked.initial_metadata()]
+            asked = call(StringValue(value=str(n)) for n in range(2, 9))
+            assert (await in_thread(next, asked)).value == "22"
+            with pytest.raises(grpc.RpcError) as caught:
+                await in_thread(next, asked)
+            assert (caught.value.code().name, caught.value.details()) == (
+                "INVALID_ARGUMENT", "no threes",
+            )  # fmt: skip
+
+
+async def test_an_answer_too_large_for_clients_is_left_out_and_said(
+    open_engine: OpenEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stream(request: StringValue) -> Chunks:
+        for text in ("one", "x" * LARGEST_MESSAGE, "two"):
+            yield [StringValue(value=text).SerializeToString()]
+
+    table = Services({"/t.T/S": Streaming(StringValue, stream)})
+    async with serving(open_engine, table, "127.0.0.1:0") as engine:
+        with channel(engine) as opened:
+            call = opened.unary_stream(
+                "/t.T/S", StringValue.SerializeToString, StringValue.FromString
+            )
+            answers = await in_thread(list, call(StringValue()))
+    assert [answer.value for answer in answers] == ["one", "two"]
+    assert any("left out" in record.message for record in caplog.records)
+
+
+async def test_who_is_connected_stays_when_an_address_is_given_up(
+    open_engine: OpenEngine, tmp_path: Path
+) -> None:
+    agent = Agent()
+    path = tmp_path / "hubble.sock"
+    async with serving(open_engine, services(agent), f"unix://{path}") as engine:
+        with channel(engine) as opened:
+            stub = observer_pb2_grpc.ObserverStub(opened)
+            call = stub.GetFlows(observer_pb2.GetFlowsRequest(follow=True))
+            await until(lambda: agent.observer.followers == 1)
+            path.unlink()
+            others = socket.socket(socket.AF_UNIX)
+            others.bind(str(path))
+            await engine.unlisten(f"unix://{path}")
+            assert engine.addresses == []
+            agent.publish(0, 1)
+            assert (await in_thread(next, call)).flow.uuid.endswith("000")
+            assert path.exists()  # it is somebody else's now
+            others.close()
+            path.unlink()
+            await engine.listen(f"unix://{path}")
+            with channel(engine) as anew:
+                stub = observer_pb2_grpc.ObserverStub(anew)
+                status = await in_thread(stub.ServerStatus, observer_pb2.ServerStatusRequest())
+                assert status.seen_flows == 1
+            call.cancel()
+            await until(lambda: not engine.open_calls)
+            await engine.unlisten(f"unix://{path}")
+            assert not path.exists()
+
+
+async def test_a_refused_request_has_its_code_and_text(open_engine: OpenEngine) -> None:
+    async with serving(open_engine, services(Agent()), "127.0.0.1:0") as engine:
         with channel(engine) as opened:
             stub = observer_pb2_grpc.ObserverStub(opened)
             request = observer_pb2.GetFlowsRequest(first=True, follow=True)
@@ -92,9 +177,9 @@ async def test_a_refused_request_has_its_code_and_text() -> None:
             assert caught.value.details() == "first cannot be specified with follow"
 
 
-async def test_a_follower_sees_flows_as_they_come_and_may_leave() -> None:
+async def test_a_follower_sees_flows_as_they_come_and_may_leave(open_engine: OpenEngine) -> None:
     agent = Agent()
-    async with serve(services(agent), ["127.0.0.1:0"]) as engine:
+    async with serving(open_engine, services(agent), "127.0.0.1:0") as engine:
         with channel(engine) as opened:
             stub = observer_pb2_grpc.ObserverStub(opened)
             call = stub.GetFlows(observer_pb2.GetFlowsRequest(follow=True))
@@ -108,9 +193,9 @@ async def test_a_follower_sees_flows_as_they_come_and_may_leave() -> None:
             await until(lambda: not agent.observer.followers and not engine.open_calls)
 
 
-async def test_a_client_that_does_not_read_delays_nobody() -> None:
+async def test_a_client_that_does_not_read_delays_nobody(open_engine: OpenEngine) -> None:
     agent = Agent(capacity=500)
-    async with serve(services(agent), ["127.0.0.1:0"]) as engine:
+    async with serving(open_engine, services(agent), "127.0.0.1:0") as engine:
         small = {"bdp_probe": 0, "lookahead_bytes": 1 << 16}
         with channel(engine, **small) as slow, channel(engine) as quick:
             request = observer_pb2.GetFlowsRequest(follow=True)
@@ -131,10 +216,12 @@ async def test_a_client_that_does_not_read_delays_nobody() -> None:
             reader.cancel()
 
 
-async def test_leaving_ends_streams_with_unavailable_within_half_a_second() -> None:
+async def test_leaving_ends_streams_with_unavailable_within_half_a_second(
+    open_engine: OpenEngine,
+) -> None:
     agent = Agent()
     with trio.fail_after(20):
-        async with serve(services(agent), ["127.0.0.1:0"]) as engine:
+        async with serving(open_engine, services(agent), "127.0.0.1:0") as engine:
             opened = grpc.insecure_channel(engine.addresses[0])
             stub = observer_pb2_grpc.ObserverStub(opened)
             call = stub.GetFlows(observer_pb2.GetFlowsRequest(follow=True))
@@ -147,13 +234,15 @@ async def test_leaving_ends_streams_with_unavailable_within_half_a_second() -> N
     opened.close()
 
 
-async def test_a_taken_port_is_refused_while_other_listeners_serve(tmp_path: Path) -> None:
+async def test_a_taken_port_is_refused_while_other_listeners_serve(
+    open_engine: OpenEngine, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
             UsageError, match=f"cannot listen on 127.0.0.1:{port}: address already in use"
         ):
-            async with serve(services(Agent()), [f"127.0.0.1:{port}"]):
+            async with serving(open_engine, services(Agent()), f"127.0.0.1:{port}"):
                 pytest.fail("it serves")
         async with open_engine(services(Agent())) as engine:
             with pytest.raises(
@@ -169,6 +258,7 @@ async def test_a_taken_port_is_refused_while_other_listeners_serve(tmp_path: Pat
 
 
 async def test_a_fault_in_a_service_is_internal_and_closes_the_stream(
+    open_engine: OpenEngine,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     closed: list[bool] = []
@@ -188,7 +278,7 @@ async def test_a_fault_in_a_service_is_internal_and_closes_the_stream(
     table = Services(
         {"/t.T/S": Streaming(StringValue, stream), "/t.T/U": Unary(StringValue, answer)}
     )
-    async with serve(table, ["127.0.0.1:0"]) as engine:
+    async with serving(open_engine, table, "127.0.0.1:0") as engine:
         with channel(engine) as opened:
             encode, decode = StringValue.SerializeToString, StringValue.FromString
             call = opened.unary_stream("/t.T/S", encode, decode)(StringValue())
@@ -206,8 +296,8 @@ async def test_a_fault_in_a_service_is_internal_and_closes_the_stream(
     assert {r.message for r in caplog.records} >= {"a stream failed", "a unary call failed"}
 
 
-async def test_a_request_that_is_no_message_is_refused() -> None:
-    async with serve(services(Agent()), ["127.0.0.1:0"]) as engine:
+async def test_a_request_that_is_no_message_is_refused(open_engine: OpenEngine) -> None:
+    async with serving(open_engine, services(Agent()), "127.0.0.1:0") as engine:
         with channel(engine) as opened:
             call: Any = opened.unary_stream("/observer.Observer/GetFlows", bytes, bytes)(b"\xff")
             with pytest.raises(grpc.RpcError) as caught:
