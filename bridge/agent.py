@@ -66,7 +66,11 @@ class Agent:
         self.ledger = Ledger()
         tables = new_tables()
         pipeline = MonitorPipeline(
-            tables, self._directory, self.ledger, release=config.cilium.release_number
+            tables,
+            self._directory,
+            self.ledger,
+            release=config.cilium.release_number,
+            redaction=config.hubble.redact.redaction,
         )
         self.node = _local_node(config, world, self._directory.link_name)
         self.history = History(tables, self.ledger, _history_size(config))

@@ -33,6 +33,7 @@ from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
 from bridge.addresses import is_loopback, split_address
 from bridge.os_errors import reason_of
 from parsers.errors import UsageError
+from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 PREFIX = "CILIARY_"
 _JOINT = "__"
@@ -178,6 +179,65 @@ class HubbleTls(_Section):
         return self
 
 
+class RedactedHeaders(_Section):
+    """Values of HTTP headers."""
+
+    allow: tuple[str, ...] = Field(
+        default=(), description="HTTP headers whose values are shown; no others are."
+    )
+    deny: tuple[str, ...] = Field(
+        default=(),
+        description="HTTP headers whose values are redacted; with neither list, those of all are.",
+    )
+
+    @model_validator(mode="after")
+    def _one_list_says_it(self) -> RedactedHeaders:
+        if self.allow and self.deny:
+            raise ValueError("name headers in allow or in deny, not in both")
+        return self
+
+
+class RedactedHttp(_Section):
+    """HTTP records."""
+
+    url_query: bool = Field(default=False, description="Redact queries and fragments of URLs.")
+    user_info: bool = Field(default=True, description="Redact passwords in URLs.")
+    headers: RedactedHeaders = RedactedHeaders()
+
+
+class RedactedKafka(_Section):
+    """Kafka records."""
+
+    api_key: bool = Field(default=False, description="Redact the API keys of Kafka records.")
+
+
+class Redact(_Section):
+    """What of L7 records is shown nowhere; Hubble's `hubble.redact`."""
+
+    enabled: bool = Field(
+        default=False, description="Redact L7 records; without it only passwords in URLs."
+    )
+    http: RedactedHttp = RedactedHttp()
+    kafka: RedactedKafka = RedactedKafka()
+
+    @property
+    def redaction(self) -> Redaction:
+        """As the parser wants it."""
+        if not self.enabled:
+            return DEFAULT_REDACTION
+        allow, deny = (
+            frozenset(name.lower() for name in names)
+            for names in (self.http.headers.allow, self.http.headers.deny)
+        )
+        return Redaction(
+            url_query=self.http.url_query,
+            user_info=self.http.user_info,
+            kafka_api_key=self.kafka.api_key,
+            shown_headers=None if deny else allow,
+            hidden_headers=deny,
+        )
+
+
 class Hubble(_Section):
     """The Hubble API."""
 
@@ -196,6 +256,8 @@ class Hubble(_Section):
     def has_tls(self) -> bool:
         """Whether the TCP listener speaks TLS."""
         return self.listen is not None and self.tls.cert_file is not None
+
+    redact: Redact = Redact()
 
     @model_validator(mode="after")
     def _plain_tcp_is_a_decision(self) -> Hubble:

@@ -30,6 +30,7 @@ from parsers.flow_batch import L7_DNS, L7_GENERIC, L7_HTTP, L7_KAFKA, L7_NONE
 from parsers.go_text import parse_rfc3339
 from parsers.gob import Sender, StreamDecoder
 from parsers.l7_content import REQUEST, RESPONSE, AccessLogL7
+from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 
 class AccessLog(NamedTuple):
@@ -59,12 +60,18 @@ _TRACEPARENT = re.compile(
 class AccessLogDecoder:
     """Decodes access-log records; remembers requests to time their responses.
 
-    ``release``: the agent's (major, minor) where known.
+    ``release``: the agent's (major, minor) where known. ``redaction``: what not to show.
     """
 
-    def __init__(self, release: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        release: tuple[int, int] | None = None,
+        *,
+        redaction: Redaction = DEFAULT_REDACTION,
+    ) -> None:
+        self._redaction = redaction
         self._kafka = release is None or release < (1, 20)
-        self._meanings = AccessLogMeanings()
+        self._meanings = AccessLogMeanings(redaction)
         self._stream = StreamDecoder(RECORD)
         self._usual: UsualRecords | None = None
         self._previous: Sender | None = None
@@ -118,7 +125,7 @@ class AccessLogDecoder:
             latency, trace_id = self._follow(kind.type, request_id, traceparent, time)
         return AccessLog(
             kind, source, destination, source_port, destination_port,
-            AccessLogL7(kind.type, latency, trace_id, labels, parts),
+            AccessLogL7(kind.type, latency, trace_id, labels, parts, self._redaction),
         )  # fmt: skip
 
     def _read_any(self, data: bytes) -> Found:

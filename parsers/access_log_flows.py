@@ -32,6 +32,7 @@ from parsers.flow_batch import (
     REPLY_TRUE,
 )
 from parsers.headers import ACCESS_LOG, Release
+from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 L7 = 2  # flow.FlowType
 _KEY = Struct("<16s16s12xIIIIBBH")
@@ -48,8 +49,14 @@ class AccessLogFlows:
         "_rows",
     )  # fmt: skip
 
-    def __init__(self, entities: Entities, directory: Directory, release: Release) -> None:
-        self._decoder = AccessLogDecoder(release)
+    def __init__(
+        self,
+        entities: Entities,
+        directory: Directory,
+        release: Release,
+        redaction: Redaction = DEFAULT_REDACTION,
+    ) -> None:
+        self._decoder = AccessLogDecoder(release, redaction=redaction)
         self._directory = directory
         self._entities = entities
         self._rows: dict[AccessLogSide, int] = {}

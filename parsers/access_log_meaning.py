@@ -16,6 +16,7 @@ from parsers.flow_batch import L4_NONE, L4_SCTP, L4_TCP, L4_UDP
 from parsers.go_text import text
 from parsers.l7 import DnsLabels, HttpLabels, KafkaLabels
 from parsers.l7_content import REQUEST, RESPONSE, SAMPLE, UINT32
+from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,10 +63,11 @@ _MOST_INTERNED = 8192  # label objects and sides, each; then the table starts an
 class AccessLogMeanings:
     """Makes what a record refers to. ``query_labels``: whether ``DnsLabels`` have the query."""
 
-    __slots__ = ("_kinds", "_labels", "_sides", "query_labels")
+    __slots__ = ("_kinds", "_labels", "_redaction", "_sides", "query_labels")
 
-    def __init__(self) -> None:
+    def __init__(self, redaction: Redaction = DEFAULT_REDACTION) -> None:
         self.query_labels = False
+        self._redaction = redaction
         self._kinds: dict[tuple[int, ...], AccessLogKind] = {}
         self._sides: dict[tuple[Any, ...], AccessLogSide] = {}
         self._labels: dict[tuple[Any, ...], Labels] = {}
@@ -147,7 +149,7 @@ class AccessLogMeanings:
         signed_error = (error + (1 << 31)) % (1 << 32) - (1 << 31)
         key = ("kafka", topic[0], api_key, 0 if type_ == REQUEST else signed_error)
         return self._labels.get(key) or self._intern(
-            key, KafkaLabels(text(topic[0]), text(api_key), key[3])
+            key, KafkaLabels(text(topic[0]), self._redaction.api_key(text(api_key)), key[3])
         )
 
     def _intern(self, key: tuple[Any, ...], labels: Labels) -> Labels:

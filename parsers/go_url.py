@@ -64,10 +64,13 @@ def accepts_url(text: bytes) -> bool:
     return True
 
 
-def print_url(text: bytes) -> str:
-    """What Hubble shows of a URL that ``accepts_url``; a password is redacted."""
+def print_url(text: bytes, *, without_password: bool = True, without_query: bool = False) -> str:
+    """What Hubble shows of a URL that ``accepts_url``; the query goes with the fragment."""
     if not _PLAIN.fullmatch(text):
-        text = _print(_parse(text))
+        text = _print(_parse(text), without_password, without_query)
+    elif without_query:
+        path, mark, query = text.partition(b"?")
+        text = path if query else path + mark  # Go keeps a question mark that stands alone
     return text.decode("utf-8", "replace")
 
 
@@ -171,7 +174,7 @@ _VALID_PATH = re.compile(rb"[%b%%]*" % _PATH_AS_SENT)
 _VALID_FRAGMENT = re.compile(rb"[%b%%]*" % _FRAGMENT_AS_SENT)
 
 
-def _print(url: _Url) -> bytes:
+def _print(url: _Url, without_password: bool, without_query: bool) -> bytes:
     out = url.scheme + b":" if url.scheme else b""
     path = url.path
     if path != b"*" and not _VALID_PATH.fullmatch(path):
@@ -188,14 +191,16 @@ def _print(url: _Url) -> bytes:
                 name, password = url.user
                 out += _escape(name, _NOT_USER)
                 if password is not None:
-                    out += b":" + REDACTED.encode()
+                    shown = REDACTED.encode() if without_password else password
+                    out += b":" + _escape(shown, _NOT_USER)
                 out += b"@"
             out += _escape(url.host, _NOT_HOST)
         if not out and b":" in path.partition(b"/")[0]:
             out += b"./"
         out += path
-    out += url.query
-    if url.fragment:
+    if not without_query or url.query == b"?":
+        out += url.query
+    if url.fragment and not without_query:
         fragment = url.fragment
         if not _VALID_FRAGMENT.fullmatch(fragment):
             fragment = _escape(_unescape(fragment), _NOT_FRAGMENT)

@@ -14,9 +14,9 @@ from parsers.addresses import MAPPED
 from parsers.dns_names import response_code_name, type_name
 from parsers.flow_batch import L7_DNS, L7_GENERIC, L7_HTTP, L7_KAFKA
 from parsers.go_text import quote, text
-from parsers.go_url import print_url
 from parsers.gob_values import Reader
 from parsers.l7 import Dns, DnsLabels, Http, HttpLabels, Kafka, KafkaLabels, L7Content
+from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 UNKNOWN_TYPE, REQUEST, RESPONSE, SAMPLE = range(4)
 """flow.L7FlowType."""
@@ -24,7 +24,7 @@ UNKNOWN_TYPE, REQUEST, RESPONSE, SAMPLE = range(4)
 UINT32 = 0xFFFFFFFF
 
 _TRACE_ID_BYTES = 96
-_RECORD_BYTES = 96 + 32 + 64 + _TRACE_ID_BYTES
+_RECORD_BYTES = 96 + 8 + 32 + 64 + _TRACE_ID_BYTES
 _PART_BYTES = 80 + 48
 
 
@@ -44,6 +44,7 @@ class AccessLogL7(NamedTuple):
     trace_id: str
     labels: HttpLabels | DnsLabels | KafkaLabels | None
     parts: tuple[Part, ...]
+    redaction: Redaction = DEFAULT_REDACTION
 
     @property
     def nbytes(self) -> int:
@@ -65,36 +66,41 @@ class AccessLogL7(NamedTuple):
         if L7_GENERIC in values:
             summary = _generic_summary(*values[L7_GENERIC])
         if kafka:
-            record = _kafka(self.type, *kafka)
+            record = _kafka(self.redaction, self.type, *kafka)
             summary = "" if dns or http else _kafka_summary(self.type, record)
         if http:
-            record = _http(self.type, *http)
+            record = _http(self.redaction, self.type, *http)
         if dns:
             record = _dns(self.type, *dns)
             if not kafka:
                 summary = _dns_summary(self.type, *dns)
         if http:
-            summary = _http_summary(self.type, self.latency_ns, *http)
+            summary = _http_summary(self.redaction, self.type, self.latency_ns, *http)
         return L7Content(record, summary)
 
 
 def _http(
-    type_: int, code: int, method: bytes, url: bytes, protocol: bytes,
+    redaction: Redaction, type_: int, code: int, method: bytes, url: bytes, protocol: bytes,
     headers: dict[bytes, list[bytes]], *_: Any,
 ) -> Http:  # fmt: skip
     return Http(
         code=0 if type_ == REQUEST else code & UINT32,
         method=text(method),
-        url=print_url(url),
+        url=redaction.url(url),
         protocol=text(protocol),
-        headers=tuple((text(k), text(v)) for k in sorted(headers) for v in headers[k]),
+        headers=tuple(
+            (name, redaction.header(name, text(value)))
+            for name, values in ((text(key), headers[key]) for key in sorted(headers))
+            for value in values
+        ),
     )
 
 
 def _http_summary(
-    type_: int, latency_ns: int, code: int, method: bytes, url: bytes, protocol: bytes, *_: Any
-) -> str:
-    request = f"{text(method)} {print_url(url)}"
+    redaction: Redaction, type_: int, latency_ns: int, code: int, method: bytes, url: bytes,
+    protocol: bytes, *_: Any,
+) -> str:  # fmt: skip
+    request = f"{text(method)} {redaction.url(url)}"
     if type_ == REQUEST:
         return f"{text(protocol)} {request}"
     if type_ == RESPONSE:
@@ -103,13 +109,14 @@ def _http_summary(
 
 
 def _kafka(
-    type_: int, error: int, version: int, key: bytes, correlation: int, topic: list[bytes]
-) -> Kafka:
+    redaction: Redaction, type_: int, error: int, version: int, key: bytes, correlation: int,
+    topic: list[bytes],
+) -> Kafka:  # fmt: skip
     signed_error = (error + (1 << 31)) % (1 << 32) - (1 << 31)
     return Kafka(
         error_code=0 if type_ == REQUEST else signed_error,
         api_version=version,
-        api_key=text(key),
+        api_key=redaction.api_key(text(key)),
         correlation_id=correlation,
         topic=text(topic[0]),
     )

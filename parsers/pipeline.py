@@ -42,6 +42,7 @@ from parsers.headers import (
 from parsers.intern import InternTable
 from parsers.ledger import Ledger
 from parsers.packet_columns import read_packets
+from parsers.redaction import DEFAULT_REDACTION, Redaction
 from parsers.sock_flows import RECORD_WINDOW, sock_flows
 from parsers.windows import windows
 
@@ -111,13 +112,20 @@ def new_tables() -> FlowTables:
 
 
 class MonitorPipeline:
-    """Parser of one agent's records; ``release`` is the agent's (major, minor), if known.
+    """Parser of one agent's records; ``release`` is the agent's (major, minor), if known;
+    ``redaction`` says what of L7 records is not shown.
 
     ``sequence`` numbers records over all connections. Not thread-safe.
     """
 
     def __init__(
-        self, tables: FlowTables, directory: Directory, ledger: Ledger, *, release: Release = None
+        self,
+        tables: FlowTables,
+        directory: Directory,
+        ledger: Ledger,
+        *,
+        release: Release = None,
+        redaction: Redaction = DEFAULT_REDACTION,
     ) -> None:
         self.tables = tables
         self.directory = directory
@@ -128,7 +136,9 @@ class MonitorPipeline:
         self._layout = Layout.of(release)
         self._details = DetailBuilder(tables, directory, self._site_of, release)
         self._agent_events = AgentEventDecoder(release)
-        self._access_logs = AccessLogFlows(tables.conversations.entities, directory, release)
+        self._access_logs = AccessLogFlows(
+            tables.conversations.entities, directory, release, redaction
+        )
         self._last_time = 0
 
     def label_queries(self, *, wanted: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from api.v1.flow import flow_pb2
 from parsers.errors import UsageError
 
+_MOST = 32  # of one filter; each may take the runtime's 10,000 iterations a flow
 FlowTest = Callable[[flow_pb2.Flow], bool]
 
 
@@ -23,6 +24,9 @@ def expressions(texts: Iterable[str]) -> FlowTest:
     """
     from cel_expr_python import cel  # noqa: PLC0415  # 14 MB that few need
 
+    texts = list(texts)
+    if len(texts) > _MOST:
+        raise UsageError(f"{len(texts)} CEL expressions are too many; use at most {_MOST}")
     environment = cel.NewEnv(variables={"_flow": cel.Type("flow.Flow")}, container="flow")
     compiled = []
     for text in texts:

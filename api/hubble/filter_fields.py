@@ -42,7 +42,7 @@ from parsers.flow_batch import (
     REPLY_UNKNOWN,
 )
 from parsers.go_text import quote
-from parsers.l7 import Dns, Http
+from parsers.l7 import Dns, DnsLabels, Http, HttpLabels
 from parsers.summary import TCP_FLAGS
 
 ClassTest: TypeAlias = Callable[[Any], Mask]  # of rows of FLOW_CLASS
@@ -319,7 +319,9 @@ def dns_test(texts: Iterable[str]) -> DetailTest:
         raise UsageError(f"invalid DNS query filter: failed to compile regexp: {error}") from None
 
     def dns(detail: Detail) -> bool:
-        record = detail.l7.content().record if detail.l7 is not None else None
+        if detail.l7 is None or not isinstance(detail.l7.labels, DnsLabels):
+            return False
+        record = detail.l7.content().record
         return isinstance(record, Dns) and any(p.search(record.query) for p in found)
 
     return dns
@@ -327,6 +329,7 @@ def dns_test(texts: Iterable[str]) -> DetailTest:
 
 def http_tests(one: flow_pb2.FlowFilter) -> list[DetailTest]:
     """All that asks an HTTP record; refused where the event types exclude records."""
+    labels: list[Callable[[HttpLabels], bool]] = []
     tests: list[Callable[[Http], bool]] = []
     asked: list[str] = []
     if one.http_status_code:
@@ -335,11 +338,11 @@ def http_tests(one: flow_pb2.FlowFilter) -> list[DetailTest]:
             codes = [patterns.status_code(text) for text in one.http_status_code]
         except UsageError as error:
             raise UsageError(f"invalid http status code filter: {error}") from None
-        tests.append(lambda http: any(code(http.code) for code in codes))
+        labels.append(lambda http: any(code(http.code) for code in codes))
     if one.http_method:
         asked.append("method")
         methods = frozenset(method.lower() for method in one.http_method)
-        tests.append(lambda http: bool(http.method) and http.method.lower() in methods)
+        labels.append(lambda http: bool(http.method) and http.method.lower() in methods)
     if one.http_path:
         asked.append("path")
         tests.append(_http_expression(one.http_path, "path", _path))
@@ -354,12 +357,17 @@ def http_tests(one: flow_pb2.FlowFilter) -> list[DetailTest]:
         raise UsageError(
             f"filtering by http {asked[0]} requires the event type filter to only match 'l7' events"
         )
-    if not tests:
+    if not asked:
         return []
 
     def http(detail: Detail) -> bool:
-        record = detail.l7.content().record if detail.l7 is not None else None
-        return isinstance(record, Http) and all(test(record) for test in tests)
+        l7 = detail.l7
+        if l7 is None or not isinstance(l7.labels, HttpLabels):
+            return False
+        if not all(test(l7.labels) for test in labels):
+            return False
+        record = l7.content().record if tests else None  # takes as long as everything else
+        return not tests or (isinstance(record, Http) and all(test(record) for test in tests))
 
     return [http]
 

@@ -29,16 +29,31 @@ from api.hubble.filters import FlowSelection
 from api.hubble.flow_scan import BEGIN, END, FlowScan, Wanted, last_matches
 from api.hubble.flow_view import FlowViews
 from api.hubble.node import LocalNode
+from api.hubble.rpc import RpcError
 from api.v1.flow import flow_pb2
 from api.v1.observer import observer_pb2
 from parsers.ledger import Ledger
 
 CHUNK = 500  # flows a chunk: 1-2 ms to encode
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of a Timestamp
 _OVERRUN_INTERVAL = 1_000_000_000  # ns between two reports of a reader that is too slow
 
 
 def nanoseconds(timestamp: Timestamp) -> int:
-    """Since the epoch; what no clock of a flow can show is clipped."""
+    """Since the epoch; what no clock of a flow can show is clipped.
+
+    ``RpcError`` in Hubble's words for what is no time.
+    """
+    reason = ""
+    if timestamp.seconds < _FIRST_SECOND:
+        reason = "before 0001-01-01"
+    elif timestamp.seconds > _LAST_SECOND:
+        reason = "after 9999-12-31"
+    elif not 0 <= timestamp.nanos < 1_000_000_000:
+        reason = "has out-of-range nanos"
+    if reason:
+        fields = " ".join(f"{field.name}:{value}" for field, value in timestamp.ListFields())
+        raise RpcError("UNKNOWN", f"proto: timestamp ({fields}) {reason}")
     time = int(timestamp.seconds) * 1_000_000_000 + int(timestamp.nanos)
     return min(max(time, BEGIN + 1), END - 1)
 

@@ -23,7 +23,7 @@ Chosen: TypeAlias = "NDArray[np.intp] | None"
 WIDEST = 1 << 13
 """Flows of a view at most: what their columns take stays in the processor's cache."""
 
-_KEPT = 2  # views: of the newest flows, and of those before
+_KEPT = 8  # views: as many as a large batch has
 # A view is of a ring's own memory. It is never asked for once a flow of it is overwritten, as
 # its positions are looked for from the oldest on.
 
@@ -89,11 +89,14 @@ class FlowViews:
 
     def _views(self, start: int, stop: int) -> Iterator[tuple[int, FlowView]]:
         """One, or two where the ring begins anew."""
-        for position, piece in self._ring.pieces(start, stop, stop - start):
-            key = position, position + len(piece)
-            view = self._kept.get(key)
+        capacity = self._ring.capacity
+        while start < stop:
+            end = min(stop, (start // capacity + 1) * capacity)
+            view = self._kept.get((start, end))
             if view is None:
-                view = self._kept[key] = FlowView(piece)
+                ((_, piece),) = self._ring.pieces(start, end, end - start)
+                view = self._kept[start, end] = FlowView(piece)
                 if len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)
-            yield position, view
+            yield start, view
+            start = end

@@ -39,6 +39,8 @@ SERVICE = "hubble.server.Observer"
 
 _OBSERVER = "/observer.Observer/"
 _MASKS = 8  # encoders kept; the CLI's default mask and none are nearly all there is
+_MOST_FILTERS, _LARGEST = 1000, 1 << 17
+"""What a request's filters may be at most: compiling them holds the loop, some 10 µs a value."""
 _RATE_WINDOW = 60 * 10**9
 
 
@@ -207,6 +209,11 @@ class Observer:
         """The selection of a request; that of another call that asks the same."""
         black = [one.SerializeToString(deterministic=True) for one in request.blacklist]
         white = [one.SerializeToString(deterministic=True) for one in request.whitelist]
+        if len(white) + len(black) > _MOST_FILTERS or sum(map(len, white + black)) > _LARGEST:
+            raise RpcError(
+                "INVALID_ARGUMENT",
+                f"filters are too large; use at most {_MOST_FILTERS} of {_LARGEST} bytes together",
+            )
         key = (*white, b"not", *black)
         found = self._selections.get(key)
         if found is None:

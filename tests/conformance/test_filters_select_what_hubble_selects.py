@@ -100,12 +100,12 @@ def sides(
 
 def observer_over(stream: Path, world: dict[str, Any], lines: list[dict[str, Any]]) -> Observer:
     """Ours, by way of the whole pipeline."""
-    recorded = Recorded(stream, world, (1, 19))
+    recorded = Recorded(stream, world)
     emitter = next(line["event"]["emitter"] for line in lines if line["kind"] == "flow")
     node = replace(recorded.node, emitter_name=emitter["name"], emitter_version=emitter["version"])
     observer = Observer(History(recorded.tables, recorded.ledger, 65535), node, recorded.ledger)
-    for parsed in recorded.batches():
-        observer.publish(parsed)
+    for parsed_batch in recorded.batches():
+        observer.publish(parsed_batch)
     return observer
 
 

@@ -13,6 +13,7 @@ from tests import fixtures
 from tests.conformance import make_rare_fixture as make
 from tests.conformance.conftest import Tell
 from tests.parsers.comparison import compare
+from tests.parsers.redaction_settings import redaction_of
 
 COUNT = {"steady": 30_000, "all": 20_000, "l7": 10_000, "hostile": 30_000}
 RELEASE = "v1.19"  # of the program
@@ -40,6 +41,29 @@ def test_a_random_stream_gives_what_hubble_gives(
         RELEASE, stream.read_bytes(), expected, json.loads(world.read_bytes()), set()
     )
     assert unexplained[:3] == [], f"{len(unexplained)} of {COUNT[mix]} records, seed {seed}"
+
+
+def test_random_records_are_redacted_as_hubble_does(
+    oracle: Path, tmp_path: Path, tell: Tell
+) -> None:
+    seed = random.SystemRandom().getrandbits(32)
+    tell(f"oracle gen --seed {seed} --mix l7 --count 3000, redacted")
+    stream, flows, world = (tmp_path / name for name in ("stream", "flows.jsonl", "world.json"))
+    _run(
+        oracle, "gen", "--seed", str(seed), "--mix", "l7", "--count", "3000",
+        "--stream", stream, "--flows", flows, "--world", world,
+    )  # fmt: skip
+    _run(oracle, "redacted", "--stream", stream, "--world", world, "--out", tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "settings.json").read_bytes())
+    assert len(settings) == 6
+    for name, setting in settings.items():
+        text = (tmp_path / "out" / f"{name}.flows.jsonl").read_text(encoding="utf-8")
+        expected = [json.loads(line) for line in text.splitlines()]
+        known = json.loads(world.read_bytes())
+        unexplained = compare(
+            RELEASE, stream.read_bytes(), expected, known, set(), redaction_of(setting)
+        )
+        assert unexplained[:3] == [], f"{name}, seed {seed}"
 
 
 TCP = bytes.fromhex("9c40 1f90 00000001 00000002 b012 ffff 0000 0000")

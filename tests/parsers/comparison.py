@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from parsers.redaction import DEFAULT_REDACTION, Redaction
 from tests.fixtures import Payload, release_number, split_stream
 from tests.parsers.hubble_differences import FILLER, print_as, read_as
 from tests.parsers.recorded import Result, World, batches, differences, made_by_hand, results_of
@@ -14,7 +15,12 @@ Unexplained = tuple[int, list[tuple[str, Any, Any]]]
 
 
 def compare(
-    release: str, stream: bytes, expected: Sequence[Result], world: World, fired: set[str]
+    release: str,
+    stream: bytes,
+    expected: Sequence[Result],
+    world: World,
+    fired: set[str],
+    redaction: Redaction = DEFAULT_REDACTION,
 ) -> list[Unexplained]:
     """What the table leaves unexplained; the names of entries that were needed go to ``fired``.
 
@@ -22,7 +28,8 @@ def compare(
     """
     hint, sent = release_number(release), split_stream(stream)
     read = [p._replace(data=read_as(release, p.data, world, fired)) for p in sent]
-    ours = results_of(batches(stream) if read == sent else made_by_hand(read), world, hint)
+    whole = batches(stream) if read == sent else made_by_hand(read)
+    ours = results_of(whole, world, hint, redaction)
     differing = {}
     for want in expected:
         number = want["i"]
@@ -32,7 +39,7 @@ def compare(
                 differing[number] = (want, found)
     # Only where the answers differ: what if the filler behind the packet counts as packet?
     filled = [p._replace(data=_filled(p.data)) if n in differing else p for n, p in enumerate(read)]
-    ours = results_of(made_by_hand(filled), world, hint) if differing else {}
+    ours = results_of(made_by_hand(filled), world, hint, redaction) if differing else {}
     unexplained = []
     for number, (want, found) in differing.items():
         again = _compare(release, want, ours[number](), sent[number], world, fired)

@@ -32,6 +32,7 @@ from parsers.pipeline import (
     RecordError,
     new_tables,
 )
+from parsers.redaction import DEFAULT_REDACTION, Redaction
 from parsers.world import directory_of, node_name_of
 from tests.fixtures import Payload
 
@@ -46,12 +47,19 @@ class Parser:
     """One pipeline over a world, on the world's clock."""
 
     def __init__(
-        self, world: World, release: Release, *, directory: Directory | None = None
+        self,
+        world: World,
+        release: Release,
+        *,
+        directory: Directory | None = None,
+        redaction: Redaction = DEFAULT_REDACTION,
     ) -> None:
         directory = directory or directory_of(world)
         self.tables = new_tables()
         self.ledger = Ledger()
-        self.pipeline = MonitorPipeline(self.tables, directory, self.ledger, release=release)
+        self.pipeline = MonitorPipeline(
+            self.tables, directory, self.ledger, release=release, redaction=redaction
+        )
         node = LocalNode(
             node_name_of(world),
             tuple(sorted(world["node"]["labels"])),
@@ -173,10 +181,13 @@ def made_by_hand(payloads: Sequence[Payload]) -> Iterator[PayloadBatch]:
 
 
 def results_of(
-    payloads: Iterable[PayloadBatch], world: World, release: Release
+    payloads: Iterable[PayloadBatch],
+    world: World,
+    release: Release,
+    redaction: Redaction = DEFAULT_REDACTION,
 ) -> dict[int, Callable[[], Result]]:
     """By payload number; see ``Parser.results``."""
-    parser = Parser(world, release)
+    parser = Parser(world, release, redaction=redaction)
     return dict(chain.from_iterable(parser.results(parser.parse(b)) for b in payloads))
 
 

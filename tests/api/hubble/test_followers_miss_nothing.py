@@ -117,6 +117,24 @@ async def test_a_reader_that_is_overtaken_is_told_how_many_it_missed(
     nursery.cancel_scope.cancel()
 
 
+async def test_what_was_found_but_not_sent_in_time_is_lost_too(nursery: trio.Nursery) -> None:
+    agent = Agent(capacity=1000)
+    agent.publish(0, 1000)
+    gate = trio.Event()
+    nursery.start_soon(lambda: agent.read(gate, follow=True, number=1000))
+    await trio.testing.wait_all_tasks_blocked()
+    assert agent.received == list(range(CHUNK))
+    agent.publish(1000, 1700)
+    gate.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert agent.received == [*range(CHUNK), *range(700, 1700)]
+    assert [event.num_events_lost for event in agent.lost] == [700 - CHUNK]
+    account = agent.ledger.stages["follower"]
+    assert account.lost == {"overtaken": 700 - CHUNK}
+    assert (account.incoming, account.balance()) == (1700, 0)
+    nursery.cancel_scope.cancel()
+
+
 async def test_being_overtaken_again_is_told_once_a_second(nursery: trio.Nursery) -> None:
     agent = Agent(capacity=10)
     gates = [trio.Event()]

@@ -10,7 +10,7 @@ import pytest
 
 from api.hubble.filter_fields import http_tests
 from api.v1.flow import flow_pb2
-from parsers.l7 import Http, L7Content
+from parsers.l7 import Http, HttpLabels, L7Content
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,9 @@ from parsers.l7 import Http, L7Content
 )
 def test_a_path_filter_sees_what_go_takes_for_the_path(url: str, path: str | None) -> None:
     record = Http(200, "GET", url, "HTTP/1.1", ())
-    detail: Any = SimpleNamespace(l7=SimpleNamespace(content=lambda: L7Content(record, "")))
+    labels = HttpLabels(record.method, record.protocol, record.code)
+    l7 = SimpleNamespace(labels=labels, content=lambda: L7Content(record, ""))
+    detail: Any = SimpleNamespace(l7=l7)
 
     def matches(expression: str) -> bool:
         (test,) = http_tests(flow_pb2.FlowFilter(http_path=[expression]))
