@@ -25,7 +25,7 @@ from api.hubble.node import LocalNode
 from api.hubble.observer import Observer
 from api.hubble.peers import Peer, Peers
 from api.hubble.services import services_of
-from api.metrics.agent import AgentMetrics, SeriesCollector, watch_loop_lag
+from api.metrics.agent import AgentMetrics, GuessedHeaders, SeriesCollector, watch_loop_lag
 from api.metrics.departed import DepartedPods
 from api.metrics.exposition import Writable
 from api.metrics.hubble import HubbleMetrics
@@ -85,6 +85,7 @@ class Agent:
         self.peers = Peers([Peer.of(self.node)])
         self.registry = CollectorRegistry()
         self.registry.register(SeriesCollector(lambda: self.metrics.families))
+        self.registry.register(GuessedHeaders(lambda: pipeline.guessed_headers))
         self.agent_metrics = AgentMetrics(self.registry, self.ledger, __version__)
         self.path = FlowPath(
             pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=clock
@@ -222,7 +223,6 @@ class Agent:
         told.history_capacity.set_function(lambda: history.flows.capacity)
         told.history_bytes.set_function(history.nbytes)
         told.history_span.set_function(self._history_span)
-        told.guessed_headers.set_function(lambda: self.path.pipeline.guessed_headers)
 
     def _history_span(self) -> float:
         flows = self.history.flows

@@ -111,6 +111,11 @@ class DetailTable(ObjectTable["Detail | L7Record"]):
         found = super().__getitem__(row)
         return found if isinstance(found, Detail) else Detail(found)
 
+    def record(self, row: int) -> L7Record | None:
+        """The L7 record of a detail, without making one of a record that is kept alone."""
+        found = super().__getitem__(row)
+        return found.l7 if isinstance(found, Detail) else found
+
     def intern(self, value: Detail | L7Record) -> int:
         """The row of an equal detail, made when there is none."""
         return super().intern(value) if value != self[0] else 0

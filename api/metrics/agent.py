@@ -62,10 +62,6 @@ class AgentMetrics:
         self.history_span = self._gauge(
             "history_span_seconds", "Time between the oldest and the newest flow kept."
         )
-        self.guessed_headers = self._gauge(
-            "guessed_headers",
-            "Records of a version newer than known, read as far as their lengths allow.",
-        )
         self.batch_events = Histogram(
             "ciliary_batch_events",
             "Events a batch.",
@@ -87,6 +83,22 @@ class AgentMetrics:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"ciliary_{name}", text, labels, registry=self.registry)
+
+
+class GuessedHeaders(Collector):
+    """Records whose layout is newer than this version."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[Metric]:
+        """The family with the value of now."""
+        family = CounterMetricFamily(
+            "ciliary_guessed_headers",
+            "Records of a version newer than known, read as far as their lengths allow.",
+        )
+        family.add_metric((), self._count())
+        yield family
 
 
 class SeriesCollector(Collector):

@@ -13,12 +13,15 @@ from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from api.metrics.agent import AgentMetrics
+from api.metrics.agent import AgentMetrics, GuessedHeaders, SeriesCollector
 from api.metrics.classes import MetricClasses
-from api.metrics.family import BUCKETS, Counters
+from api.metrics.context import IDENTIFIERS, LABELS
+from api.metrics.departed import DELAY
+from api.metrics.family import BUCKETS, OTHER, SERIES, Counters
 from api.metrics.handlers import BY_NAME, RECORDERS
 from api.metrics.handlers.settings import Settings
 from api.metrics.hubble import DEFAULT_HANDLERS, LOST_SOURCES, HubbleMetrics
+from api.metrics.options import CONTEXT_OPTIONS, EXEMPLARS, OPTIONS
 from api.metrics.scrapes import ScrapeCounts
 from parsers.ledger import Ledger
 
@@ -41,12 +44,49 @@ as a policy verdict.
 
 """
 
+_OPTIONS: Final = """
+### How they are counted
+
+`metrics.hubble.enabled` is a list of handlers, each with options in Hubble's words:
+`flow:sourceContext=pod|ip;labelsContext=source_namespace dns:query`. Wrong ones are refused
+by name. `metrics.hubble.dynamic` names a file in the form of Hubble's dynamic metrics instead
+(`metrics: [{name, contextOptions, includeFilters, excludeFilters}]`); it is looked at every ten
+seconds, and what stays as it was keeps its counts. SIGHUP does the same for the list.
+
+"""
+
+_AFTER_OPTIONS: Final = f"""
+An option for the flow's direction wins over the one for all; of several identifiers the first
+that is not empty is taken. `httpV2` counts requests by their responses and has source and
+destination change places for that. `exemplars` are shown to readers of OpenMetrics.
+
+Not equal to Hubble on purpose: `hubble_dns_queries_total` and `hubble_dns_responses_total`
+always have the label `rcode` (Hubble calls it `type` under some numbers of context labels).
+
+### How many series there may be
+
+A metric has at most {SERIES:,} series (`metrics.hubble.series`). Over it a newcomer is counted
+under the label value `{OTHER}`, but for labels with few values, such as `verdict` or `reason`,
+so that sums by these stay true. A series that was admitted never folds, so `rate()` shows
+nothing that did not happen. `ciliary_metrics_folded_total` tells how much was counted so,
+`ciliary_metrics_series` how many there are, and the log says it once.
+
+Series that name a pod go {DELAY:.0f} seconds after the pod's endpoint was deleted, as in Hubble:
+by `source` and `destination` where `pod` is one of their identifiers, and by pairs of namespace
+and pod in `labelsContext`. What they had counted is in `ciliary_metrics_expired_total`: live,
+`{OTHER}` and expired ones together are all that was counted.
+
+Native histograms are not offered: the client library that we use writes none.
+"""
+
 _LOST: Final = f"""
-`hubble_lost_events_total` has the sources {", ".join(f"`{s}`" for s in LOST_SOURCES)}. It counts
-the events that were lost; Hubble counts the notifications of losses.
+`hubble_lost_events_total` has the sources {", ".join(f"`{s}`" for s in LOST_SOURCES)}.
+It counts the events that were lost; Hubble counts the notifications of losses.
 
 Bounds of all `hubble_*` histograms, in seconds: {", ".join(f"{b:g}" for b in BUCKETS)}.
+"""
 
+_OWN: Final = """
 ## `ciliary_*`: the agent itself
 
 Stages, in the order of an event's way, are those of the loss ledger. At each of them
@@ -78,7 +118,8 @@ def page() -> str:
     lines += [f"| the server {_row(_entry(f))}" for f in ScrapeCounts().families]
     own = ["| metric | type | labels | help |", "|---|---|---|---|"]
     own += [_row(entry) for entry in sorted(_agent())]
-    return _INTRODUCTION + "\n".join(lines) + "\n" + _LOST + "\n".join(own) + "\n"
+    parts = ("\n".join(lines), _LOST, _OPTIONS, *_options(), _AFTER_OPTIONS, _OWN, "\n".join(own))
+    return _INTRODUCTION + "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
 def main(arguments: list[str]) -> str | None:
@@ -89,6 +130,21 @@ def main(arguments: list[str]) -> str | None:
     elif PAGE.read_text() != text:
         return f"{PAGE.name} is stale; run python -m api.metrics.reference"
     return None
+
+
+def _options() -> Iterator[str]:
+    lines = ["| option | of | values |", "|---|---|---|"]
+    lines += [
+        f"| `{option}` | `{handler}` | {'`true`, `false`' if option == EXEMPLARS else '-'} |"
+        for handler, options in OPTIONS.items()
+        for option in options
+    ]
+    identifiers, labels = (", ".join(f"`{x}`" for x in names) for names in (IDENTIFIERS, LABELS))
+    lines += [
+        f"| `{option}` | all | {labels if option == 'labelsContext' else 'as above'} |"
+        for option in CONTEXT_OPTIONS
+    ]
+    yield "\n".join(lines).replace("as above", identifiers, 1)
 
 
 def _by_handler() -> Iterator[tuple[str, tuple[Counters, ...]]]:
@@ -111,6 +167,8 @@ def _agent() -> Iterator[Entry]:
     ledger.book_kinds("parser", flows=1)
     ledger.chained = True
     agent = AgentMetrics(registry, ledger, "")
+    registry.register(SeriesCollector(lambda: HubbleMetrics(()).families))
+    registry.register(GuessedHeaders(lambda: 0))
     agent.source_connected.labels("")
     agent.source_connects.labels("")
     for metric in registry.collect():

@@ -34,11 +34,12 @@ _TALLIES = 1024
 
 @dataclass(slots=True)
 class Tally:
-    """Flows of one kind, and the latencies of those that say one.
+    """Flows with the same labels and class, and the latencies of those that say one.
 
     ``exemplars``: of each bucket the last flow with a trace.
     """
 
+    labels: RecordLabels
     flows: int = 0
     nanoseconds: int = 0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS) + 1))
@@ -64,13 +65,13 @@ class L7Records:
         self._classes = classes
         self._recorders = recorders
         self._kind = ClassColumn(classes, _kind)
-        self._tallies: dict[tuple[RecordLabels, int], Tally] = {}
+        self._tallies: dict[tuple[int, int], Tally] = {}
 
     def count(self, batch: FlowBatch, classes: U32) -> None:
         """See ``Handler``."""
         kinds = self._kind.of(classes)
         picked = kinds.nonzero()[0]
-        details = batch.tables.details
+        record_of, tallies = batch.tables.details.record, self._tallies
         for detail, row, kind, time in zip(
             batch.detail[picked].tolist(),
             classes[picked].tolist(),
@@ -78,12 +79,14 @@ class L7Records:
             batch.time[picked].tolist(),
             strict=True,
         ):
-            record = details[detail].l7
-            if record is None or record.labels is None:
+            record = record_of(detail)
+            if record is None or (labels := record.labels) is None:
                 continue
-            tally = self._tallies.get((record.labels, row))
+            # By identity: equal labels are the same object, all but the longest.
+            key = id(labels), row
+            tally = tallies.get(key)
             if tally is None:
-                tally = self._tallies[record.labels, row] = Tally()
+                tally = tallies[key] = Tally(labels)
             tally.flows += 1
             bucket = 0
             if kind == _TIMED:
@@ -104,10 +107,10 @@ class L7Records:
         self._fold()
 
     def _fold(self) -> None:
-        for (labels, row), tally in self._tallies.items():
+        for (_, row), tally in self._tallies.items():
             key = self._classes[row]
             for recorder in self._recorders:
-                recorder.record(labels, key, tally)
+                recorder.record(tally.labels, key, tally)
         self._tallies.clear()
 
 
