@@ -13,6 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from api.hubble.node import LocalNode
 from api.hubble.observer import Observer
 from api.hubble.peers import Peer, Peers
 from api.hubble.services import services_of
-from api.metrics.agent import AgentMetrics, watch_loop_lag
+from api.metrics.agent import AgentMetrics, SeriesCollector, watch_loop_lag
+from api.metrics.departed import DepartedPods
 from api.metrics.exposition import Writable
 from api.metrics.hubble import HubbleMetrics
+from api.metrics.options import HandlerSpec, parse_handlers
 from api.metrics.routes import health_route, ledger_route, metrics_route
 from api.metrics.scrapes import ScrapeCounts
 from bridge import __version__
@@ -38,13 +41,17 @@ from bridge.http_listener import http_part
 from bridge.hubble_listener import hubble_part
 from bridge.identity.file import load_identity_file
 from bridge.memory_limit import flows_that_fit
+from bridge.metrics_file import follow_metrics_file
 from bridge.node_address import hubble_address
 from bridge.supervision import Part, Supervisor
 from parsers.directory import Directory
 from parsers.errors import UsageError
 from parsers.ledger import Ledger
-from parsers.pipeline import MonitorPipeline, new_tables
+from parsers.pipeline import MonitorPipeline, ParsedBatch, new_tables
 from parsers.world import directory_of, node_name_of
+
+_RELOADED = {"log.level", "metrics.hubble.enabled"}  # by ``Agent.reload``
+_SERIES_INTERVAL = 5.0
 
 
 class Agent:
@@ -68,17 +75,20 @@ class Agent:
         self.node = _local_node(config, world, self._directory.link_name)
         self.history = History(tables, self.ledger, _history_size(config))
         self.metrics = HubbleMetrics(
-            config.metrics.hubble.enabled, series=config.metrics.hubble.series, node=self.node
+            _handlers(config), series=config.metrics.hubble.series, node=self.node
         )
+        self._departed = DepartedPods(self.metrics)
         self.observer = Observer(
             self.history, self.node, self.ledger, version=f"ciliary v{__version__}", clock=clock
         )
         self.peers = Peers([Peer.of(self.node)])
         self.registry = CollectorRegistry()
+        self.registry.register(SeriesCollector(lambda: self.metrics.families))
         self.agent_metrics = AgentMetrics(self.registry, self.ledger, __version__)
         self.path = FlowPath(
             pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=clock
         )
+        self.path.followers.append(self._note_departures)
         self.client = MonitorClient(
             config.cilium.socket,
             self.path.deliver,
@@ -110,8 +120,10 @@ class Agent:
     def reload(self, config: Config) -> list[str]:
         """Take over what can be changed while running; returns the keys that need a restart."""
         self.log.set_level(config.log.level)
+        if self.config.metrics.hubble.dynamic is None:
+            self._count_by(parse_handlers(_handlers(config)))
         old, new = dict(_flat(self.config.model_dump())), dict(_flat(config.model_dump()))
-        return [key for key in new if old[key] != new[key] and key != "log.level"]
+        return [key for key in new if old[key] != new[key] and key not in _RELOADED]
 
     def _parts(self) -> Iterator[tuple[str, Part]]:
         config = self.config
@@ -120,6 +132,9 @@ class Agent:
             yield "identity", self._learn
         services = services_of(self.observer, self.peers, version=__version__)
         yield "hubble", hubble_part(services, config.hubble, self.supervisor)
+        if (file := config.metrics.hubble.dynamic) is not None:
+            yield "metrics file", partial(follow_metrics_file, file, self._count_by)
+        yield "series", self._keep_series
         if (address := config.metrics.hubble.listen) is not None:
             routes = {"/metrics": metrics_route(self._hubble_families)}
             yield (
@@ -154,6 +169,34 @@ class Agent:
         ready()
         await trio.sleep_forever()
 
+    def _count_by(self, handlers: tuple[HandlerSpec, ...]) -> None:
+        if handlers != self.metrics.specs:
+            self.metrics.configure(handlers)
+            self.path.pipeline.label_queries(wanted=self.metrics.wants_queries)
+            self.log.info("metrics.configured", metrics=[spec.name for spec in handlers])
+
+    async def _keep_series(self, ready: Callable[[], None]) -> None:
+        """Remove series of pods that are gone, and tell once which metrics have too many."""
+        told: set[str] = set()
+        ready()
+        while True:
+            await trio.sleep(_SERIES_INTERVAL)
+            for _ in self._departed.sweep(trio.current_time()):
+                await trio.lowlevel.checkpoint()
+            for family in self.metrics.families:
+                if family.folded and family.name not in told:
+                    told.add(family.name)
+                    self.log.warning(
+                        "metrics.series_folded",
+                        metric=family.name,
+                        series=family.budget,
+                        remedy="count it under fewer labels, or raise metrics.hubble.series",
+                    )
+
+    def _note_departures(self, parsed: ParsedBatch) -> None:
+        for record in parsed.agent_events:
+            self._departed.observe(record, trio.current_time())
+
     def _hubble_families(self) -> tuple[Writable, ...]:
         self.metrics.fold()
         return (*self.metrics.families, *self._scrapes.families)
@@ -170,7 +213,7 @@ class Agent:
         told.history_capacity.set_function(lambda: history.flows.capacity)
         told.history_bytes.set_function(history.nbytes)
         told.history_span.set_function(self._history_span)
-        told.series.set_function(lambda: self.metrics.statistics().series)
+        told.guessed_headers.set_function(lambda: self.path.pipeline.guessed_headers)
 
     def _history_span(self) -> float:
         flows = self.history.flows
@@ -192,6 +235,11 @@ def _identity(file: Path | None) -> tuple[Mapping[str, Any], Directory]:
 def _read_identity(file: Path | None) -> tuple[Mapping[str, Any], Directory]:
     world = load_identity_file(file) if file is not None else {}
     return world, directory_of(world)
+
+
+def _handlers(config: Config) -> tuple[str, ...]:
+    """Those of the configuration; none where a file says which, before it was read."""
+    return () if config.metrics.hubble.dynamic is not None else config.metrics.hubble.enabled
 
 
 def _history_size(config: Config) -> int:
@@ -216,6 +264,7 @@ def _local_node(
         uuid_prefix=str(uuid.uuid4())[:24],
         interface_name=link_name,
         address=hubble_address(config, told),
+        tls=config.hubble.has_tls,
     )
 
 

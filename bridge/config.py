@@ -157,6 +157,28 @@ class Identity(_Section):
     )
 
 
+class HubbleTls(_Section):
+    """TLS 1.3 for ``hubble.listen``; certificates that change are for later connections."""
+
+    cert_file: Path | None = Field(
+        default=None,
+        description="The certificate, PEM, with those that signed it; null for no TLS.",
+    )
+    key_file: Path | None = Field(default=None, description="Its key, PEM.")
+    client_ca_files: tuple[Path, ...] = Field(
+        default=(),
+        description="Authorities of clients' certificates, PEM; none to ask for no certificate.",
+    )
+
+    @model_validator(mode="after")
+    def _certificate_and_key_belong_together(self) -> HubbleTls:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together; set both or neither")
+        if self.client_ca_files and self.cert_file is None:
+            raise ValueError("client_ca_files need a cert_file and a key_file as well")
+        return self
+
+
 class RedactedHeaders(_Section):
     """Values of HTTP headers."""
 
@@ -228,16 +250,25 @@ class Hubble(_Section):
     insecure: bool = Field(
         default=False, description="Allow plain TCP that other machines can reach."
     )
+    tls: HubbleTls = HubbleTls()
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the TCP listener speaks TLS."""
+        return self.listen is not None and self.tls.cert_file is not None
 
     redact: Redact = Redact()
 
     @model_validator(mode="after")
     def _plain_tcp_is_a_decision(self) -> Hubble:
-        if self.listen and not self.insecure and not is_loopback(split_address(self.listen)[0]):
+        plain = self.listen is not None and not self.has_tls and not self.insecure
+        if plain and not is_loopback(split_address(self.listen or "")[0]):
             raise ValueError(
                 f"listen: {self.listen} is plain TCP that other machines can reach; "
-                "listen on 127.0.0.1, or say insecure: true"
+                "set tls, listen on 127.0.0.1, or say insecure: true"
             )
+        if self.tls.cert_file is not None and self.listen is None:
+            raise ValueError("tls is for TCP; set listen as well, such as :4244")
         return self
 
 
@@ -254,12 +285,25 @@ class HubbleMetricsConfig(_Section):
             "flow:sourceContext=pod|ip;labelsContext=source_namespace."
         ),
     )
+    dynamic: Path | None = Field(
+        default=None,
+        description=(
+            "File in the form of Hubble's dynamic metrics, read again when it changes; "
+            "instead of enabled."
+        ),
+    )
     series: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
         default=SERIES,
         description=(
             "Series a metric has at most; further ones are counted under the label value other."
         ),
     )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> HubbleMetricsConfig:
+        if self.dynamic is not None and "enabled" in self.model_fields_set:
+            raise ValueError("enabled and dynamic: both say what is counted; leave one out")
+        return self
 
 
 class AgentMetricsConfig(_Section):
@@ -338,7 +382,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> Any:
+    """A document in which no key comes twice; ``yaml.YAMLError``."""
     return yaml.load(text, _Loader)  # noqa: S506 -- it is a safe one
 
 
@@ -347,7 +392,7 @@ def load_config(path: Path | None, environment: Mapping[str, str] = os.environ) 
     values: Any = {}
     if path is not None:
         try:
-            values = _read_yaml(path.read_text(encoding="utf-8"))
+            values = read_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(
                 [f"{path}: {reason_of(error)}; name a file that can be read"]
@@ -391,7 +436,7 @@ def _override(
             continue
         keys = name.split(_JOINT)
         try:
-            value = _read_yaml(environment[variable])
+            value = read_yaml(environment[variable])
         except yaml.YAMLError:
             problems.append(f"{variable}: not a YAML value")
             continue

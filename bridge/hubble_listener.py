@@ -7,10 +7,11 @@ from pathlib import Path
 
 import trio
 
-from api.hubble.grpc_engine import GrpcEngine, open_engine
-from api.hubble.rpc import Services
+from api.hubble.grpc_engine import open_engine
+from api.hubble.rpc import Engine, Services
 from bridge.addresses import split_address
-from bridge.config import Hubble
+from bridge.certificates import CertificateFiles
+from bridge.config import Hubble, HubbleTls
 from bridge.http_listener import open_listeners
 from bridge.supervision import Part, Supervisor
 from bridge.unix_socket import make_room_for_socket
@@ -28,14 +29,24 @@ def hubble_part(services: Services, config: Hubble, supervisor: Supervisor) -> P
                 part = _on_unix_socket(engine, config.unix_socket)
                 nursery.start_soon(supervisor.keep, "hubble unix socket", part)
             if config.listen is not None:
-                part = _on_tcp(engine, config.listen)
+                certificates = _certificates(config.tls)
+                if certificates is not None:
+                    part = certificates.keep
+                    nursery.start_soon(supervisor.keep, "hubble certificates", part)
+                part = _on_tcp(engine, config.listen, certificates)
                 nursery.start_soon(supervisor.keep, "hubble tcp", part)
             ready()
 
     return serve
 
 
-def _on_unix_socket(engine: GrpcEngine, path: Path) -> Part:
+def _certificates(tls: HubbleTls) -> CertificateFiles | None:
+    if tls.cert_file is None or tls.key_file is None:
+        return None
+    return CertificateFiles(tls.cert_file, tls.key_file, tls.client_ca_files)
+
+
+def _on_unix_socket(engine: Engine, path: Path) -> Part:
     target = f"unix://{path.absolute()}"
 
     async def listen(ready: Callable[[], None]) -> None:
@@ -65,16 +76,20 @@ def _inode(path: Path) -> int:
         return 0
 
 
-def _on_tcp(engine: GrpcEngine, address: str) -> Part:
+def _on_tcp(engine: Engine, address: str, certificates: CertificateFiles | None) -> Part:
     host, port = split_address(address)
     shown = f"[{host}]" if ":" in host else host or "[::]"
 
     async def listen(ready: Callable[[], None]) -> None:
+        if certificates is not None:
+            await certificates.wait()
         # Had for a moment only, for a sentence that knows the reason.
         for listener in await open_listeners("hubble.listen", address):
             await listener.aclose()
         try:
-            await engine.listen(f"{shown}:{port}")
+            await engine.listen(
+                f"{shown}:{port}", None if certificates is None else certificates.current
+            )
         except UsageError as error:
             raise UsageError(f"{error} (hubble.listen)") from None
         ready()

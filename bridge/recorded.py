@@ -52,6 +52,10 @@ class Recorded:
             self.tables, directory, self.ledger, release=release or _release_of(world)
         )
 
+    def label_queries(self, *, wanted: bool) -> None:
+        """See ``MonitorPipeline``."""
+        self._pipeline.label_queries(wanted=wanted)
+
     def batches(self) -> Iterator[ParsedBatch]:
         """In order. ``UsageError``: it is no recording, or breaks off inside."""
         stream = PayloadStream()

@@ -36,13 +36,18 @@ class Serving:
     """Serve ``recorded`` on ``targets``: ``unix:///PATH`` or ``HOST:PORT``."""
 
     def __init__(
-        self, recorded: Recorded, targets: Sequence[str], metrics_listen: str | None
+        self,
+        recorded: Recorded,
+        targets: Sequence[str],
+        metrics_listen: str | None,
+        metrics: str | Sequence[str] = DEFAULT_HANDLERS,
     ) -> None:
         self._recorded = recorded
         self._targets = targets
         self._metrics_listen = metrics_listen
         self.records = 0
-        self.metrics = HubbleMetrics(DEFAULT_HANDLERS)
+        self.metrics = HubbleMetrics(metrics, node=recorded.node)
+        recorded.label_queries(wanted=self.metrics.wants_queries)
         recorded.tables.classes.before_free.append(self.metrics.forget)
         # A relay can be told one address only: rather one that other machines can dial.
         addresses = sorted(targets, key=lambda target: target.startswith(_UNIX))

@@ -289,7 +289,7 @@ class InternTable:
     def _make_room(self, count: int, grown: int) -> None:
         """Make room for ``count`` keys, of which ``grown`` get new row numbers."""
         if self._next + grown > self.capacity:
-            capacity = roomier(self.capacity, self._next + grown)
+            capacity = roomier(self.capacity, self._next + grown, self.limit)
             self.rows = lengthened(self.rows, capacity)
             self._words = self._as_words(self.rows)
             self._voids = self.rows.view(f"V{self.dtype.itemsize}")
@@ -329,10 +329,11 @@ def _hashed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return hashed
 
 
-def roomier(capacity: int, needed: int) -> int:
-    """The next length of an array by row."""
+def roomier(capacity: int, needed: int, limit: int = 1 << 62) -> int:
+    """The next length of an array by row, of which there are ``limit`` at most."""
+    reserved = min(_RESERVED, max(limit, 2 * _MOST_COPIED))
     while capacity < needed:
-        capacity = _RESERVED if _MOST_COPIED <= capacity < _RESERVED else 2 * capacity
+        capacity = reserved if _MOST_COPIED <= capacity < reserved else 2 * capacity
     return capacity
 
 

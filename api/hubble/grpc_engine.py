@@ -41,7 +41,8 @@ from api.hubble.rpc import (
 from parsers.errors import UsageError
 
 # The library has no setting for the least version of TLS. With no cipher of TLS 1.2 that a
-# certificate can be used for, 1.3 is left. It reads this once, when it is first used.
+# certificate can be used for, 1.3 is left. It reads this once, when it is first imported:
+# no program of ours may do that before.
 os.environ["GRPC_SSL_CIPHER_SUITES"] = "ECDHE-PSK-AES128-CBC-SHA"
 
 import grpc

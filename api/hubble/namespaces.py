@@ -1,7 +1,7 @@
 """The namespaces that flows were seen in lately, for GetNamespaces.
 
-Looked at with each batch, since the history may not reach back as far: two look-ups a flow,
-and Python only for endpoints that were not seen since the last round.
+Looked at with each batch, since the history may not reach back as far: one look-up a flow,
+more only for conversations and endpoints that were not seen since the last round.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ _ROUND = 60 * 10**9  # ns; how exactly the last time is known
 class Namespaces:
     """``lifetime`` in ns; None for ever."""
 
-    __slots__ = ("_known", "_last_seen", "_lifetime", "_round", "_version")
+    __slots__ = ("_known", "_last_seen", "_lifetime", "_met", "_round", "_version")
 
     def __init__(self, lifetime: int | None = LIFETIME) -> None:
         self._lifetime = lifetime
         self._last_seen: dict[str, int] = {}
-        self._known = np.zeros(64, dtype=np.bool_)  # by row of entities: seen in this round
+        self._met = np.zeros(64, dtype=np.bool_)  # by row of conversations: in this round
+        self._known = np.zeros(64, dtype=np.bool_)  # by row of entities, the same
         self._round = 0
         self._version = 0
 
@@ -35,15 +36,20 @@ class Namespaces:
         entities = conversations.entities
         if now - self._round >= _ROUND or self._version != conversations.generation:
             self._round, self._version = now, conversations.generation
-            self._known[:] = False
+            self._met[:] = self._known[:] = False
             self._forget(now)
+        if conversations.end > len(self._met):
+            self._met = lengthened(self._met, 2 * conversations.end)
         if entities.end > len(self._known):
             self._known = lengthened(self._known, 2 * entities.end)
-        known = self._known
+        fresh = flows.conversation[~self._met[flows.conversation]]
+        if not len(fresh):
+            return
+        self._met[fresh] = True
         for side in (conversations.source_entity, conversations.destination_entity):
-            rows = side[flows.conversation]
-            for row in set(rows[~known[rows]].tolist()):
-                known[row] = True
+            rows = side[fresh]
+            for row in set(rows[~self._known[rows]].tolist()):
+                self._known[row] = True
                 if namespace := entities[row].namespace:
                     self._last_seen[namespace] = now
 

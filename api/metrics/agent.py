@@ -8,7 +8,7 @@ function, by the parts that know it. Names follow Prometheus' conventions: base 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import trio
@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from api.metrics.family import Counters
 from parsers.ledger import NOT_OBSERVABLE, Ledger
 
 _BATCH_BOUNDS: Final = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000)
@@ -61,7 +62,10 @@ class AgentMetrics:
         self.history_span = self._gauge(
             "history_span_seconds", "Time between the oldest and the newest flow kept."
         )
-        self.series = self._gauge("metrics_series", "Series exported under hubble_ names.")
+        self.guessed_headers = self._gauge(
+            "guessed_headers",
+            "Records of a version newer than known, read as far as their lengths allow.",
+        )
         self.batch_events = Histogram(
             "ciliary_batch_events",
             "Events a batch.",
@@ -83,6 +87,36 @@ class AgentMetrics:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"ciliary_{name}", text, labels, registry=self.registry)
+
+
+class SeriesCollector(Collector):
+    """Series of ``hubble_*`` metrics, and what was counted apart from them.
+
+    Of each metric, series that are exported + expired = all that it counted.
+    """
+
+    def __init__(self, families: Callable[[], Iterable[Counters]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Families with the values of now."""
+        labels = ("metric",)
+        series = GaugeMetricFamily("ciliary_metrics_series", "Series of a metric.", labels=labels)
+        folded = CounterMetricFamily(
+            "ciliary_metrics_folded",
+            "Counted under the label value other, as the metric has too many series.",
+            labels=labels,
+        )
+        expired = CounterMetricFamily(
+            "ciliary_metrics_expired",
+            "Counted by series that are no longer exported, as their pods are gone.",
+            labels=labels,
+        )
+        for family in self._families():
+            series.add_metric((family.name,), len(family))
+            folded.add_metric((family.name,), family.folded)
+            expired.add_metric((family.name,), family.expired)
+        yield from (series, folded, expired)
 
 
 class LedgerCollector(Collector):

@@ -93,7 +93,10 @@ class Classes(Protocol):
     def __getitem__(self, row: int) -> Key:
         """What a row stands for."""
 
-    def contexts_of(self, rows: U32) -> U32:
+    def base_of(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The row of each row's class among those without context."""
+
+    def contexts_of(self, rows: NDArray[Any]) -> U32:
         """The number of each row's context."""
 
     def context(self, number: int) -> Labels:
@@ -126,7 +129,11 @@ class MetricClasses:
     def __getitem__(self, row: int) -> Key:
         return Key(next(metric_classes(self._table.rows[row : row + 1])))
 
-    def contexts_of(self, rows: U32) -> U32:
+    def base_of(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """See ``Classes``."""
+        return rows
+
+    def contexts_of(self, rows: NDArray[Any]) -> U32:
         """See ``Classes``: there is no context here."""
         return np.zeros(len(rows), dtype=np.uint32)
 
@@ -166,6 +173,7 @@ class MetricClasses:
         self._of[fresh] = self._table.lookup(keys)[0]
 
 
+_MOST_PAIRS: Final = 1 << 20  # its owner clears it long before
 _PAIR: Final = np.dtype([("row", "u4"), ("context", "u4")])
 
 
@@ -178,7 +186,7 @@ class ContextClasses:
         self.generation = 0
         self._parent = parent
         self._contexts = contexts
-        self._table = InternTable(_PAIR)
+        self._table = InternTable(_PAIR, _MOST_PAIRS)
 
     def __len__(self) -> int:
         return len(self._table)
@@ -200,7 +208,12 @@ class ContextClasses:
         keys["context"] = self._contexts.of(batch, self._parent.rows["direction"][classes])
         return self._table.lookup(keys)[0]
 
-    def contexts_of(self, rows: U32) -> U32:
+    def base_of(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """See ``Classes``."""
+        found: NDArray[Any] = self._table.rows["row"][rows]
+        return found
+
+    def contexts_of(self, rows: NDArray[Any]) -> U32:
         """See ``Classes``."""
         numbers: U32 = self._table.rows["context"][rows]
         return numbers
@@ -212,5 +225,5 @@ class ContextClasses:
     def clear(self) -> None:
         """Drop all rows; what was counted by them must have been folded."""
         self.generation += 1
-        self._table = InternTable(_PAIR)
+        self._table = InternTable(_PAIR, _MOST_PAIRS)
         self._contexts.clear()

@@ -11,7 +11,7 @@ that is not empty; an option for the flow's direction wins over the one for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -22,6 +22,7 @@ from api.metrics.family import Labels
 from parsers.addresses import address_text
 from parsers.entities import Conversations, Entity
 from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, U32, FlowBatch
+from parsers.intern import lengthened
 
 INGRESS, EGRESS = 1, 2
 """flow.TrafficDirection."""
@@ -146,6 +147,28 @@ class ContextSpec:
             sided.append("destination")
         return (*sided, *self.labels)
 
+    @property
+    def uses_addresses(self) -> bool:
+        """Whether an address may be among the values."""
+        named = (
+            *self.source, *self.source_egress, *self.source_ingress,
+            *self.destination, *self.destination_egress, *self.destination_ingress,
+        )  # fmt: skip
+        return "ip" in named or not {"source_ip", "destination_ip"}.isdisjoint(self.labels)
+
+    def pod_labels(self) -> Iterator[tuple[str, ...]]:
+        """The labels that name a pod: one as ``namespace/pod``, or a pair for the two."""
+        sided = {
+            "source": (self.source, self.source_egress, self.source_ingress),
+            "destination": (self.destination, self.destination_egress, self.destination_ingress),
+        }
+        for side, options in sided.items():
+            if any("pod" in identifiers for identifiers in options):
+                yield (side,)
+            pair = (f"{side}_namespace", f"{side}_pod")
+            if set(pair) <= set(self.labels):
+                yield pair
+
     def values(self, source: Side, destination: Side, direction: int) -> Labels:
         """The values of ``names`` for a flow; empty texts where nothing is known."""
         sided = {
@@ -194,10 +217,13 @@ def _first(identifiers: Identifiers, side: Side) -> str:
 class Contexts:
     """Numbers the distinct values of a spec; number 0 is never given."""
 
-    __slots__ = ("_conversations", "_generation", "_numbers", "_of", "_values", "spec")
+    __slots__ = (
+        "_conversations", "_generation", "_numbers", "_of", "_uses_addresses", "_values", "spec",
+    )  # fmt: skip
 
     def __init__(self, spec: ContextSpec) -> None:
         self.spec = spec
+        self._uses_addresses = spec.uses_addresses
         self._conversations: Conversations | None = None
         self._generation = 0
         self._of: U32 = np.zeros(0, dtype=np.uint32)  # by conversation and direction
@@ -222,10 +248,8 @@ class Contexts:
         if conversations is not self._conversations or conversations.generation != self._generation:
             self._conversations, self._generation = conversations, conversations.generation
             self._of[:] = 0
-        if 4 * conversations.capacity > len(self._of):
-            grown = np.zeros(4 * conversations.capacity, dtype=np.uint32)
-            grown[: len(self._of)] = self._of
-            self._of = grown
+        if 4 * conversations.end > len(self._of):
+            self._of = lengthened(self._of, 8 * conversations.end)
         keys = batch.conversation.astype(np.int64) << 2 | directions & 3
         found: U32 = self._of[keys]
         missing = found == 0
@@ -233,24 +257,48 @@ class Contexts:
             fresh = np.unique(keys[missing])
             self._of[fresh] = [self._number(conversations, *divmod(k, 4)) for k in fresh.tolist()]
             found = self._of[keys]
+        if self._uses_addresses:
+            self._put_odd_addresses(batch, directions, found)
         return found
 
-    def _number(self, conversations: Conversations, row: int, direction: int) -> int:
+    def _put_odd_addresses(
+        self, batch: FlowBatch, directions: NDArray[np.uint8], found: U32
+    ) -> None:
+        """Set the numbers of flows whose L7 record names an address that is none."""
+        conversations, details = batch.tables.conversations, batch.tables.details
+        absent = conversations.rows["absent"][batch.conversation] != 0
+        for index in (absent & (batch.detail != 0)).nonzero()[0].tolist():
+            detail = details[int(batch.detail[index])]
+            texts = detail.source_address, detail.destination_address
+            if any(texts):
+                row, direction = int(batch.conversation[index]), int(directions[index])
+                found[index] = self._number(conversations, row, direction, texts)
+
+    def _number(
+        self,
+        conversations: Conversations,
+        row: int,
+        direction: int,
+        texts: tuple[str, str] = ("", ""),
+    ) -> int:
+        """``texts`` stand where a side has no address."""
         key = conversations.rows[row]
+        own, peer = key["source_ip"].tobytes(), key["destination_ip"].tobytes()
+        absent = int(key["absent"])
+        if not key["ip_version"]:
+            absent = ABSENT_SOURCE | ABSENT_DESTINATION
         names = conversations.name_pairs[int(conversations.names[row])]
-        absent = int(key["absent"]) if key["ip_version"] else ABSENT_SOURCE | ABSENT_DESTINATION
-        source, destination = (
-            Side(
-                conversations.entities[int(entity[row])],
-                "" if absent & flag else address_text(address.tobytes()),
-                known,
-            )
-            for entity, address, flag, known in (
-                (conversations.source_entity, key["source_ip"], ABSENT_SOURCE, names[0]),
-                (conversations.destination_entity, key["destination_ip"], ABSENT_DESTINATION,
-                 names[1]),
-            )
-        )  # fmt: skip
+        entities = conversations.entities
+        source = Side(
+            entities[int(conversations.source_entity[row])],
+            texts[0] if absent & ABSENT_SOURCE else address_text(own),
+            names[0],
+        )
+        destination = Side(
+            entities[int(conversations.destination_entity[row])],
+            texts[1] if absent & ABSENT_DESTINATION else address_text(peer),
+            names[1],
+        )
         values = self.spec.values(source, destination, direction)
         number = self._numbers.get(values)
         if number is None:

@@ -14,7 +14,7 @@ true. A series that was admitted never folds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -65,11 +65,15 @@ class Counters:
     a NUL in a value becomes U+FFFD. The labels of ``context`` come beside them, in their own
     order, and their values with them. ``totals`` (int64, by slot) is replaced when it
     grows. A series whose total is 0 is not written unless it was declared.
+
+    ``generation`` rises when series are removed: slots mean other series then. What these
+    had counted is in ``expired``.
     """
 
     __slots__ = (
         "_arranged", "_declared", "_exemplars", "_folds", "_keys", "_order", "_others", "_slots",
-        "_sorted", "_template", "_texts", "budget", "help", "labels", "name", "totals",
+        "_sorted", "_template", "_texts", "budget", "expired", "generation", "help", "labels",
+        "name", "totals",
     )  # fmt: skip
 
     kind = "counter"
@@ -89,6 +93,8 @@ class Counters:
         self.name = name
         self.help = text
         self.budget = budget
+        self.generation = 0
+        self.expired = 0
         given = (*labels, *context)
         labels = sorted(given)
         self.labels: Labels = tuple(labels)
@@ -163,6 +169,49 @@ class Counters:
         if exemplars:
             self._exemplars[slot, 0] = max(exemplars.values(), key=lambda e: e.time)
         self.totals[slot] = min(int(self.totals[slot]) + count, _LARGEST)
+
+    def remove(self, is_gone: Callable[[Sequence[str]], bool]) -> Iterator[None]:
+        """Take out the series whose label values are gone; gives way between its steps."""
+        keys = self._keys
+        dead: list[int] = []
+        for start in range(0, len(keys), STEP):
+            dead += [
+                slot
+                for slot, key in enumerate(keys[start : start + STEP], start)
+                if is_gone(key.split(_JOIN)) and slot not in self._declared
+            ]
+            yield
+        if dead:
+            self._take_out(dead)
+            yield
+
+    def _take_out(self, dead: Sequence[int]) -> None:
+        kept = np.ones(len(self._keys), dtype=np.bool_)
+        kept[dead] = False
+        self.generation += 1
+        self.expired += int(self.totals[dead].sum())
+        # Where each slot that stays is from now on.
+        moved = np.cumsum(kept) - 1
+        slots = kept.nonzero()[0].tolist()
+        written = len(self._texts)
+        self._texts = [self._texts[slot] for slot in slots if slot < written]
+        self._keys = [self._keys[slot] for slot in slots]
+        self._slots = {key: slot for slot, key in enumerate(self._keys)}
+        self._sorted = [key for key in self._sorted if key in self._slots]
+        self._order = [self._slots[key] for key in self._sorted]
+        self._declared = {int(moved[slot]) for slot in self._declared}
+        self._others = {int(moved[slot]) for slot in self._others if kept[slot]}
+        self._exemplars = {
+            (int(moved[slot]), bucket): exemplar
+            for (slot, bucket), exemplar in self._exemplars.items()
+            if kept[slot]
+        }
+        self._keep(slots)
+
+    def _keep(self, slots: Sequence[int]) -> None:
+        """Move the numbers of the slots that stay to the front."""
+        self.totals[: len(slots)] = self.totals[slots]
+        self.totals[len(slots) :] = 0
 
     def write(self, form: Format) -> Iterator[str]:
         """Blocks of at most ``STEP`` series, with the totals of now; see ``render``."""
@@ -259,6 +308,12 @@ class Histograms(Counters):
             self._exemplars[slot, bucket] = exemplar
         self.buckets[slot] += np.asarray(buckets, dtype=np.int64)
         self.nanoseconds[slot] = min(int(self.nanoseconds[slot]) + nanoseconds, _LARGEST)
+
+    def _keep(self, slots: Sequence[int]) -> None:
+        super()._keep(slots)
+        for numbers in (self.buckets, self.nanoseconds):
+            numbers[: len(slots)] = numbers[slots]
+            numbers[len(slots) :] = 0
 
     def _grow(self) -> None:
         super()._grow()

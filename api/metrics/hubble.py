@@ -10,7 +10,7 @@ for all of them. The owner of the pipeline's tables calls ``forget`` before
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from api.hubble.filters import FlowSelection
 from api.hubble.flow_view import FlowView
 from api.hubble.node import LocalNode
 from api.metrics.classes import Classes, ContextClasses, MetricClasses, metric_classes
-from api.metrics.context import Contexts
+from api.metrics.context import Contexts, ContextSpec
 from api.metrics.family import SERIES, Counters, Histograms
 from api.metrics.handlers import BY_NAME, RECORDERS, Handler
 from api.metrics.handlers.by_class import ClassColumn, ClassCounter
@@ -39,6 +39,7 @@ LOST_SOURCES: Final = ("hubble_ring_buffer", "observer_events_queue", "perf_even
 
 
 _FRESH_CLASSES = 64  # met at a scrape or in one batch, they cost 2-3 ms
+_FRESH_PAIRS = 512  # likewise, of a class and a context
 _MOST_CLASSES = 1 << 15  # of a group with context labels; then they are learned anew
 
 
@@ -130,6 +131,17 @@ class HubbleMetrics:
             group.fold()
         self._folded = len(self._classes)
 
+    def remove_pods(self, pods: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """Take out the series that name pods (namespace, name); gives way between its steps.
+
+        As in Hubble: by ``source`` and ``destination`` where they may be pods, and by the
+        pairs of namespace and pod in ``labelsContext``.
+        """
+        gone = set(pods)
+        self.fold()
+        for group in self._groups:
+            yield from group.remove_pods(gone)
+
     def statistics(self) -> HubbleStatistics:
         """How much is kept."""
         series = sum(
@@ -143,8 +155,8 @@ class _Group:
     """Handlers that see the same flows under the same context labels."""
 
     __slots__ = (
-        "_base", "_budget", "_by_name", "_context", "_counter", "_filters", "_handlers", "_labels",
-        "_node", "_recorders", "_selection", "_tables", "_wanted", "families", "of",
+        "_base", "_budget", "_by_name", "_context", "_counter", "_filters", "_folded", "_handlers",
+        "_labels", "_node", "_recorders", "_selection", "_tables", "_wanted", "families", "of",
     )  # fmt: skip
 
     def __init__(
@@ -161,6 +173,7 @@ class _Group:
         self._by_name: dict[HandlerSpec, Handler] = {}
         self._recorders: dict[HandlerSpec, Recorder] = {}
         self._handlers: list[Handler] = []
+        self._folded = 0  # rows of _context that were folded
         self._tables: FlowTables | None = None
         self._selection: FlowSelection | None = None
         self.families: tuple[Counters, ...] = ()
@@ -202,15 +215,35 @@ class _Group:
         self._counter.add(classes)
         for handler in self._handlers:
             handler.count(batch, classes)
-        if self._context is not None and len(self._context) > _MOST_CLASSES:
+        if self._context is not None and len(self._context) - self._folded >= _FRESH_PAIRS:
             self.fold()
-            self._context.clear()
+            if len(self._context) > _MOST_CLASSES:
+                self._context.clear()
+                self._folded = 0
 
     def fold(self) -> None:
         """Move counts to series."""
         counts = self._counter.take()
         for handler in self._handlers:
             handler.fold(counts)
+        if self._context is not None:
+            self._folded = len(self._context)
+
+    def remove_pods(self, gone: Collection[tuple[str, str]]) -> Iterator[None]:
+        """See ``HubbleMetrics``."""
+        context: ContextSpec = self.of[0]
+        found = list(context.pod_labels())
+        full = {f"{namespace}/{name}" if namespace else name for namespace, name in gone}
+        for family in self.families if found else ():
+            singles = [family.labels.index(labels[0]) for labels in found if len(labels) == 1]
+            pairs = [tuple(map(family.labels.index, labels)) for labels in found if labels[1:]]
+
+            def is_gone(values: Sequence[str], singles: Any = singles, pairs: Any = pairs) -> bool:
+                return any(values[at] in full for at in singles) or any(
+                    (values[a], values[b]) in gone for a, b in pairs
+                )
+
+            yield from family.remove(is_gone)
 
     def _are_wanted(self, rows: NDArray[Any]) -> NDArray[np.bool_]:
         wanted = [any(h.wants(flow) for h in self._handlers) for flow in metric_classes(rows)]

@@ -13,11 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from google.protobuf import json_format
+
+from api.hubble.filters import FlowSelection
+from api.hubble.node import LocalNode
 from api.metrics.context import IDENTIFIERS, LABELS, ContextSpec
 from api.v1.flow import flow_pb2
 from parsers.errors import UsageError
+from parsers.pipeline import new_tables
 
 QUERY, IGNORE_AAAA, ANY_DROP, PORT, SYN_ONLY, EXEMPLARS = (
     "query", "ignoreAAAA", "any-drop", "port", "syn-only", "exemplars",
@@ -108,6 +113,68 @@ def handler_of(
         tuple(f.SerializeToString(deterministic=True) for f in include),
         tuple(f.SerializeToString(deterministic=True) for f in exclude),
     )
+
+
+def read_handlers(document: object) -> tuple[HandlerSpec, ...]:
+    """The handlers of Hubble's dynamic configuration, as YAML or JSON was read.
+
+    metrics:
+    - name: flow
+      contextOptions: [{name: sourceContext, values: [pod]}]
+      includeFilters: [{source_pod: ["shop/"]}]
+      excludeFilters: []
+    """
+    problems: list[str] = []
+    specs: list[HandlerSpec] = []
+    if not isinstance(document, dict) or set(document) != {"metrics"}:
+        raise UsageError("metrics are not configured as a list under the one key metrics")
+    entries = document["metrics"]
+    if not isinstance(entries, list):
+        raise UsageError("metrics is no list")
+    for number, entry in enumerate(entries):
+        try:
+            specs.append(_read_handler(entry))
+        except UsageError as error:
+            problems.append(f"metrics[{number}]: {error}")
+    if problems:
+        raise UsageError("; ".join(problems))
+    return parse_handlers(specs)
+
+
+def _read_handler(entry: object) -> HandlerSpec:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise UsageError("it has no name")
+    unknown = entry.keys() - {"name", "contextOptions", "includeFilters", "excludeFilters"}
+    if unknown:
+        raise UsageError(
+            f"no key {', '.join(sorted(map(str, unknown)))} is known; "
+            "there are name, contextOptions, includeFilters, excludeFilters"
+        )
+    options: list[tuple[str, tuple[str, ...]]] = []
+    for option in entry.get("contextOptions") or ():
+        if not isinstance(option, dict) or not isinstance(option.get("name"), str):
+            raise UsageError("an entry of contextOptions has no name")
+        values = option.get("values") or ()
+        if not isinstance(values, list | tuple):
+            raise UsageError(f"the values of {option['name']} are no list")
+        options.append((option["name"], tuple(map(str, values))))
+    include, exclude = (_filters(entry, key) for key in ("includeFilters", "excludeFilters"))
+    return handler_of(entry["name"], options, include, exclude)
+
+
+def _filters(entry: dict[str, Any], key: str) -> list[flow_pb2.FlowFilter]:
+    given = entry.get(key) or ()
+    if not isinstance(given, list | tuple):
+        raise UsageError(f"{key} is no list of flow filters")
+    found = []
+    for number, one in enumerate(given):
+        try:
+            parsed = json_format.ParseDict(one, flow_pb2.FlowFilter())
+            FlowSelection(new_tables(), LocalNode(""), [parsed])
+        except (json_format.ParseError, AttributeError, TypeError, UsageError) as error:
+            raise UsageError(f"{key}[{number}] is no flow filter: {error}") from None
+        found.append(parsed)
+    return found
 
 
 def _parse_handler(text: str) -> HandlerSpec:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from api.metrics.hubble import DEFAULT_HANDLERS
+from api.metrics.options import parse_handlers
 from bridge.addresses import is_loopback, split_address
 from bridge.cli.event_loop import run_until_done
 from bridge.cli.release import release_number
@@ -14,6 +16,7 @@ from bridge.process_tuning import tune_process
 from bridge.recorded import Recorded
 from bridge.serving import Serving
 from bridge.signals import run_until_signal
+from parsers.errors import UsageError
 
 _UNIX = "unix://"
 
@@ -29,6 +32,10 @@ _UNIX = "unix://"
     help="Where to serve the Hubble API; may be given several times.",
 )  # fmt: skip
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Where to serve hubble_* metrics.")
+@click.option(
+    "--metrics", metavar="LIST", default=" ".join(DEFAULT_HANDLERS), show_default=True,
+    help="Which, and how: dns:query;ignoreAAAA flow:sourceContext=pod ...",
+)  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Allow plain TCP that other machines can reach.")
 def serve(
     recording: Path,
@@ -36,6 +43,7 @@ def serve(
     release: str | None,
     targets: tuple[str, ...],
     metrics_listen: str | None,
+    metrics: str,
     insecure: bool,
 ) -> None:
     """Serve the flows of FILE as the history of a Hubble server, until Ctrl-C."""
@@ -43,9 +51,13 @@ def serve(
         _check_target(target, insecure=insecure)
     if metrics_listen is not None:
         _check_address(metrics_listen, "--metrics-listen")
+    try:
+        parse_handlers(metrics)
+    except UsageError as error:
+        raise click.BadParameter(str(error), param_hint="--metrics") from None
     number = release_number(release)
     known = load_identity_file(world) if world else {}
-    serving = Serving(Recorded(recording, known, number), targets, metrics_listen)
+    serving = Serving(Recorded(recording, known, number), targets, metrics_listen, metrics)
     tune_process()
 
     async def run() -> None:

@@ -44,6 +44,7 @@ _PORTS = {"hubble": 4244, "hubble metrics": 9965, "agent metrics": 10093, "healt
 _FRAME = 0.25
 _PLAIN_LINES = 3  # flows a second on a stdout that is no terminal
 _STARTING = 2.0  # seconds that the endpoints may take to be there
+_ENDING = 10.0  # seconds that the agent may take for what was sent last
 _LONGEST_DIRECTORY = 70  # bytes, as a unix socket's path must not exceed 107
 
 
@@ -142,7 +143,10 @@ class Demo:
         self, replay: Replay, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
     ) -> None:
         await replay.run(task_status)
-        await trio.sleep(2 * _FRAME)  # what was sent last is still on its way
+        with trio.move_on_after(_ENDING):
+            while self.agent.client.connected:  # noqa: ASYNC110 -- until it has taken all
+                await trio.sleep(0.01)
+        await trio.sleep(2 * _FRAME)  # to show the end
         if not self.options.check:
             scope.cancel()
 

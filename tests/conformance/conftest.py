@@ -1,7 +1,7 @@
-"""What the conformance tier runs against: Hubble's own parser, server and command line.
+"""What the conformance tier runs against: Hubble's own parser, server, command line, relay.
 
-Built from tests/conformance/oracle into ``.cache/oracle``; ``CILIARY_ORACLE`` and
-``CILIARY_HUBBLE`` name other places.
+Built from tests/conformance/oracle into ``.cache/oracle``; ``CILIARY_ORACLE``,
+``CILIARY_HUBBLE`` and ``CILIARY_HUBBLE_RELAY`` name other places.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
+from tests.conformance.relay_cluster import Cluster
+
 ROOT = Path(__file__).resolve().parents[2]
 Tell: TypeAlias = Callable[[str], None]
 _TOLD = pytest.StashKey[list[str]]()
 
 
-@pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Tell:
+@pytest.fixture(scope="session")
+def tell(pytestconfig: pytest.Config) -> Tell:
     """Say something that a run shall show at its end whether it passed or not: seeds, figures."""
-    return request.config.stash.setdefault(_TOLD, []).append
+    return pytestconfig.stash.setdefault(_TOLD, []).append
 
 
 def pytest_terminal_summary(
@@ -54,6 +56,19 @@ def oracle() -> Path:
 def hubble() -> Path:
     """Hubble's command line."""
     return _binary("hubble", "CILIARY_HUBBLE")
+
+
+@pytest.fixture(scope="session")
+def relay() -> Path:
+    """Hubble's relay."""
+    return _binary("hubble-relay", "CILIARY_HUBBLE_RELAY")
+
+
+@pytest.fixture
+async def cluster(relay: Path, tmp_path: Path) -> AsyncIterator[Cluster]:
+    made = Cluster(tmp_path, relay)
+    async with made.running():
+        yield made
 
 
 @pytest.fixture(scope="session")

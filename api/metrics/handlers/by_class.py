@@ -74,36 +74,50 @@ class ClassCounter:
 class ClassSeries:
     """Moves counts by class to the series of a family."""
 
-    __slots__ = ("_classes", "_family", "_generation", "_known", "_labels_of", "_rows", "_slots")
+    __slots__ = (
+        "_classes", "_family", "_generation", "_known", "_labels", "_labels_of", "_rows", "_slots",
+    )  # fmt: skip
 
     def __init__(self, classes: Classes, family: Counters, labels_of: LabelsOf) -> None:
         self._classes = classes
         self._family = family
         self._labels_of = labels_of
-        self._generation = -1
+        self._labels: dict[int, tuple[Labels, ...]] = {}  # by class without context
         self._forget()
 
     def _forget(self) -> None:
-        self._generation = self._classes.generation
+        self._generation = self._classes.generation, self._family.generation
         self._known = np.zeros(0, dtype=np.bool_)  # by class
         # Class _rows[i] adds to slot _slots[i].
         self._rows: I64 = np.zeros(0, dtype=np.int64)
         self._slots: I64 = np.zeros(0, dtype=np.int64)
 
+    def _labels_at(self, row: int, base: int) -> tuple[Labels, ...]:
+        """The labels of a class, context apart; ``base`` is its row without one."""
+        labels = self._labels.get(base)
+        if labels is None:
+            labels = self._labels[base] = tuple(self._labels_of(self._classes[row].flow))
+        return labels
+
     def fold(self, counts: I64) -> None:
         """Add counts to the family's totals."""
-        if self._generation != self._classes.generation:
+        if self._generation != (self._classes.generation, self._family.generation):
             self._forget()
         known = np.zeros(len(counts), dtype=np.bool_)
         known[: len(self._known)] = self._known
         fresh = ((counts > 0) & ~known).nonzero()[0]
         if len(fresh):
             known[fresh] = True
-            slot = self._family.slot
+            classes, slot = self._classes, self._family.slot
             pairs = [
-                (row, slot(labels, key.context))
-                for row, key in ((row, self._classes[row]) for row in fresh.tolist())
-                for labels in self._labels_of(key.flow)
+                (row, slot(labels, classes.context(context)))
+                for row, base, context in zip(
+                    fresh.tolist(),
+                    classes.base_of(fresh).tolist(),
+                    classes.contexts_of(fresh).tolist(),
+                    strict=True,
+                )
+                for labels in self._labels_at(row, base)
             ]
             rows, slots = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
             self._rows = np.concatenate([self._rows, rows])

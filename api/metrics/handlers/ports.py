@@ -44,7 +44,7 @@ _PROTOCOLS: Final = 8  # numbers of a layer 4
 class PortSeries:
     """Adds flows to the series of a number and a port; numbers are the caller's, not 0."""
 
-    __slots__ = ("_family", "_keys", "_labels_of", "_slots")
+    __slots__ = ("_family", "_generation", "_keys", "_labels_of", "_slots")
 
     def __init__(self, family: Counters, labels_of: PortLabels) -> None:
         self._family = family
@@ -53,12 +53,13 @@ class PortSeries:
 
     def forget(self) -> None:
         """Numbers mean something else from now on."""
-        self._keys = InternTable(_KEY)
+        self._generation = self._family.generation
+        self._keys = InternTable(_KEY, 4 * _REMEMBERED)
         self._slots: I64 = np.zeros(0, dtype=np.int64)  # by row of _keys
 
     def add(self, numbers: U32, ports: U16) -> None:
         """Count one flow for each pair."""
-        if len(self._keys) > _REMEMBERED:
+        if len(self._keys) > _REMEMBERED or self._generation != self._family.generation:
             self.forget()
         keys = np.empty(len(numbers), dtype=_KEY)
         keys["number"] = numbers

@@ -1,0 +1,53 @@
+"""Pods that are gone, and when their series shall go.
+
+A minute later, so that the last counts are scraped, as Hubble does it; a pod that came back
+meanwhile keeps its series. Who knows of pods tells: agent events do, for those of this node.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from api.metrics.hubble import HubbleMetrics
+from api.v1.flow import flow_pb2
+from parsers.agent_events import EndpointUpdate
+from parsers.pipeline import AgentRecord
+
+DELAY = 60.0
+"""Seconds between a pod's end and that of its series."""
+
+_MOST = 1 << 16  # pods that wait; more than that are forgotten at once
+
+
+class DepartedPods:
+    """Times are those of one clock, in seconds, and do not fall."""
+
+    __slots__ = ("_due", "_metrics")
+
+    def __init__(self, metrics: HubbleMetrics) -> None:
+        self._metrics = metrics
+        self._due: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def observe(self, record: AgentRecord, now: float) -> None:
+        """Take note of an endpoint that was made or deleted."""
+        notification = record.event.notification
+        if not isinstance(notification, EndpointUpdate) or not notification.pod_name:
+            return
+        pod = notification.namespace, notification.pod_name
+        if record.event.type == flow_pb2.ENDPOINT_DELETED:
+            self.depart(*pod, now)
+        elif record.event.type == flow_pb2.ENDPOINT_CREATED:
+            self._due.pop(pod, None)
+
+    def depart(self, namespace: str, name: str, now: float) -> None:
+        """A pod is gone."""
+        self._due.setdefault((namespace, name), now + DELAY)
+
+    def sweep(self, now: float) -> Iterator[None]:
+        """Remove the series of pods that are due; gives way between its steps."""
+        due = []
+        while self._due and (next(iter(self._due.values())) <= now or len(self._due) > _MOST):
+            due.append(self._due.popitem(last=False)[0])
+        if due:
+            yield from self._metrics.remove_pods(due)

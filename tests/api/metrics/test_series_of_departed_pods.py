@@ -1,0 +1,129 @@
+"""A pod's series go a minute after it did, and what they counted is not lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from api.metrics.departed import DELAY, DepartedPods
+from api.metrics.exposition import Format, render
+from api.metrics.hubble import HubbleMetrics
+from api.v1.flow import flow_pb2
+from parsers.agent_events import AgentEvent, EndpointUpdate
+from parsers.flow_batch import FlowTables
+from parsers.pipeline import AgentRecord
+from tests.api.metrics.readers import read_classic
+from tests.api.metrics.recorded_flows import batch_of, new_tables
+
+PODS = ("cart-0", "cart-1", "cart-2")
+
+
+def flow(source: str, destination: str, **more: Any) -> dict[str, Any]:
+    def side(pod: str) -> dict[str, Any]:
+        return {"namespace": "shop", "pod_name": pod, "workloads": [{"name": pod, "kind": "Pod"}]}
+
+    return {
+        "event_type": {"type": 4}, "verdict": "FORWARDED", "is_reply": False,
+        "IP": {"ipVersion": "IPv4"}, "l4": {"TCP": {"destination_port": 80}},
+        "source": side(source), "destination": side(destination), **more,
+    }  # fmt: skip
+
+
+def counted(option: str) -> tuple[HubbleMetrics, FlowTables]:
+    metrics, tables = HubbleMetrics(option), new_tables()
+    metrics.count(batch_of([flow(a, b) for a in PODS for b in PODS], tables))
+    return metrics, tables
+
+
+def series(metrics: HubbleMetrics) -> dict[tuple[str, ...], float]:
+    metrics.fold()
+    text = b"".join(render(metrics.families, Format.CLASSIC)).decode()
+    return {
+        tuple(v for k, v in s.labels.items() if "source" in k or "destination" in k): s.value
+        for f in read_classic(text)
+        for s in f.samples
+        if "lost" not in s.name
+    }
+
+
+def told(kind: int, pod: str) -> AgentRecord:
+    return AgentRecord(0, 0, AgentEvent(kind, EndpointUpdate(7, (), "", pod, "shop")))
+
+
+def sweep(departed: DepartedPods, now: float) -> None:
+    for _ in departed.sweep(now):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("option", "left"),
+    [
+        ("flow:sourceContext=pod", {("shop/cart-0",), ("shop/cart-2",)}),
+        ("flow:destinationIngressContext=dns;destinationContext=ip|pod",
+         {("shop/cart-0",), ("shop/cart-2",)}),
+        ("flow:labelsContext=source_namespace,source_pod",
+         {("shop", "cart-0"), ("shop", "cart-2")}),
+        ("port-distribution:sourceContext=pod", {("shop/cart-0",), ("shop/cart-2",)}),
+        # As in Hubble: what does not name a pod beyond doubt, stays.
+        ("flow:sourceContext=workload", {("shop/cart-0",), ("shop/cart-1",), ("shop/cart-2",)}),
+        ("flow:labelsContext=source_pod", {("cart-0",), ("cart-1",), ("cart-2",)}),
+    ],
+)  # fmt: skip
+def test_series_that_name_the_pod_go(option: str, left: set[tuple[str, ...]]) -> None:
+    metrics, _ = counted(option)
+    departed = DepartedPods(metrics)
+    departed.observe(told(flow_pb2.ENDPOINT_DELETED, "cart-1"), 100.0)
+    sweep(departed, 100.0 + DELAY - 1)
+    assert 3 == len(series(metrics))
+    sweep(departed, 100.0 + DELAY)
+    assert left == series(metrics).keys()
+
+
+def test_what_was_counted_is_live_or_expired() -> None:
+    metrics, tables = counted("flow:sourceContext=pod;destinationContext=pod tcp:sourceContext=pod")
+    departed = DepartedPods(metrics)
+    departed.observe(told(flow_pb2.ENDPOINT_DELETED, "cart-1"), 0.0)
+    sweep(departed, DELAY)
+    (family,) = (f for f in metrics.families if f.name == "hubble_flows_processed_total")
+    assert 5 == family.expired
+    assert 4 == len(series(metrics))
+    # Late flows of the pod count again, from zero, and the others where they were.
+    metrics.count(batch_of([flow(a, b) for a in PODS for b in PODS], tables))
+    found = series(metrics)
+    assert 1 == found["shop/cart-1", "shop/cart-0"] or 1 == found["shop/cart-0", "shop/cart-1"]
+    assert 2 == found["shop/cart-0", "shop/cart-0"]
+    assert 18 == sum(found.values()) + family.expired
+
+
+def test_a_pod_that_came_back_keeps_its_series() -> None:
+    metrics, _ = counted("flow:sourceContext=pod")
+    departed = DepartedPods(metrics)
+    departed.observe(told(flow_pb2.ENDPOINT_DELETED, "cart-1"), 0.0)
+    departed.observe(told(flow_pb2.ENDPOINT_CREATED, "cart-1"), 30.0)
+    sweep(departed, DELAY)
+    assert 3 == len(series(metrics))
+
+
+def test_histograms_keep_the_numbers_of_the_series_that_stay() -> None:
+    metrics, tables = HubbleMetrics("httpV2:sourceContext=pod;destinationContext=pod"), new_tables()
+    http = {"type": "RESPONSE", "http": {"method": "GET", "code": 200, "protocol": "HTTP/1.1"}}
+    answers = [
+        flow(
+            "client", pod, Type="L7", event_type={"type": 129},
+            l7={**http, "latency_ns": str(10**9 * (n + 1))},
+        )
+        for n, pod in enumerate(PODS)
+    ]  # fmt: skip
+    metrics.count(batch_of(answers, tables))
+    departed = DepartedPods(metrics)
+    departed.observe(told(flow_pb2.ENDPOINT_DELETED, "cart-0"), 0.0)
+    sweep(departed, DELAY)
+    text = b"".join(render(metrics.families, Format.CLASSIC)).decode()
+    sums = {
+        s.labels["source"]: s.value
+        for f in read_classic(text)
+        for s in f.samples
+        if s.name == "hubble_http_request_duration_seconds_sum"
+    }
+    assert {"shop/cart-1": 2.0, "shop/cart-2": 3.0} == sums
