@@ -24,7 +24,9 @@ FLOW = {
 
 
 def write(path: Path, *metrics: object) -> None:
-    path.write_text(json.dumps({"metrics": metrics}))
+    whole = path.with_suffix(".new")  # so that nobody reads the half of it
+    whole.write_text(json.dumps({"metrics": metrics}))
+    whole.replace(path)
 
 
 def totals(metrics: HubbleMetrics) -> dict[str, int]:
