@@ -33,6 +33,7 @@ from api.metrics.options import HandlerSpec, parse_handlers
 from api.metrics.routes import health_route, ledger_route, metrics_route
 from api.metrics.scrapes import ScrapeCounts
 from bridge import __version__
+from bridge.certificates import CertificateFiles
 from bridge.cilium.client import MonitorClient
 from bridge.config import Config
 from bridge.event_log import EventLog
@@ -135,15 +136,23 @@ class Agent:
         if (file := config.metrics.hubble.dynamic) is not None:
             yield "metrics file", partial(follow_metrics_file, file, self._count_by)
         yield "series", self._keep_series
-        if (address := config.metrics.hubble.listen) is not None:
-            routes = {"/metrics": metrics_route(self._hubble_families)}
+        pages = (
+            ("hubble", config.metrics.hubble, metrics_route(self._hubble_families),
+             self._scrapes.observe),
+            ("agent", config.metrics.agent, metrics_route(tuple, (self.registry,)), None),
+        )  # fmt: skip
+        for name, section, route, observe in pages:
+            if section.listen is None:
+                continue
+            key = f"metrics.{name}"
+            certificates = CertificateFiles.of(section.tls, f"{key}.tls")
+            if certificates is not None:
+                yield f"{name} metrics certificates", certificates.keep
+            routes = {"/metrics": route}
             yield (
-                "hubble metrics",
-                http_part("metrics.hubble.listen", address, routes, self._scrapes.observe),
+                f"{name} metrics",
+                http_part(f"{key}.listen", section.listen, routes, observe, certificates),
             )
-        if (address := config.metrics.agent.listen) is not None:
-            routes = {"/metrics": metrics_route(tuple, (self.registry,))}
-            yield "agent metrics", http_part("metrics.agent.listen", address, routes)
         if (address := config.health.listen) is not None:
             routes = {
                 "/healthz": health_route(dict),

@@ -157,8 +157,8 @@ class Identity(_Section):
     )
 
 
-class HubbleTls(_Section):
-    """TLS 1.3 for ``hubble.listen``; certificates that change are for later connections."""
+class Tls(_Section):
+    """TLS 1.3 for ``listen``; certificates that change are for later connections."""
 
     cert_file: Path | None = Field(
         default=None,
@@ -171,7 +171,7 @@ class HubbleTls(_Section):
     )
 
     @model_validator(mode="after")
-    def _certificate_and_key_belong_together(self) -> HubbleTls:
+    def _certificate_and_key_belong_together(self) -> Tls:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file belong together; set both or neither")
         if self.client_ca_files and self.cert_file is None:
@@ -250,7 +250,7 @@ class Hubble(_Section):
     insecure: bool = Field(
         default=False, description="Allow plain TCP that other machines can reach."
     )
-    tls: HubbleTls = HubbleTls()
+    tls: Tls = Tls()
 
     @property
     def has_tls(self) -> bool:
@@ -278,6 +278,7 @@ class HubbleMetricsConfig(_Section):
     listen: Address | None = Field(
         default=":9965", description="Address of /metrics; null for none."
     )
+    tls: Tls = Tls()
     enabled: Annotated[tuple[str, ...], AfterValidator(_checked_metrics)] = Field(
         default=DEFAULT_HANDLERS,
         description=(
@@ -312,6 +313,7 @@ class AgentMetricsConfig(_Section):
     listen: Address | None = Field(
         default=":10093", description="Address of /metrics; null for none."
     )
+    tls: Tls = Tls()
 
 
 class Metrics(_Section):

@@ -11,7 +11,7 @@ from api.hubble.grpc_engine import open_engine
 from api.hubble.rpc import Engine, Services
 from bridge.addresses import split_address
 from bridge.certificates import CertificateFiles
-from bridge.config import Hubble, HubbleTls
+from bridge.config import Hubble
 from bridge.http_listener import open_listeners
 from bridge.supervision import Part, Supervisor
 from bridge.unix_socket import make_room_for_socket
@@ -29,7 +29,7 @@ def hubble_part(services: Services, config: Hubble, supervisor: Supervisor) -> P
                 part = _on_unix_socket(engine, config.unix_socket)
                 nursery.start_soon(supervisor.keep, "hubble unix socket", part)
             if config.listen is not None:
-                certificates = _certificates(config.tls)
+                certificates = CertificateFiles.of(config.tls, "hubble.tls")
                 if certificates is not None:
                     part = certificates.keep
                     nursery.start_soon(supervisor.keep, "hubble certificates", part)
@@ -38,12 +38,6 @@ def hubble_part(services: Services, config: Hubble, supervisor: Supervisor) -> P
             ready()
 
     return serve
-
-
-def _certificates(tls: HubbleTls) -> CertificateFiles | None:
-    if tls.cert_file is None or tls.key_file is None:
-        return None
-    return CertificateFiles(tls.cert_file, tls.key_file, tls.client_ca_files)
 
 
 def _on_unix_socket(engine: Engine, path: Path) -> Part:

@@ -166,9 +166,15 @@ class Counters:
     ) -> None:
         """Add to one series; a total past 63 bits stays at the largest number."""
         slot = self.slot(values, context)
-        if exemplars:
-            self._exemplars[slot, 0] = max(exemplars.values(), key=lambda e: e.time)
+        for exemplar in (exemplars or {}).values():
+            self._show(slot, 0, exemplar)
         self.totals[slot] = min(int(self.totals[slot]) + count, _LARGEST)
+
+    def _show(self, slot: int, bucket: int, exemplar: Exemplar) -> None:
+        """Of several exemplars the newest is shown."""
+        shown = self._exemplars.get((slot, bucket))
+        if shown is None or shown.time <= exemplar.time:
+            self._exemplars[slot, bucket] = exemplar
 
     def remove(self, is_gone: Callable[[Sequence[str]], bool]) -> Iterator[None]:
         """Take out the series whose label values are gone; gives way between its steps."""
@@ -305,7 +311,7 @@ class Histograms(Counters):
         self.add(values, sum(buckets), context)
         slot = self.slot(values, context)
         for bucket, exemplar in (exemplars or {}).items():
-            self._exemplars[slot, bucket] = exemplar
+            self._show(slot, bucket, exemplar)
         self.buckets[slot] += np.asarray(buckets, dtype=np.int64)
         self.nanoseconds[slot] = min(int(self.nanoseconds[slot]) + nanoseconds, _LARGEST)
 
@@ -326,13 +332,12 @@ class Histograms(Counters):
     def _lines(self, form: Format, shown: list[int], totals: list[int]) -> str:
         cumulative = self.buckets[shown].cumsum(axis=1).tolist()
         bounds = [go_number(bound, form) for bound in (*BUCKETS, float("inf"))]
-        end = ".0\n" if form is Format.OPENMETRICS else "\n"
         lines: list[str] = []
         for slot, counts in zip(shown, cumulative, strict=True):
             text = self._texts[slot]
             comma, braces = (",", f"{{{text}}}") if text else ("", "")
             lines += [
-                f'{self.name}_bucket{{{text}{comma}le="{bound}"}} {count}{end}'
+                f'{self.name}_bucket{{{text}{comma}le="{bound}"}} {count}\n'
                 for bound, count in zip(bounds, counts, strict=True)
             ]
             if form is Format.OPENMETRICS and self._exemplars:
@@ -343,6 +348,6 @@ class Histograms(Counters):
             seconds = go_number(int(self.nanoseconds[slot]) / 1e9, form)
             lines += [
                 f"{self.name}_sum{braces} {seconds}\n",
-                f"{self.name}_count{braces} {counts[-1]}{end}",
+                f"{self.name}_count{braces} {counts[-1]}\n",
             ]
         return "".join(lines)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from api.v1.observer import observer_pb2, observer_pb2_grpc
 from bridge import certificates
 from bridge.agent import Agent
 from bridge.certificates import CertificateFiles
-from bridge.config import ConfigError, parse_config
+from bridge.config import ConfigError, Tls, parse_config
 from parsers.errors import UsageError
 from tests.bridge.test_agent import LOOPBACK, Place, running, until
 
@@ -42,7 +43,8 @@ class Files:
         clients.cert_pem.write_to_path(self.authority)
 
     def loaded(self) -> CertificateFiles:
-        return CertificateFiles(self.chain, self.key, [self.authority])
+        tls = Tls(cert_file=self.chain, key_file=self.key, client_ca_files=(self.authority,))
+        return CertificateFiles(tls, "hubble.tls")
 
     def section(self, place: Place) -> dict[str, Any]:
         return {
@@ -235,3 +237,42 @@ def test_with_tls_all_interfaces_need_no_further_decision() -> None:
     tls = {"cert_file": "/a", "key_file": "/b"}
     config = parse_config({"hubble": {"listen": ":4244", "tls": tls}}, {})
     assert config.hubble.has_tls
+
+
+async def test_metrics_are_scraped_by_mtls_and_by_nobody_else(place: Place, files: Files) -> None:
+    server, clients = trustme.CA(), trustme.CA()
+    made = server.issue_cert("metrics.example")
+    files.chain.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
+    made.private_key_pem.write_to_path(files.key)
+    clients.cert_pem.write_to_path(files.authority)
+    tls = files.section(place)["tls"]
+    listen = f"{LOOPBACK}:{place.metrics}"
+    agent = place.agent(identity={}, metrics={"hubble": {"listen": listen, "tls": tls}})
+
+    def scrape(client: trustme.CA | None, version: ssl.TLSVersion | None = None) -> bytes:
+        context = ssl.create_default_context(cadata=server.cert_pem.bytes().decode())
+        if client is not None:
+            client.issue_cert("prometheus").configure_cert(context)
+        if version is not None:
+            context.maximum_version = version
+        with (
+            socket.create_connection((LOOPBACK, place.metrics), timeout=20) as plain,
+            context.wrap_socket(plain, server_hostname="metrics.example") as wrapped,
+        ):
+            wrapped.sendall(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while chunk := wrapped.recv(65536):
+                answer += chunk
+        return answer
+
+    async with running(agent):
+        await until(lambda: agent.complaints().keys() == {"cilium"})
+        text = await trio.to_thread.run_sync(scrape, clients)
+        assert text.startswith(b"HTTP/1.1 200")
+        assert b"hubble_lost_events_total" in text
+        for refused in ((None, None), (trustme.CA(), None), (clients, ssl.TLSVersion.TLSv1_2)):
+            # Under TLS 1.3 a client learns that it was refused when it reads, or by the end.
+            with suppress(ssl.SSLError, ConnectionError):
+                assert await trio.to_thread.run_sync(scrape, *refused) == b""
+        again = await trio.to_thread.run_sync(scrape, clients)
+        assert again.startswith(b"HTTP/1.1 200")

@@ -10,15 +10,20 @@ from __future__ import annotations
 import json
 import random
 import re
+import socket
 import subprocess
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from api.metrics.exposition import Format
 from api.metrics.hubble import HubbleMetrics
 from parsers.flow_batch import FlowBatch
 from parsers.framing import PayloadStream
@@ -27,7 +32,7 @@ from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.world import directory_of
 from tests.api.metrics.recorded_flows import batches
 from tests.api.metrics.test_golden_counts import as_ours, numbers_apart, text_of
-from tests.conformance.conftest import Tell
+from tests.conformance.conftest import Tell, serving_hubble
 
 HANDLERS = (
     "dns", "drop", "flow", "flows-to-world", "http", "icmp", "kafka", "policy",
@@ -118,6 +123,53 @@ def recorded(
         events = [line["event"] for line in lines if line["kind"] == "flow"]
         return Recorded(stream, world, list(batches(new_tables(), events)))
     return Recorded(stream, world, list(_parsed(stream, json.loads(world.read_bytes()))))
+
+
+@pytest.mark.parametrize("recorded", [("l7", 3_000)], indirect=True)
+@pytest.mark.parametrize(
+    "option", ["httpV2:exemplars=true", "http:exemplars=true;sourceContext=pod"]
+)
+def test_exemplars_and_the_openmetrics_form_are_hubbles(
+    recorded: Recorded, oracle: Path, option: str
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    request = urllib.request.Request(
+        f"http://{address}/metrics",
+        headers={"Accept": "application/openmetrics-text; version=1.0.0"},
+    )
+    options = ("--metrics-listen", address, "--open-metrics", "--metrics", option)
+    with serving_hubble(oracle, recorded.stream, recorded.world, *options):
+        theirs = _until_all_are_counted(request)
+    metrics = HubbleMetrics(option)
+    for batch in recorded.batches:
+        metrics.count(batch)
+    ours = text_of(metrics, Format.OPENMETRICS)
+    assert " # {traceID=" in theirs
+    _assert_equal(_of_requests(ours), _of_requests(theirs), option)
+
+
+def _until_all_are_counted(request: urllib.request.Request) -> str:
+    """Hubble counts while it serves: its text once two scrapes say the same."""
+    last = text = ""
+    deadline = time.monotonic() + 30
+    while (not text or _of_requests(text) != _of_requests(last)) and time.monotonic() < deadline:
+        last = text
+        with suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:
+            text = answer.read().decode()
+        time.sleep(0.5)
+    return text
+
+
+def _of_requests(text: str) -> list[str]:
+    return [_without_time(line) for line in text.splitlines() if "hubble_http_" in line]
+
+
+def _without_time(line: str) -> str:
+    """An exemplar's time is that of counting."""
+    head, mark, exemplar = line.partition(" # {")
+    return head + mark + exemplar.rpartition(" ")[0] if mark else line
 
 
 def test_every_line_is_hubbles(recorded: Recorded, oracle: Path, tell: Tell) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import pytest
@@ -17,7 +16,9 @@ from api.metrics.scrapes import ScrapeCounts
 from parsers.errors import UsageError
 from parsers.ledger import NOT_OBSERVABLE, STAGES, Ledger
 from tests.api.metrics.readers import read_openmetrics
-from tests.api.metrics.recorded_flows import batches, flows, new_tables
+from tests.api.metrics.recorded_flows import batches, flows, new_tables, recorded_batches
+from tests.api.metrics.test_golden_counts import RECORDED
+from tests.programs import program
 
 
 def scrape(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
@@ -92,16 +93,13 @@ async def test_loop_lag_is_how_late_a_sleeper_wakes(autojump_clock: trio.testing
 
 
 @pytest.mark.parametrize(
-    "handlers",
-    [DEFAULT_HANDLERS, ("httpV2", "kafka", "policy", "sctp", "flows-to-world")],
-    ids=["default", "others"],
+    "option",
+    sorted({" ".join(DEFAULT_HANDLERS), *(golden.option for golden in RECORDED)}),
 )
-def test_promtool_has_nothing_to_say(handlers: tuple[str, ...]) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not here; install it: apt-get install prometheus")
-    metrics, tables = HubbleMetrics(handlers), new_tables()
-    for batch in batches(tables, flows("v1.19", "all")):
+def test_promtool_has_nothing_to_say(option: str) -> None:
+    promtool = program("promtool", "prometheus")
+    metrics = HubbleMetrics(option)
+    for batch in recorded_batches("v1.19", "all"):
         metrics.count(batch)
     metrics.fold()
     metrics.count_lost("perf_event_ring_buffer", 2)
