@@ -134,9 +134,12 @@ class FlowStream:
             self._after = END  # only what is new, also of lost events
             return
         flows = self._history.flows
-        if since == BEGIN and (self._oldest_first or not self._number):
+        old_drops = self._all_old_drops()
+        # There is no need to count whether as many match as there are at all.
+        is_all = self._number >= len(flows) and old_drops[0] >= old_drops[1]
+        if since == BEGIN and (self._oldest_first or not self._number or is_all):
             self._start = self._after = flows.oldest
-            self._old_drops = self._all_old_drops()
+            self._old_drops = old_drops
         elif since != BEGIN:
             yield from self._seek_time(since)
         else:

@@ -120,7 +120,6 @@ def _network(key: str) -> IPv4Network | IPv6Network | None:
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self._text = text
         self._tokens = _TOKEN.findall(text)
         self._at = 0
 

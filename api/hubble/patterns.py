@@ -31,6 +31,7 @@ class Expression(Protocol):
 NameTest = Callable[[str, str], bool]
 """Of a namespace and a name."""
 
+_QUOTES: Mapping[str, str] = MappingProxyType({"'": "\\'", '"': '"'})  # as Go quotes a character
 _NOT_FQDN = re.compile(r"[^a-z0-9._*-]")
 _ANY_NODE = r"[-0-9_a-z]+(?:\.[-0-9_a-z]+)*"
 # ``\C`` outside of ``\Q...\E``; possessive, so that it takes linear time.
@@ -84,7 +85,8 @@ def _fqdn(text: str) -> str:
     if pattern.endswith("."):
         raise UsageError("multiple trailing dots in pattern")
     if odd := _NOT_FQDN.search(pattern):
-        raise UsageError(f"'{odd[0]}': invalid rune in pattern")
+        shown = _QUOTES.get(odd[0]) or quote(odd[0].encode())[1:-1]
+        raise UsageError(f"'{shown}': invalid rune in pattern")
     return re.escape(pattern).replace(r"\*", "[-.a-z0-9]*")
 
 

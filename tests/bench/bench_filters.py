@@ -132,7 +132,7 @@ def in_history(recording: Recording, flows: int) -> dict[str, float]:
             f"history_{turn}_all_ms": (perf_counter() - begun) * 1e3,
             "history_matches": matches,
         }
-    request = observer_pb2.GetFlowsRequest(whitelist=[asked], number=flows)
+    request = observer_pb2.GetFlowsRequest(whitelist=[asked], number=flows - 1)
     begun, first = perf_counter(), 0.0
     for chunk in stream_of(recording, history, FlowViews(history.flows), request).chunks():
         if chunk and not first:

@@ -24,7 +24,9 @@ FLOW = {
 
 
 def write(path: Path, *metrics: object) -> None:
-    path.write_text(json.dumps({"metrics": metrics}))
+    whole = path.with_suffix(".new")  # so that nobody reads the half of it
+    whole.write_text(json.dumps({"metrics": metrics}))
+    whole.replace(path)
 
 
 def totals(metrics: HubbleMetrics) -> dict[str, int]:
@@ -42,10 +44,15 @@ async def test_what_stays_keeps_its_counts_and_what_goes_is_gone(
         metrics.configure(specs)
         applied.append(specs)
 
+    async def times(count: int) -> None:
+        # The file is read in a thread, for which the clock of the test does not wait.
+        while len(applied) < count:
+            await trio.sleep(INTERVAL)
+
     write(path, {"name": "tcp"}, {"name": "flow"})
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_metrics_file, path, apply, lambda: None)
-        await trio.sleep(INTERVAL / 2)
+        await times(1)
         metrics.count(batch_of([FLOW] * 3, tables))
         assert {"hubble_tcp_flags_total": 3, "hubble_flows_processed_total": 3} == totals(metrics)
         await trio.sleep(3 * INTERVAL)
@@ -54,7 +61,7 @@ async def test_what_stays_keeps_its_counts_and_what_goes_is_gone(
         other = {"excludeFilters": [{"source_pod": ["shop/"]}]}
         write(path, {"name": "tcp"}, {"name": "drop"}, {"name": "port-distribution", **shop},
               {"name": "flow", **other})  # fmt: skip
-        await trio.sleep(INTERVAL)
+        await times(2)
         metrics.count(batch_of([FLOW] * 4, tables))
         assert {
             "hubble_tcp_flags_total": 7,

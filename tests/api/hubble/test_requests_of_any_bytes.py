@@ -53,6 +53,8 @@ def spoiled(dice: random.Random) -> bytes:
     """A request with a few bytes changed, cut, repeated; or two of them; or noise."""
     if dice.random() < 0.1:
         return dice.randbytes(dice.choice([0, 1, 5, 50, 500]))
+    if dice.random() < 0.5:
+        return reworded(dice)
     data = bytearray(dice.choice(sound()))
     if dice.random() < 0.3:
         data += dice.choice(sound())  # fields of both: messages are merged
@@ -70,6 +72,37 @@ def spoiled(dice: random.Random) -> bytes:
         else:
             data[at:at] = data[at : at + dice.choice([1, 5, 30])]
     return bytes(data)
+
+
+WORDS = (
+    "", "*", ".", "/", ":", "=", "!", "(", ")", "[", "\\", "^", "|", "?", "+", ",", " ", "in", "\0",
+    "\n", "é", "\U0001f600", "%", "-", "0", "9", "a", "A", "_", "{9}", "'", '"', "&&",
+)  # fmt: skip
+
+
+def reworded(dice: random.Random) -> bytes:
+    """A request with its texts changed."""
+    request = observer_pb2.GetFlowsRequest.FromString(dice.choice(sound()))
+    for one in (*request.whitelist, *request.blacklist, one_field_mask(request)):
+        for field, values in one.ListFields():
+            if field.type == field.TYPE_STRING:
+                values[:] = [changed(dice, text) for text in values]
+    conditions = [c for f in request.whitelist for c in f.experimental.cel_expression]
+    for one in request.whitelist:
+        if conditions and one.HasField("experimental"):
+            one.experimental.cel_expression[:] = [changed(dice, text) for text in conditions]
+    return request.SerializeToString()
+
+
+def one_field_mask(request: observer_pb2.GetFlowsRequest) -> Any:
+    return request.field_mask if request.field_mask.paths else observer_pb2.GetFlowsRequest()
+
+
+def changed(dice: random.Random, text: str) -> str:
+    for _ in range(dice.choice([1, 1, 2, 4])):
+        at = dice.randrange(len(text) + 1)
+        text = text[:at] + dice.choice(WORDS) + text[at + dice.choice([0, 0, 1, 2]) :]
+    return text
 
 
 def requests(seed: int) -> Iterator[bytes]:
