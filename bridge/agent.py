@@ -188,11 +188,17 @@ class Agent:
     async def _keep_series(self, ready: Callable[[], None]) -> None:
         """Remove series of pods that are gone, and tell once which metrics have too many."""
         told: set[str] = set()
+        looked, idle = trio.current_time(), self.config.metrics.hubble.idle
         ready()
         while True:
             await trio.sleep(_SERIES_INTERVAL)
-            for _ in self._departed.sweep(trio.current_time()):
+            now = trio.current_time()
+            for _ in self._departed.sweep(now):
                 await trio.lowlevel.checkpoint()
+            if idle is not None and now - looked >= idle / 60:
+                looked = now
+                for _ in self.metrics.expire(now, idle):
+                    await trio.lowlevel.checkpoint()
             for family in self.metrics.families:
                 if family.folded and family.name not in told:
                     told.add(family.name)
@@ -218,6 +224,7 @@ class Agent:
     def _feed_gauges(self) -> None:
         told, history, client = self.agent_metrics, self.history, self.client
         told.source_connected.labels("cilium").set_function(lambda: client.connected)
+        told.waiting_bytes.set_function(lambda: client.statistics().waiting)
         told.followers.set_function(lambda: self.observer.followers)
         told.history_flows.set_function(lambda: len(history.flows))
         told.history_capacity.set_function(lambda: history.flows.capacity)

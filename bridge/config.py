@@ -299,6 +299,13 @@ class HubbleMetricsConfig(_Section):
             "Series a metric has at most; further ones are counted under the label value other."
         ),
     )
+    idle: Annotated[float, Field(ge=60)] | None = Field(
+        default=3600.0,
+        description=(
+            "Seconds without a count after which a series is exported no more, where a metric "
+            "may have many; null for never."
+        ),
+    )
 
     @model_validator(mode="after")
     def _one_of_them(self) -> HubbleMetricsConfig:

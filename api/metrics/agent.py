@@ -51,6 +51,9 @@ class AgentMetrics:
             ("source",),
             registry=registry,
         )
+        self.waiting_bytes = self._gauge(
+            "source_waiting_bytes", "Read from the source and not parsed yet."
+        )
         self.followers = self._gauge("followers", "Requests that follow new flows now.")
         self.history_flows = self._gauge("history_flows", "Flows in the history.")
         self.history_capacity = self._gauge(

@@ -1,7 +1,8 @@
 """Pods that are gone, and when their series shall go.
 
 A minute later, so that the last counts are scraped, as Hubble does it; a pod that came back
-meanwhile keeps its series. Who knows of pods tells: agent events do, for those of this node.
+meanwhile keeps its series. Who knows of pods tells: agent events do, of endpoints for those of
+this node, of addresses for those of others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 from api.metrics.hubble import HubbleMetrics
 from api.v1.flow import flow_pb2
-from parsers.agent_events import EndpointUpdate
+from parsers.agent_events import EndpointUpdate, IpcacheUpdate
 from parsers.pipeline import AgentRecord
 
 DELAY = 60.0
@@ -30,14 +31,16 @@ class DepartedPods:
         self._due: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def observe(self, record: AgentRecord, now: float) -> None:
-        """Take note of an endpoint that was made or deleted."""
+        """Take note of an endpoint, or of an address, that came or went."""
         notification = record.event.notification
-        if not isinstance(notification, EndpointUpdate) or not notification.pod_name:
+        if not isinstance(notification, EndpointUpdate | IpcacheUpdate):
             return
         pod = notification.namespace, notification.pod_name
-        if record.event.type == flow_pb2.ENDPOINT_DELETED:
+        if not notification.pod_name:
+            return
+        if record.event.type in (flow_pb2.ENDPOINT_DELETED, flow_pb2.IPCACHE_DELETED):
             self.depart(*pod, now)
-        elif record.event.type == flow_pb2.ENDPOINT_CREATED:
+        elif record.event.type in (flow_pb2.ENDPOINT_CREATED, flow_pb2.IPCACHE_UPSERTED):
             self._due.pop(pod, None)
 
     def depart(self, namespace: str, name: str, now: float) -> None:

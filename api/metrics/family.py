@@ -71,9 +71,9 @@ class Counters:
     """
 
     __slots__ = (
-        "_arranged", "_declared", "_exemplars", "_folds", "_keys", "_order", "_others", "_slots",
-        "_sorted", "_template", "_texts", "budget", "expired", "generation", "help", "labels",
-        "name", "totals",
+        "_arranged", "_declared", "_exemplars", "_folds", "_keys", "_order", "_others", "_seen",
+        "_since", "_slots", "_sorted", "_template", "_texts", "budget", "expired", "generation",
+        "help", "labels", "name", "totals",
     )  # fmt: skip
 
     kind = "counter"
@@ -104,6 +104,8 @@ class Counters:
         self._folds = [label not in kept for label in labels]
         self._others: set[int] = set()  # slots of folded series
         self._exemplars: dict[tuple[int, int], Exemplar] = {}  # by slot and bucket
+        self._seen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # totals at the last look
+        self._since: NDArray[np.float64] = np.zeros(0)  # when they became so
         self.totals: NDArray[np.int64] = np.zeros(16, dtype=np.int64)
         self._template = ",".join([f'{label}="%s"' for label in labels])
         self._slots: dict[str, int] = {}
@@ -191,6 +193,31 @@ class Counters:
             self._take_out(dead)
             yield
 
+    def expire(self, now: float, idle: float) -> Iterator[None]:
+        """Take out the series that did not change for ``idle`` seconds; gives way likewise.
+
+        Called every now and then, as a change is seen by comparison. A metric that has few
+        series anyhow keeps them.
+        """
+        if not any(self._folds):
+            return
+        count = len(self._keys)
+        known = len(self._seen)
+        self._since = np.concatenate([self._since, np.full(count - known, now)])
+        self._seen = np.concatenate([self._seen, self.totals[known:count]])
+        changed = self._seen != self.totals[:count]
+        self._since[changed] = now
+        self._seen[changed] = self.totals[:count][changed]
+        dead = [
+            slot
+            for slot in (now - self._since >= idle).nonzero()[0].tolist()
+            if slot not in self._declared
+        ]
+        yield
+        if dead:
+            self._take_out(dead)
+            yield
+
     def _take_out(self, dead: Sequence[int]) -> None:
         kept = np.ones(len(self._keys), dtype=np.bool_)
         kept[dead] = False
@@ -212,6 +239,8 @@ class Counters:
             for (slot, bucket), exemplar in self._exemplars.items()
             if kept[slot]
         }
+        known = [slot for slot in slots if slot < len(self._seen)]
+        self._seen, self._since = self._seen[known], self._since[known]
         self._keep(slots)
 
     def _keep(self, slots: Sequence[int]) -> None:

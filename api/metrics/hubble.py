@@ -142,6 +142,12 @@ class HubbleMetrics:
         for group in self._groups:
             yield from group.remove_pods(gone)
 
+    def expire(self, now: float, idle: float) -> Iterator[None]:
+        """Take out the series that counted nothing for ``idle`` seconds (see ``Counters``)."""
+        self.fold()
+        for family in self.families:
+            yield from family.expire(now, idle)
+
     def statistics(self) -> HubbleStatistics:
         """How much is kept."""
         series = sum(

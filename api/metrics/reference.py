@@ -71,10 +71,13 @@ so that sums by these stay true. A series that was admitted never folds, so `rat
 nothing that did not happen. `ciliary_metrics_folded_total` tells how much was counted so,
 `ciliary_metrics_series` how many there are, and the log says it once.
 
-Series that name a pod go {DELAY:.0f} seconds after the pod's endpoint was deleted, as in Hubble:
-by `source` and `destination` where `pod` is one of their identifiers, and by pairs of namespace
-and pod in `labelsContext`. What they had counted is in `ciliary_metrics_expired_total`: live,
-`{OTHER}` and expired ones together are all that was counted.
+Series that name a pod go {DELAY:.0f} seconds after the pod's endpoint or address was deleted, as
+in Hubble: by `source` and `destination` where `pod` is one of their identifiers, and by pairs of
+namespace and pod in `labelsContext`. And those of a metric that may have many go when they
+counted nothing for an hour (`metrics.hubble.idle`), so pods whose end nobody told do not stay;
+a series that comes back begins at zero. What they had counted is in
+`ciliary_metrics_expired_total`: live, `{OTHER}` and expired ones together are all that was
+counted.
 
 Native histograms are not offered: the client library that we use writes none.
 """

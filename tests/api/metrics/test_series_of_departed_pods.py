@@ -10,7 +10,7 @@ from api.metrics.departed import DELAY, DepartedPods
 from api.metrics.exposition import Format, render
 from api.metrics.hubble import HubbleMetrics
 from api.v1.flow import flow_pb2
-from parsers.agent_events import AgentEvent, EndpointUpdate
+from parsers.agent_events import AgentEvent, EndpointUpdate, IpcacheUpdate
 from parsers.flow_batch import FlowTables
 from parsers.pipeline import AgentRecord
 from tests.api.metrics.readers import read_classic
@@ -127,3 +127,40 @@ def test_histograms_keep_the_numbers_of_the_series_that_stay() -> None:
         if s.name == "hubble_http_request_duration_seconds_sum"
     }
     assert {"shop/cart-1": 2.0, "shop/cart-2": 3.0} == sums
+
+
+def test_an_address_that_is_gone_takes_the_pods_of_other_nodes_with_it() -> None:
+    metrics, _ = counted("flow:sourceContext=pod")
+    departed = DepartedPods(metrics)
+    gone = IpcacheUpdate("10.0.0.1/32", 7, None, "", "", 0, "shop", "cart-1")
+    departed.observe(AgentRecord(0, 0, AgentEvent(flow_pb2.IPCACHE_DELETED, gone)), 0.0)
+    sweep(departed, DELAY)
+    assert {("shop/cart-0",), ("shop/cart-2",)} == series(metrics).keys()
+
+
+def expire(metrics: HubbleMetrics, now: float, idle: float) -> None:
+    for _ in metrics.expire(now, idle):
+        pass
+
+
+def test_series_that_count_nothing_for_long_go_and_begin_anew() -> None:
+    metrics, tables = counted("flow:sourceContext=pod tcp drop:sourceContext=pod")
+    expire(metrics, 0.0, 100.0)
+    metrics.count(batch_of([flow("cart-0", "cart-1")], tables))
+    expire(metrics, 50.0, 100.0)
+    assert 3 == len(series(metrics))
+    expire(metrics, 100.0, 100.0)
+    assert {("shop/cart-0",): 4} == series(metrics)
+    metrics.count(batch_of([flow("cart-2", "cart-1")], tables))
+    assert {("shop/cart-0",): 4, ("shop/cart-2",): 1} == series(metrics)
+    expire(metrics, 150.0, 100.0)
+    assert {("shop/cart-2",): 1} == series(metrics)
+    (family,) = (f for f in metrics.families if f.name == "hubble_flows_processed_total")
+    assert 10 == family.expired
+
+
+def test_a_metric_with_few_series_keeps_them() -> None:
+    metrics, _ = counted("flow")
+    expire(metrics, 0.0, 100.0)
+    expire(metrics, 1000.0, 100.0)
+    assert 9 == sum(series(metrics).values())
