@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pytest
 
 from api.metrics.departed import DELAY, DepartedPods
 from api.metrics.exposition import Format, render
+from api.metrics.family import STEP, Counters, Histograms
 from api.metrics.hubble import HubbleMetrics
 from api.v1.flow import flow_pb2
 from parsers.agent_events import AgentEvent, EndpointUpdate
@@ -127,3 +129,33 @@ def test_histograms_keep_the_numbers_of_the_series_that_stay() -> None:
         if s.name == "hubble_http_request_duration_seconds_sum"
     }
     assert {"shop/cart-1": 2.0, "shop/cart-2": 3.0} == sums
+
+
+@pytest.mark.parametrize("was_scraped", [False, True])
+@pytest.mark.parametrize("written", [0, 1, 2, 4, 6])
+def test_a_scrape_that_is_being_written_sees_nothing_of_it(written: int, was_scraped: bool) -> None:
+    pods = {f"pod-{n:05}": n + 1.0 for n in range(2 * STEP)}
+    counters = Counters("b_total", "B", ("pod",))
+    histograms = Histograms("a_seconds", "A", ("pod",))
+    for pod, number in pods.items():
+        counters.add((pod,), int(number))
+        histograms.observe((pod,), [int(number), *[0] * 11], int(number) * 10**9)
+    families = (counters, histograms)
+    if was_scraped:
+        list(render(families, Format.CLASSIC))
+    scrape = render(families, Format.CLASSIC)
+    chunks = list(islice(scrape, written))
+    for family in families:
+        for _ in family.remove(lambda values: values[0] < "pod-00100"):
+            pass
+    counters.add(("new",), 5)  # takes the slot of another
+    histograms.observe(("new",), [5, *[0] * 11], 5 * 10**9)
+    found = list(read_classic(b"".join((*chunks, *scrape)).decode()))
+    told = {
+        name: {s.labels["pod"]: s.value for f in found for s in f.samples if s.name == name}
+        for name in ("b_total", "a_seconds_count", "a_seconds_sum")
+    }
+    assert {"b_total", "a_seconds_count", "a_seconds_sum"} == told.keys()
+    for series in told.values():
+        assert pods.keys() - {f"pod-{n:05}" for n in range(100)} <= series.keys()
+        assert all(value == pods.get(pod, 5) for pod, value in series.items())
