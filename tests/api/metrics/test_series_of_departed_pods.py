@@ -12,7 +12,7 @@ from api.metrics.exposition import Format, render
 from api.metrics.family import STEP, Counters, Histograms
 from api.metrics.hubble import HubbleMetrics
 from api.v1.flow import flow_pb2
-from parsers.agent_events import AgentEvent, EndpointUpdate
+from parsers.agent_events import AgentEvent, EndpointUpdate, IpcacheUpdate
 from parsers.flow_batch import FlowTables
 from parsers.pipeline import AgentRecord
 from tests.api.metrics.readers import read_classic
@@ -50,7 +50,10 @@ def series(metrics: HubbleMetrics) -> dict[tuple[str, ...], float]:
 
 
 def told(kind: int, pod: str) -> AgentRecord:
-    return AgentRecord(0, 0, AgentEvent(kind, EndpointUpdate(7, (), "", pod, "shop")))
+    if kind in (flow_pb2.ENDPOINT_CREATED, flow_pb2.ENDPOINT_DELETED):
+        return AgentRecord(0, 0, AgentEvent(kind, EndpointUpdate(7, (), "", pod, "shop")))
+    update = IpcacheUpdate("10.0.2.9/32", 7, None, "", "", 0, "shop", pod)
+    return AgentRecord(0, 0, AgentEvent(kind, update))
 
 
 def sweep(departed: DepartedPods, now: float) -> None:
@@ -98,13 +101,21 @@ def test_what_was_counted_is_live_or_expired() -> None:
     assert 18 == sum(found.values()) + family.expired
 
 
-def test_a_pod_that_came_back_keeps_its_series() -> None:
+@pytest.mark.parametrize(
+    ("gone", "here"),
+    [
+        (flow_pb2.ENDPOINT_DELETED, flow_pb2.ENDPOINT_CREATED),
+        (flow_pb2.IPCACHE_DELETED, flow_pb2.IPCACHE_UPSERTED),  # on another node
+    ],
+)
+def test_a_pod_that_came_back_keeps_its_series(gone: int, here: int) -> None:
     metrics, _ = counted("flow:sourceContext=pod")
     departed = DepartedPods(metrics)
-    departed.observe(told(flow_pb2.ENDPOINT_DELETED, "cart-1"), 0.0)
-    departed.observe(told(flow_pb2.ENDPOINT_CREATED, "cart-1"), 30.0)
+    departed.observe(told(gone, "cart-1"), 0.0)
+    departed.observe(told(gone, "cart-2"), 0.0)
+    departed.observe(told(here, "cart-1"), 30.0)
     sweep(departed, DELAY)
-    assert 3 == len(series(metrics))
+    assert {("shop/cart-0",), ("shop/cart-1",)} == series(metrics).keys()
 
 
 def test_histograms_keep_the_numbers_of_the_series_that_stay() -> None:
