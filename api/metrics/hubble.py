@@ -10,7 +10,7 @@ for all of them. The owner of the pipeline's tables calls ``forget`` before
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -82,18 +82,22 @@ class HubbleMetrics:
         self.configure(handlers)
 
     def configure(self, handlers: str | Iterable[str | HandlerSpec]) -> None:
-        """Count by these handlers from now on; those that stay keep their totals."""
+        """Count by these handlers from now on; those that stay keep their totals.
+
+        A handler stays while its context and options do; its filters may change.
+        """
         specs = parse_handlers(handlers)
         self.fold()
         wanted: dict[Any, list[HandlerSpec]] = {}
         for spec in specs:
             wanted.setdefault(_Group.key(spec), []).append(spec)
         known = {group.of: group for group in self._groups}
+        counted = {spec.series: families for g in self._groups for spec, families in g.counted()}
         self._groups = [
             known.get(key) or _Group(key, self._classes, self._series, self._node) for key in wanted
         ]
         for group in self._groups:
-            group.configure(wanted[group.of])
+            group.configure(wanted[group.of], counted)
         self.specs = specs
         self.families = (
             self._lost,
@@ -183,13 +187,24 @@ class _Group:
         """What the handlers of a group have in common."""
         return spec.context, spec.include, spec.exclude
 
-    def configure(self, specs: Iterable[HandlerSpec]) -> None:
-        """Take these handlers; those that are there already stay. Call ``fold`` before."""
+    def counted(self) -> Iterator[tuple[HandlerSpec, tuple[Counters, ...]]]:
+        """The families of each handler."""
+        yield from ((spec, handler.families) for spec, handler in self._by_name.items())
+        yield from ((spec, recorder.families) for spec, recorder in self._recorders.items())
+
+    def configure(
+        self, specs: Iterable[HandlerSpec], counted: Mapping[Any, tuple[Counters, ...]]
+    ) -> None:
+        """Take these handlers; those that are there already stay. Call ``fold`` before.
+
+        ``counted``: the families of handlers until now, by their ``series``.
+        """
         classes: Classes = self._context or self._base
         handlers: dict[HandlerSpec, Handler] = {}
         recorders: dict[HandlerSpec, Recorder] = {}
         for spec in specs:
-            settings = Settings(classes, self._labels, spec.options, self._budget)
+            families = counted.get(spec.series, ())
+            settings = Settings(classes, self._labels, spec.options, self._budget, families)
             if spec.name in BY_NAME:
                 handlers[spec] = self._by_name.get(spec) or BY_NAME[spec.name](settings)
             else:

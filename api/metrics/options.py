@@ -69,6 +69,11 @@ class HandlerSpec:
     include: tuple[bytes, ...] = ()
     exclude: tuple[bytes, ...] = ()
 
+    @property
+    def series(self) -> tuple[str, ContextSpec, frozenset[str]]:
+        """What its series follow from: while it stays, filters may change and counts go on."""
+        return self.name, self.context, self.options
+
 
 def parse_handlers(handlers: str | Iterable[str | HandlerSpec]) -> tuple[HandlerSpec, ...]:
     """The handlers of an option or a list, by name; ``UsageError`` says what is wrong with one."""

@@ -51,7 +51,8 @@ _OPTIONS: Final = """
 `flow:sourceContext=pod|ip;labelsContext=source_namespace dns:query`. Wrong ones are refused
 by name. `metrics.hubble.dynamic` names a file in the form of Hubble's dynamic metrics instead
 (`metrics: [{name, contextOptions, includeFilters, excludeFilters}]`); it is looked at every ten
-seconds, and what stays as it was keeps its counts. SIGHUP does the same for the list.
+seconds, and a metric whose options stay as they were keeps its counts, even if its filters
+change. SIGHUP does the same for the list.
 
 """
 
@@ -71,7 +72,8 @@ so that sums by these stay true. A series that was admitted never folds, so `rat
 nothing that did not happen. `ciliary_metrics_folded_total` tells how much was counted so,
 `ciliary_metrics_series` how many there are, and the log says it once.
 
-Series that name a pod go {DELAY:.0f} seconds after the pod's endpoint was deleted, as in Hubble:
+Series that name a pod go {DELAY:.0f} seconds after the pod's endpoint was deleted, as in Hubble,
+and so do those of pods on other nodes, {DELAY:.0f} seconds after Cilium forgot their address:
 by `source` and `destination` where `pod` is one of their identifiers, and by pairs of namespace
 and pod in `labelsContext`. What they had counted is in `ciliary_metrics_expired_total`: live,
 `{OTHER}` and expired ones together are all that was counted.

