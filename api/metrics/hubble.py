@@ -40,12 +40,14 @@ LOST_SOURCES: Final = ("hubble_ring_buffer", "observer_events_queue", "perf_even
 
 _FRESH_CLASSES = 64  # met at a scrape or in one batch, they cost 2-3 ms
 _FRESH_PAIRS = 512  # likewise, of a class and a context
-_MOST_CLASSES = 1 << 17  # of a group with context labels; then they are learned anew, at 7 us each
+# When there are more they are learned anew, at some 7 us each.
+_MOST_CLASSES = 1 << 14
+_MOST_PAIRS = 1 << 17  # of a group with context labels
 
 
 @dataclass(frozen=True, slots=True)
 class HubbleStatistics:
-    """Metric classes seen, series of all families, and flows that were folded into others."""
+    """Metric classes known, series of all families, and flows that were folded into others."""
 
     classes: int
     series: int
@@ -118,6 +120,11 @@ class HubbleMetrics:
             group.count(batch, classes)
         if len(self._classes) - self._folded >= _FRESH_CLASSES:
             self.fold()  # so that no scrape finds thousands of them
+            if len(self._classes) > _MOST_CLASSES:
+                self._classes.clear()
+                self._folded = 0
+                for group in self._groups:
+                    group.clear()
 
     def count_lost(self, source: str, count: int) -> None:
         """Count lost events; ``source`` is one of ``LOST_SOURCES``."""
@@ -232,9 +239,8 @@ class _Group:
             handler.count(batch, classes)
         if self._context is not None and len(self._context) - self._folded >= _FRESH_PAIRS:
             self.fold()
-            if len(self._context) > _MOST_CLASSES:
-                self._context.clear()
-                self._folded = 0
+            if len(self._context) > _MOST_PAIRS:
+                self.clear()
 
     def fold(self) -> None:
         """Move counts to series."""
@@ -243,6 +249,12 @@ class _Group:
             handler.fold(counts)
         if self._context is not None:
             self._folded = len(self._context)
+
+    def clear(self) -> None:
+        """Learn anew which pairs of class and context there are; all must be folded."""
+        if self._context is not None:
+            self._context.clear()
+            self._folded = 0
 
     def remove_pods(self, gone: Collection[tuple[str, str]]) -> Iterator[None]:
         """See ``HubbleMetrics``."""
