@@ -198,6 +198,11 @@ class ContextClasses:
         return len(self._table)
 
     @property
+    def context_count(self) -> int:
+        """How many contexts the rows have together."""
+        return len(self._contexts)
+
+    @property
     def rows(self) -> NDArray[Any]:
         """See ``Classes``."""
         rows: NDArray[Any] = self._parent.rows[self._table.rows["row"][: len(self)]]

@@ -43,6 +43,7 @@ _FRESH_PAIRS = 512  # likewise, of a class and a context
 # When there are more they are learned anew, at some 7 us each.
 _MOST_CLASSES = 1 << 14
 _MOST_PAIRS = 1 << 17  # of a group with context labels
+_MOST_CONTEXTS = 1 << 15  # likewise, at some 300 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,8 @@ class _Group:
             handler.count(batch, classes)
         if self._context is not None and len(self._context) - self._folded >= _FRESH_PAIRS:
             self.fold()
-            if len(self._context) > _MOST_PAIRS:
+            pairs, contexts = len(self._context), self._context.context_count
+            if pairs > _MOST_PAIRS or contexts > _MOST_CONTEXTS:
                 self.clear()
 
     def fold(self) -> None:
