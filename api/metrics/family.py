@@ -228,15 +228,18 @@ class Counters:
         self.totals = np.concatenate([self.totals, np.zeros_like(self.totals)])
 
     def _sort(self) -> Iterator[str]:
-        while len(self._sorted) < len(self):
+        while True:
             known = len(self._sorted)
-            fresh = self._keys[known : known + STEP]
-            self._texts += [self._text(key) for key in fresh]
-            # Timsort takes the old list as one run and merges the new one into it.
-            self._sorted = sorted([*self._sorted, *sorted(fresh)])
+            if known < len(self):
+                fresh = self._keys[known : known + STEP]
+                self._texts += [self._text(key) for key in fresh]
+                # Timsort takes the old list as one run and merges the new one into it.
+                self._sorted = sorted([*self._sorted, *sorted(fresh)])
+            elif len(self._order) < known:
+                self._order = [self._slots[key] for key in self._sorted]
+            else:
+                return
             yield ""
-        if len(self._order) < len(self._sorted):
-            self._order = [self._slots[key] for key in self._sorted]
 
     def _write(self, form: Format, totals: list[int], generation: int) -> Iterator[str]:
         yield from self._sort()
