@@ -175,6 +175,7 @@ class Agent:
         # The uuids of flows go on as they began.
         node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
         self.node = self.observer.node = node
+        self.metrics.move_to(node)
         self.peers.replace([Peer.of(node)])
         ready()
         await trio.sleep_forever()

@@ -127,6 +127,12 @@ class HubbleMetrics:
                 for group in self._groups:
                     group.clear()
 
+    def move_to(self, node: LocalNode) -> None:
+        """Filters know the node under this name from now on."""
+        self._node = node
+        for group in self._groups:
+            group.move_to(node)
+
     def count_lost(self, source: str, count: int) -> None:
         """Count lost events; ``source`` is one of ``LOST_SOURCES``."""
         if source not in LOST_SOURCES:
@@ -251,6 +257,11 @@ class _Group:
             handler.fold(counts)
         if self._context is not None:
             self._folded = len(self._context)
+
+    def move_to(self, node: LocalNode) -> None:
+        """See ``HubbleMetrics``."""
+        self._node = node
+        self._selection = None
 
     def clear(self) -> None:
         """Learn anew which pairs of class and context there are; all must be folded."""
