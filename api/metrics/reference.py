@@ -73,7 +73,8 @@ nothing that did not happen. `ciliary_metrics_folded_total` tells how much was c
 `ciliary_metrics_series` how many there are, and the log says it once.
 
 Series that name a pod go {DELAY:.0f} seconds after the pod's endpoint was deleted, as in Hubble,
-and so do those of pods on other nodes, {DELAY:.0f} seconds after Cilium forgot their address:
+and so do those of pods on other nodes, {DELAY:.0f} seconds after Cilium forgot their address.
+Pods that go while Cilium's socket cannot be read are not missed until a restart. Series are found
 by `source` and `destination` where `pod` is one of their identifiers, and by pairs of namespace
 and pod in `labelsContext`. What they had counted is in `ciliary_metrics_expired_total`: live,
 `{OTHER}` and expired ones together are all that was counted.
