@@ -122,8 +122,8 @@ class Agent:
     def reload(self, config: Config) -> list[str]:
         """Take over what can be changed while running; returns the keys that need a restart."""
         self.log.set_level(config.log.level)
-        if self.config.metrics.hubble.dynamic is None:
-            self._count_by(parse_handlers(_handlers(config)))
+        if self.config.metrics.hubble.dynamic is None and config.metrics.hubble.dynamic is None:
+            self._count_by(parse_handlers(config.metrics.hubble.enabled))
         old, new = dict(_flat(self.config.model_dump())), dict(_flat(config.model_dump()))
         return [key for key in new if old[key] != new[key] and key not in _RELOADED]
 
@@ -175,6 +175,7 @@ class Agent:
         # The uuids of flows go on as they began.
         node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
         self.node = self.observer.node = node
+        self.metrics.move_to(node)
         self.peers.replace([Peer.of(node)])
         ready()
         await trio.sleep_forever()

@@ -33,7 +33,8 @@ said in one sentence, and is tried again for ever.
 
 `ciliary config check [FILE]` says what is wrong, `ciliary config show [FILE]` what is in
 force, `ciliary config schema` prints the JSON schema. SIGHUP makes the agent read the file
-again; `log.level` takes effect, and the log names the keys that need a restart.
+again; `log.level` and `metrics.hubble.enabled` take effect, and the log names the keys that
+need a restart.
 
 | key | default | what |
 |---|---|---|

@@ -20,6 +20,7 @@ from api.hubble.services import services_of
 from api.metrics.exposition import Writable
 from api.metrics.http import serve_http
 from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
+from api.metrics.options import HandlerSpec
 from api.metrics.routes import metrics_route
 from bridge import __version__
 from bridge.addresses import split_address
@@ -40,7 +41,7 @@ class Serving:
         recorded: Recorded,
         targets: Sequence[str],
         metrics_listen: str | None,
-        metrics: str | Sequence[str] = DEFAULT_HANDLERS,
+        metrics: str | Sequence[str | HandlerSpec] = DEFAULT_HANDLERS,
     ) -> None:
         self._recorded = recorded
         self._targets = targets

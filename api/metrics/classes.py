@@ -2,12 +2,13 @@
 
 Strategy: a row of the pipeline's class table has fields that no metric looks at
 (interface, proxy port, ...), and its number is used again when the row is reclaimed.
-Each row is therefore mapped once to a row of a smaller table that lives as long as the
-counters, and all counting is by those. A batch costs one gather.
+Each row is therefore mapped once to a row of a smaller table, and all counting is by those.
+A batch costs one gather.
 
 Where labels name the sides of a flow, each pair of a class and the values of such context
-labels is a class of its own (``ContextClasses``). These may become many, so they are dropped
-and learned anew, which whoever keeps their rows sees by the ``generation``.
+labels is a class of its own (``ContextClasses``). Either may become many (by the 65,536 types
+and codes of ICMP, for one), so they are dropped and learned anew, which whoever keeps their
+rows sees by the ``generation``.
 """
 
 from __future__ import annotations
@@ -109,11 +110,10 @@ class MetricClasses:
     Batches of another pipeline are understood too: its rows are learned anew.
     """
 
-    __slots__ = ("_of", "_source", "_table")
-
-    generation = 0
+    __slots__ = ("_of", "_source", "_table", "generation")
 
     def __init__(self) -> None:
+        self.generation = 0
         self._table = InternTable(FLOW_CLASS)
         self._source: InternTable | None = None
         self._of: U32 = np.zeros(0, dtype=np.uint32)  # by class row; 0 is "not seen yet"
@@ -157,6 +157,12 @@ class MetricClasses:
             found = self._of[batch.flow_class]
         return found
 
+    def clear(self) -> None:
+        """Drop all rows; what was counted by them must have been folded."""
+        self.generation += 1
+        self._table = InternTable(FLOW_CLASS)
+        self._of[:] = 0
+
     def forget(self, class_rows: NDArray[Any]) -> None:
         """Class rows (numbers) that are about to be freed and used for something else."""
         self._of[class_rows[class_rows < len(self._of)]] = 0
@@ -190,6 +196,11 @@ class ContextClasses:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    @property
+    def context_count(self) -> int:
+        """How many contexts the rows have together."""
+        return len(self._contexts)
 
     @property
     def rows(self) -> NDArray[Any]:

@@ -1,8 +1,8 @@
 """Pods that are gone, and when their series shall go.
 
 A minute later, so that the last counts are scraped, as Hubble does it; a pod that came back
-meanwhile keeps its series. Who knows of pods tells: agent events do, of endpoints for those of
-this node, of addresses for those of others.
+meanwhile keeps its series. Agent events tell: for pods of this node those about its endpoints,
+for pods of other nodes those about addresses, where Hubble keeps their series for ever.
 """
 
 from __future__ import annotations
@@ -31,17 +31,14 @@ class DepartedPods:
         self._due: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def observe(self, record: AgentRecord, now: float) -> None:
-        """Take note of an endpoint, or of an address, that came or went."""
-        notification = record.event.notification
-        if not isinstance(notification, EndpointUpdate | IpcacheUpdate):
-            return
-        pod = notification.namespace, notification.pod_name
-        if not notification.pod_name:
+        """Take note of an endpoint or an address of a pod that came or went."""
+        told = record.event.notification
+        if not isinstance(told, EndpointUpdate | IpcacheUpdate) or not told.pod_name:
             return
         if record.event.type in (flow_pb2.ENDPOINT_DELETED, flow_pb2.IPCACHE_DELETED):
-            self.depart(*pod, now)
-        elif record.event.type in (flow_pb2.ENDPOINT_CREATED, flow_pb2.IPCACHE_UPSERTED):
-            self._due.pop(pod, None)
+            self.depart(told.namespace, told.pod_name, now)
+        else:
+            self._due.pop((told.namespace, told.pod_name), None)
 
     def depart(self, namespace: str, name: str, now: float) -> None:
         """A pod is gone."""

@@ -15,6 +15,8 @@ true. A series that was admitted never folds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from itertools import compress
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,7 +37,7 @@ OTHER: Final = "other"
 """The value of a label whose series folded."""
 
 STEP: Final = 2048
-"""Series written, or new ones put in order, between two yields: 1 to 4 ms."""
+"""Samples written, or new series put in order, between two yields: 1 to 4 ms."""
 
 _LARGEST = 2**63 - 1
 _JOIN = "\0"
@@ -67,7 +69,8 @@ class Counters:
     grows. A series whose total is 0 is not written unless it was declared.
 
     ``generation`` rises when series are removed: slots mean other series then. What these
-    had counted is in ``expired``.
+    had counted is in ``expired``. A text that is being written does not see it, as removal
+    replaces lists and arrays and does not change them.
     """
 
     __slots__ = (
@@ -77,6 +80,7 @@ class Counters:
     )  # fmt: skip
 
     kind = "counter"
+    step = STEP  # series between two yields
 
     def __init__(
         self,
@@ -225,13 +229,11 @@ class Counters:
         self.expired += int(self.totals[dead].sum())
         # Where each slot that stays is from now on.
         moved = np.cumsum(kept) - 1
-        slots = kept.nonzero()[0].tolist()
-        written = len(self._texts)
-        self._texts = [self._texts[slot] for slot in slots if slot < written]
-        self._keys = [self._keys[slot] for slot in slots]
-        self._slots = {key: slot for slot, key in enumerate(self._keys)}
-        self._sorted = [key for key in self._sorted if key in self._slots]
-        self._order = [self._slots[key] for key in self._sorted]
+        self._texts = list(compress(self._texts, kept.tolist()))
+        self._keys = list(compress(self._keys, kept.tolist()))
+        self._slots = dict(zip(self._keys, range(len(self._keys)), strict=True))
+        self._sorted = list(filter(self._slots.__contains__, self._sorted))
+        self._order = []  # to be found again
         self._declared = {int(moved[slot]) for slot in self._declared}
         self._others = {int(moved[slot]) for slot in self._others if kept[slot]}
         self._exemplars = {
@@ -239,42 +241,51 @@ class Counters:
             for (slot, bucket), exemplar in self._exemplars.items()
             if kept[slot]
         }
-        known = [slot for slot in slots if slot < len(self._seen)]
+        stays = kept.nonzero()[0]
+        known = stays[stays < len(self._seen)]
         self._seen, self._since = self._seen[known], self._since[known]
-        self._keep(slots)
+        self._keep(stays)
 
-    def _keep(self, slots: Sequence[int]) -> None:
-        """Move the numbers of the slots that stay to the front."""
-        self.totals[: len(slots)] = self.totals[slots]
-        self.totals[len(slots) :] = 0
+    def _keep(self, slots: NDArray[np.int64]) -> None:
+        """Take along the numbers of the slots that stay."""
+        self.totals = _moved(self.totals, slots)
 
     def write(self, form: Format) -> Iterator[str]:
-        """Blocks of at most ``STEP`` series, with the totals of now; see ``render``."""
-        return self._write(form, self.totals[: len(self)].tolist())
+        """Blocks of at most ``step`` series, with the totals of now; see ``render``."""
+        return self._write(form, self.totals[: len(self)].tolist(), self.generation)
 
     def _grow(self) -> None:
         self.totals = np.concatenate([self.totals, np.zeros_like(self.totals)])
 
     def _sort(self) -> Iterator[str]:
-        while len(self._sorted) < len(self):
+        while True:
             known = len(self._sorted)
-            fresh = self._keys[known : known + STEP]
-            self._texts += [self._text(key) for key in fresh]
-            # Timsort takes the old list as one run and merges the new one into it.
-            self._sorted = sorted([*self._sorted, *sorted(fresh)])
-            yield ""
-        if len(self._order) < len(self._sorted):
-            self._order = [self._slots[key] for key in self._sorted]
+            if known < len(self):
+                fresh = self._keys[known : known + STEP]
+                self._texts += [self._text(key) for key in fresh]
+                # Timsort takes the old list as one run and merges the new one into it.
+                self._sorted = sorted([*self._sorted, *sorted(fresh)])
+            elif len(self._order) < known:
+                self._order = [self._slots[key] for key in self._sorted]
+            else:
+                return
             yield ""
 
-    def _write(self, form: Format, totals: list[int]) -> Iterator[str]:
+    def _write(self, form: Format, totals: list[int], generation: int) -> Iterator[str]:
         yield from self._sort()
+        if generation != self.generation:
+            totals = self.totals[: len(self)].tolist()
+        # Whatever is removed while this is written.
+        yield from copy(self).blocks(form, totals)
+
+    def blocks(self, form: Format, totals: Sequence[int]) -> Iterator[str]:
+        """The text of the series that are in order, with totals by slot."""
         order = self._order
         head = header(form, self.name, self.kind, self.help)
-        for start in range(0, len(order), STEP):
+        for start in range(0, len(order), self.step):
             shown = [
                 slot
-                for slot in order[start : start + STEP]
+                for slot in order[start : start + self.step]
                 # A slot made since ``totals`` were taken waits for the next scrape.
                 if slot < len(totals) and (totals[slot] or slot in self._declared)
             ]
@@ -291,7 +302,7 @@ class Counters:
         labels = self._label_text(key)
         return f"{self.name}{{{labels}}} " if labels else f"{self.name} "
 
-    def _lines(self, form: Format, shown: list[int], totals: list[int]) -> str:
+    def _lines(self, form: Format, shown: list[int], totals: Sequence[int]) -> str:
         texts = self._texts
         end = ".0\n" if form is Format.OPENMETRICS else "\n"
         if form is Format.OPENMETRICS and self._exemplars:
@@ -313,6 +324,7 @@ class Histograms(Counters):
     __slots__ = ("buckets", "nanoseconds")
 
     kind = "histogram"
+    step = STEP // (len(BUCKETS) + 3)
 
     def __init__(
         self,
@@ -344,11 +356,10 @@ class Histograms(Counters):
         self.buckets[slot] += np.asarray(buckets, dtype=np.int64)
         self.nanoseconds[slot] = min(int(self.nanoseconds[slot]) + nanoseconds, _LARGEST)
 
-    def _keep(self, slots: Sequence[int]) -> None:
+    def _keep(self, slots: NDArray[np.int64]) -> None:
         super()._keep(slots)
-        for numbers in (self.buckets, self.nanoseconds):
-            numbers[: len(slots)] = numbers[slots]
-            numbers[len(slots) :] = 0
+        self.buckets = _moved(self.buckets, slots)
+        self.nanoseconds = _moved(self.nanoseconds, slots)
 
     def _grow(self) -> None:
         super()._grow()
@@ -358,7 +369,7 @@ class Histograms(Counters):
     def _text(self, key: str) -> str:
         return self._label_text(key)
 
-    def _lines(self, form: Format, shown: list[int], totals: list[int]) -> str:
+    def _lines(self, form: Format, shown: list[int], totals: Sequence[int]) -> str:
         cumulative = self.buckets[shown].cumsum(axis=1).tolist()
         bounds = [go_number(bound, form) for bound in (*BUCKETS, float("inf"))]
         lines: list[str] = []
@@ -380,3 +391,10 @@ class Histograms(Counters):
                 f"{self.name}_count{braces} {counts[-1]}\n",
             ]
         return "".join(lines)
+
+
+def _moved(numbers: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of ``slots`` at the front of a new array."""
+    found = np.zeros_like(numbers)
+    found[: len(slots)] = numbers[slots]
+    return found

@@ -113,7 +113,8 @@ class _Server:
         try:
             if counts.connections > self.limits.connections:
                 counts.refused += 1
-                await connection.send(_text(503, "too many connections"))
+                with trio.move_on_after(1):  # under TLS it is the client that delays this
+                    await connection.send(_text(503, "too many connections"))
             else:
                 while await self._serve_one(connection):
                     pass

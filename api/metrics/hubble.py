@@ -10,7 +10,7 @@ for all of them. The owner of the pipeline's tables calls ``forget`` before
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,12 +40,15 @@ LOST_SOURCES: Final = ("hubble_ring_buffer", "observer_events_queue", "perf_even
 
 _FRESH_CLASSES = 64  # met at a scrape or in one batch, they cost 2-3 ms
 _FRESH_PAIRS = 512  # likewise, of a class and a context
-_MOST_CLASSES = 1 << 15  # of a group with context labels; then they are learned anew
+# When there are more they are learned anew, at some 7 us each.
+_MOST_CLASSES = 1 << 14
+_MOST_PAIRS = 1 << 17  # of a group with context labels
+_MOST_CONTEXTS = 1 << 15  # likewise, at some 300 bytes each
 
 
 @dataclass(frozen=True, slots=True)
 class HubbleStatistics:
-    """Metric classes seen, series of all families, and flows that were folded into others."""
+    """Metric classes known, series of all families, and flows that were folded into others."""
 
     classes: int
     series: int
@@ -82,18 +85,22 @@ class HubbleMetrics:
         self.configure(handlers)
 
     def configure(self, handlers: str | Iterable[str | HandlerSpec]) -> None:
-        """Count by these handlers from now on; those that stay keep their totals."""
+        """Count by these handlers from now on; those that stay keep their totals.
+
+        A handler stays while its context and options do; its filters may change.
+        """
         specs = parse_handlers(handlers)
         self.fold()
         wanted: dict[Any, list[HandlerSpec]] = {}
         for spec in specs:
             wanted.setdefault(_Group.key(spec), []).append(spec)
         known = {group.of: group for group in self._groups}
+        counted = {spec.series: families for g in self._groups for spec, families in g.counted()}
         self._groups = [
             known.get(key) or _Group(key, self._classes, self._series, self._node) for key in wanted
         ]
         for group in self._groups:
-            group.configure(wanted[group.of])
+            group.configure(wanted[group.of], counted)
         self.specs = specs
         self.families = (
             self._lost,
@@ -114,6 +121,17 @@ class HubbleMetrics:
             group.count(batch, classes)
         if len(self._classes) - self._folded >= _FRESH_CLASSES:
             self.fold()  # so that no scrape finds thousands of them
+            if len(self._classes) > _MOST_CLASSES:
+                self._classes.clear()
+                self._folded = 0
+                for group in self._groups:
+                    group.clear()
+
+    def move_to(self, node: LocalNode) -> None:
+        """Filters know the node under this name from now on."""
+        self._node = node
+        for group in self._groups:
+            group.move_to(node)
 
     def count_lost(self, source: str, count: int) -> None:
         """Count lost events; ``source`` is one of ``LOST_SOURCES``."""
@@ -189,13 +207,24 @@ class _Group:
         """What the handlers of a group have in common."""
         return spec.context, spec.include, spec.exclude
 
-    def configure(self, specs: Iterable[HandlerSpec]) -> None:
-        """Take these handlers; those that are there already stay. Call ``fold`` before."""
+    def counted(self) -> Iterator[tuple[HandlerSpec, tuple[Counters, ...]]]:
+        """The families of each handler."""
+        yield from ((spec, handler.families) for spec, handler in self._by_name.items())
+        yield from ((spec, recorder.families) for spec, recorder in self._recorders.items())
+
+    def configure(
+        self, specs: Iterable[HandlerSpec], counted: Mapping[Any, tuple[Counters, ...]]
+    ) -> None:
+        """Take these handlers; those that are there already stay. Call ``fold`` before.
+
+        ``counted``: the families of handlers until now, by their ``series``.
+        """
         classes: Classes = self._context or self._base
         handlers: dict[HandlerSpec, Handler] = {}
         recorders: dict[HandlerSpec, Recorder] = {}
         for spec in specs:
-            settings = Settings(classes, self._labels, spec.options, self._budget)
+            families = counted.get(spec.series, ())
+            settings = Settings(classes, self._labels, spec.options, self._budget, families)
             if spec.name in BY_NAME:
                 handlers[spec] = self._by_name.get(spec) or BY_NAME[spec.name](settings)
             else:
@@ -223,9 +252,9 @@ class _Group:
             handler.count(batch, classes)
         if self._context is not None and len(self._context) - self._folded >= _FRESH_PAIRS:
             self.fold()
-            if len(self._context) > _MOST_CLASSES:
-                self._context.clear()
-                self._folded = 0
+            pairs, contexts = len(self._context), self._context.context_count
+            if pairs > _MOST_PAIRS or contexts > _MOST_CONTEXTS:
+                self.clear()
 
     def fold(self) -> None:
         """Move counts to series."""
@@ -234,6 +263,17 @@ class _Group:
             handler.fold(counts)
         if self._context is not None:
             self._folded = len(self._context)
+
+    def move_to(self, node: LocalNode) -> None:
+        """See ``HubbleMetrics``."""
+        self._node = node
+        self._selection = None
+
+    def clear(self) -> None:
+        """Learn anew which pairs of class and context there are; all must be folded."""
+        if self._context is not None:
+            self._context.clear()
+            self._folded = 0
 
     def remove_pods(self, gone: Collection[tuple[str, str]]) -> Iterator[None]:
         """See ``HubbleMetrics``."""

@@ -69,6 +69,11 @@ class HandlerSpec:
     include: tuple[bytes, ...] = ()
     exclude: tuple[bytes, ...] = ()
 
+    @property
+    def series(self) -> tuple[str, ContextSpec, frozenset[str]]:
+        """What its series follow from: while it stays, filters may change and counts go on."""
+        return self.name, self.context, self.options
+
 
 def parse_handlers(handlers: str | Iterable[str | HandlerSpec]) -> tuple[HandlerSpec, ...]:
     """The handlers of an option or a list, by name; ``UsageError`` says what is wrong with one."""
@@ -151,23 +156,17 @@ def _read_handler(entry: object) -> HandlerSpec:
             "there are name, contextOptions, includeFilters, excludeFilters"
         )
     options: list[tuple[str, tuple[str, ...]]] = []
-    for option in entry.get("contextOptions") or ():
+    for option in _list(entry, "contextOptions"):
         if not isinstance(option, dict) or not isinstance(option.get("name"), str):
             raise UsageError("an entry of contextOptions has no name")
-        values = option.get("values") or ()
-        if not isinstance(values, list | tuple):
-            raise UsageError(f"the values of {option['name']} are no list")
-        options.append((option["name"], tuple(map(str, values))))
+        options.append((option["name"], tuple(map(str, _list(option, "values")))))
     include, exclude = (_filters(entry, key) for key in ("includeFilters", "excludeFilters"))
     return handler_of(entry["name"], options, include, exclude)
 
 
 def _filters(entry: dict[str, Any], key: str) -> list[flow_pb2.FlowFilter]:
-    given = entry.get(key) or ()
-    if not isinstance(given, list | tuple):
-        raise UsageError(f"{key} is no list of flow filters")
     found = []
-    for number, one in enumerate(given):
+    for number, one in enumerate(_list(entry, key)):
         try:
             parsed = json_format.ParseDict(one, flow_pb2.FlowFilter())
             FlowSelection(new_tables(), LocalNode(""), [parsed])
@@ -175,6 +174,15 @@ def _filters(entry: dict[str, Any], key: str) -> list[flow_pb2.FlowFilter]:
             raise UsageError(f"{key}[{number}] is no flow filter: {error}") from None
         found.append(parsed)
     return found
+
+
+def _list(entry: Mapping[str, Any], key: str) -> Iterable[Any]:
+    given = entry.get(key)
+    if given is None:
+        return ()
+    if not isinstance(given, list | tuple):
+        raise UsageError(f"{key} is no list")
+    return given
 
 
 def _parse_handler(text: str) -> HandlerSpec:

@@ -51,7 +51,8 @@ _OPTIONS: Final = """
 `flow:sourceContext=pod|ip;labelsContext=source_namespace dns:query`. Wrong ones are refused
 by name. `metrics.hubble.dynamic` names a file in the form of Hubble's dynamic metrics instead
 (`metrics: [{name, contextOptions, includeFilters, excludeFilters}]`); it is looked at every ten
-seconds, and what stays as it was keeps its counts. SIGHUP does the same for the list.
+seconds, and a metric whose options stay as they were keeps its counts, even if its filters
+change. SIGHUP does the same for the list.
 
 """
 

@@ -33,7 +33,7 @@ _UNIX = "unix://"
 )  # fmt: skip
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Where to serve hubble_* metrics.")
 @click.option(
-    "--metrics", metavar="LIST", default=" ".join(DEFAULT_HANDLERS), show_default=True,
+    "--metrics", metavar="LIST", show_default=" ".join(DEFAULT_HANDLERS),
     help="Which, and how: dns:query;ignoreAAAA flow:sourceContext=pod ...",
 )  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Allow plain TCP that other machines can reach.")
@@ -43,7 +43,7 @@ def serve(
     release: str | None,
     targets: tuple[str, ...],
     metrics_listen: str | None,
-    metrics: str,
+    metrics: str | None,
     insecure: bool,
 ) -> None:
     """Serve the flows of FILE as the history of a Hubble server, until Ctrl-C."""
@@ -51,13 +51,15 @@ def serve(
         _check_target(target, insecure=insecure)
     if metrics_listen is not None:
         _check_address(metrics_listen, "--metrics-listen")
+    elif metrics is not None:
+        raise click.BadParameter("say with --metrics-listen where", param_hint="--metrics")
     try:
-        parse_handlers(metrics)
+        handlers = parse_handlers(DEFAULT_HANDLERS if metrics is None else metrics)
     except UsageError as error:
         raise click.BadParameter(str(error), param_hint="--metrics") from None
     number = release_number(release)
     known = load_identity_file(world) if world else {}
-    serving = Serving(Recorded(recording, known, number), targets, metrics_listen, metrics)
+    serving = Serving(Recorded(recording, known, number), targets, metrics_listen, handlers)
     tune_process()
 
     async def run() -> None:

@@ -51,7 +51,8 @@ def counting() -> dict[str, float]:
 
 def scraping() -> dict[str, float]:
     """Milliseconds of a first and of later scrapes, whole and in their longest step."""
-    family = Counters("a_total", "A", ("destination", "namespace", "pod", "port", "source"))
+    labels = ("destination", "namespace", "pod", "port", "source")
+    family = Counters("a_total", "A", labels, budget=SERIES)
     for n in range(SERIES):
         pod = f"frontend-{n * 7919 % SERIES:05}-abcde"
         family.add((f"10.0.{n % 256}.{n % 199}", f"ns-{n % 37}", pod, str(n), "shop/cart"), n)

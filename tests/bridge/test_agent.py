@@ -255,6 +255,21 @@ def test_a_changed_configuration_says_what_needs_a_restart(place: Place) -> None
     assert ["node.name"] == agent.reload(parse_config(changed, {}))
 
 
+def test_a_changed_list_of_metrics_is_in_force_and_a_file_wants_a_restart(place: Place) -> None:
+    agent = place.agent()
+
+    def reloaded(hubble: dict[str, object]) -> tuple[list[str], list[str]]:
+        sections = place.sections()
+        metrics = {**sections["metrics"], "hubble": {**sections["metrics"]["hubble"], **hubble}}
+        told = agent.reload(parse_config({**sections, "metrics": metrics}, {}))
+        return told, [spec.name for spec in agent.metrics.specs]
+
+    assert ([], ["drop", "tcp"]) == reloaded({"enabled": ["tcp", "drop"]})
+    told, counted = reloaded({"dynamic": str(place.recording)})
+    assert "metrics.hubble.dynamic" in told
+    assert ["drop", "tcp"] == counted
+
+
 @contextmanager
 def agent_process(place: Place, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     config = tmp_path / "config.yaml"

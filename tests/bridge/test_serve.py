@@ -96,6 +96,7 @@ def test_metrics_are_those_of_the_recording(place: Place) -> None:
         (["--listen", "nowhere"], "'nowhere' is not host:port"),
         (["--listen", "unix:relative.sock"], "such as unix:///tmp/hubble.sock"),
         (["--listen", "127.0.0.1:0", "--metrics-listen", "x"], "'x' is not host:port"),
+        (["--listen", "127.0.0.1:0", "--metrics", "flow"], "say with --metrics-listen where"),
         (["--listen", "127.0.0.1:0", "--release", "new"], "'new' is not a release"),
     ],
 )

@@ -33,6 +33,7 @@ from parsers.world import directory_of
 from tests.api.metrics.recorded_flows import batches
 from tests.api.metrics.test_golden_counts import as_ours, numbers_apart, text_of
 from tests.conformance.conftest import Tell, serving_hubble
+from tests.programs import program
 
 HANDLERS = (
     "dns", "drop", "flow", "flows-to-world", "http", "icmp", "kafka", "policy",
@@ -189,7 +190,9 @@ def test_every_line_is_hubbles(recorded: Recorded, oracle: Path, tell: Tell) -> 
 
     with ThreadPoolExecutor(2) as pool:
         for option, theirs in zip(options, pool.map(counted_by_hubble, options), strict=True):
-            _assert_equal(_counted_by_us(recorded.batches, option), theirs.splitlines(), option)
+            ours = _counted_by_us(recorded.batches, option)
+            _assert_equal(ours, theirs.splitlines(), option)
+            _assert_promtool_agrees(ours, option)
 
 
 def _with_rcode(text: str) -> str:
@@ -215,6 +218,13 @@ def _assert_equal(ours: Sequence[str], theirs: Sequence[str], option: str) -> No
     assert set(our_lines) ^ set(hubble_lines) == set(), option
     assert our_lines == hubble_lines, option
     assert our_sums == pytest.approx(hubble_sums, rel=1e-9), option
+
+
+def _assert_promtool_agrees(lines: Sequence[str], option: str) -> None:
+    command = [program("promtool", "prometheus"), "check", "metrics"]
+    text = "".join(f"{line}\n" for line in lines)
+    done = subprocess.run(command, input=text, capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, ""), option
 
 
 def _counted_by_us(recorded: Sequence[FlowBatch], option: str) -> list[str]:

@@ -82,11 +82,11 @@ class ClassSeries:
         self._classes = classes
         self._family = family
         self._labels_of = labels_of
-        self._labels: dict[int, tuple[Labels, ...]] = {}  # by class without context
         self._forget()
 
     def _forget(self) -> None:
         self._generation = self._classes.generation, self._family.generation
+        self._labels: dict[int, tuple[Labels, ...]] = {}  # by class without context
         self._known = np.zeros(0, dtype=np.bool_)  # by class
         # Class _rows[i] adds to slot _slots[i].
         self._rows: I64 = np.zeros(0, dtype=np.int64)

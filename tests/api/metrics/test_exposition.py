@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from api.metrics.exposition import (
+    CHUNK,
     Format,
     accepts_gzip,
     go_number,
@@ -177,6 +178,13 @@ def test_a_large_family_is_written_in_chunks() -> None:
         sizes = [len(chunk) for chunk in render([family], Format.CLASSIC)]
         assert len(sizes) >= 5
         assert max(sizes) < 100 * STEP
+
+
+def test_a_chunk_of_a_histogram_is_no_larger_than_that_of_a_counter() -> None:
+    family = Histograms("a_duration_seconds", "A", ("one",))
+    for n in range(STEP):
+        family.observe((f"{n:0200}",), [1, *[0] * 11], 10**6)
+    assert max(map(len, render([family], Format.CLASSIC))) < 8 * CHUNK
 
 
 def test_gzip_is_read_back_by_gzip() -> None:

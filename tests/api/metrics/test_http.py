@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import logging
+import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -226,6 +227,27 @@ async def test_connections_past_the_limit_are_turned_away() -> None:
         after, _ = await ask(dial, get("/"))
     assert (head.status_code, after.status_code) == (503, 200)
     assert statistics.refused == 1
+
+
+async def test_one_past_the_limit_that_shakes_no_hands_is_let_go_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class TlsListener(MemoryListener):
+        async def accept(self) -> Any:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            return trio.SSLStream(await super().accept(), context, server_side=True)
+
+    listener = TlsListener()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: serve_http(ROUTES, [listener], limits=LIMITS))
+        held = [await listener.dial() for _ in range(LIMITS.connections)]
+        await trio.testing.wait_all_tasks_blocked()
+        started = trio.current_time()
+        assert await read_all(await listener.dial()) == b""
+        assert trio.current_time() - started == pytest.approx(1)
+        assert await read_all(held[0]) == b""
+        assert trio.current_time() - started == pytest.approx(LIMITS.idle)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(

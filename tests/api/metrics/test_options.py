@@ -106,6 +106,12 @@ def test_a_dynamic_configuration_says_the_same_as_the_list() -> None:
             {"metrics": [{"name": "flow", "contextOptions": [{"name": "sourceContext"}, {}]}]},
             "an entry of contextOptions has no name",
         ),
+        ({"metrics": [{"name": "flow", "contextOptions": 5}]}, "contextOptions is no list"),
+        ({"metrics": [{"name": "flow", "excludeFilters": "x"}]}, "excludeFilters is no list"),
+        (
+            {"metrics": [{"name": "flow", "contextOptions": [{"name": "x", "values": "y"}]}]},
+            "values is no list",
+        ),
         (
             {"metrics": [{"name": "a"}, {"name": "b"}]},
             "metrics[0]: no metric handler is called a; ",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import pytest
 
 from api.metrics.departed import DELAY, DepartedPods
 from api.metrics.exposition import Format, render
+from api.metrics.family import STEP, Counters, Histograms
 from api.metrics.hubble import HubbleMetrics
 from api.v1.flow import flow_pb2
 from parsers.agent_events import AgentEvent, EndpointUpdate, IpcacheUpdate
@@ -48,7 +50,10 @@ def series(metrics: HubbleMetrics) -> dict[tuple[str, ...], float]:
 
 
 def told(kind: int, pod: str) -> AgentRecord:
-    return AgentRecord(0, 0, AgentEvent(kind, EndpointUpdate(7, (), "", pod, "shop")))
+    if kind in (flow_pb2.ENDPOINT_CREATED, flow_pb2.ENDPOINT_DELETED):
+        return AgentRecord(0, 0, AgentEvent(kind, EndpointUpdate(7, (), "", pod, "shop")))
+    update = IpcacheUpdate("10.0.2.9/32", 7, None, "", "", 0, "shop", pod)
+    return AgentRecord(0, 0, AgentEvent(kind, update))
 
 
 def sweep(departed: DepartedPods, now: float) -> None:
@@ -96,13 +101,21 @@ def test_what_was_counted_is_live_or_expired() -> None:
     assert 18 == sum(found.values()) + family.expired
 
 
-def test_a_pod_that_came_back_keeps_its_series() -> None:
+@pytest.mark.parametrize(
+    ("gone", "here"),
+    [
+        (flow_pb2.ENDPOINT_DELETED, flow_pb2.ENDPOINT_CREATED),
+        (flow_pb2.IPCACHE_DELETED, flow_pb2.IPCACHE_UPSERTED),  # on another node
+    ],
+)
+def test_a_pod_that_came_back_keeps_its_series(gone: int, here: int) -> None:
     metrics, _ = counted("flow:sourceContext=pod")
     departed = DepartedPods(metrics)
-    departed.observe(told(flow_pb2.ENDPOINT_DELETED, "cart-1"), 0.0)
-    departed.observe(told(flow_pb2.ENDPOINT_CREATED, "cart-1"), 30.0)
+    departed.observe(told(gone, "cart-1"), 0.0)
+    departed.observe(told(gone, "cart-2"), 0.0)
+    departed.observe(told(here, "cart-1"), 30.0)
     sweep(departed, DELAY)
-    assert 3 == len(series(metrics))
+    assert {("shop/cart-0",), ("shop/cart-1",)} == series(metrics).keys()
 
 
 def test_histograms_keep_the_numbers_of_the_series_that_stay() -> None:
@@ -164,3 +177,33 @@ def test_a_metric_with_few_series_keeps_them() -> None:
     expire(metrics, 0.0, 100.0)
     expire(metrics, 1000.0, 100.0)
     assert 9 == sum(series(metrics).values())
+
+
+@pytest.mark.parametrize("was_scraped", [False, True])
+@pytest.mark.parametrize("written", [0, 1, 2, 4, 6])
+def test_a_scrape_that_is_being_written_sees_nothing_of_it(written: int, was_scraped: bool) -> None:
+    pods = {f"pod-{n:05}": n + 1.0 for n in range(2 * STEP)}
+    counters = Counters("b_total", "B", ("pod",))
+    histograms = Histograms("a_seconds", "A", ("pod",))
+    for pod, number in pods.items():
+        counters.add((pod,), int(number))
+        histograms.observe((pod,), [int(number), *[0] * 11], int(number) * 10**9)
+    families = (counters, histograms)
+    if was_scraped:
+        list(render(families, Format.CLASSIC))
+    scrape = render(families, Format.CLASSIC)
+    chunks = list(islice(scrape, written))
+    for family in families:
+        for _ in family.remove(lambda values: values[0] < "pod-00100"):
+            pass
+    counters.add(("new",), 5)  # takes the slot of another
+    histograms.observe(("new",), [5, *[0] * 11], 5 * 10**9)
+    found = list(read_classic(b"".join((*chunks, *scrape)).decode()))
+    told = {
+        name: {s.labels["pod"]: s.value for f in found for s in f.samples if s.name == name}
+        for name in ("b_total", "a_seconds_count", "a_seconds_sum")
+    }
+    assert {"b_total", "a_seconds_count", "a_seconds_sum"} == told.keys()
+    for series in told.values():
+        assert pods.keys() - {f"pod-{n:05}" for n in range(100)} <= series.keys()
+        assert all(value == pods.get(pod, 5) for pod, value in series.items())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from api.metrics.exposition import Format, render
 from api.metrics.hubble import HubbleMetrics
+from parsers.flow_batch import FLOW_CLASS, L4_ICMPV4, FlowBatch
 from tests.api.metrics.readers import read_classic
 from tests.api.metrics.recorded_flows import batch_of, batches, new_tables
 
@@ -39,6 +42,31 @@ def test_a_port_scan_is_counted_port_by_port() -> None:
     }
     assert metrics.statistics().series == 2 + len(scan) + 1
     assert metrics.statistics().classes == 1
+
+
+def test_pings_of_every_type_and_code_take_no_room_for_ever() -> None:
+    tables = new_tables()
+    row = np.zeros(1 << 16, dtype=FLOW_CLASS)
+    row["event_type"], row["verdict"], row["ip_version"], row["l4"] = 4, 1, 1, L4_ICMPV4
+    numbers = np.arange(1 << 16)
+    row["l4_type"], row["l4_code"] = np.divmod(numbers, 256)
+    zeros = np.zeros(len(numbers), dtype=np.uint32)
+    pings = FlowBatch(
+        tables,
+        time=numbers,
+        sequence=numbers.astype(np.uint64),
+        flow_class=tables.classes.lookup(row)[0],
+        conversation=zeros,
+        source_port=zeros.astype(np.uint16),
+        destination_port=zeros.astype(np.uint16),
+        detail=zeros,
+    )
+    metrics = HubbleMetrics(("icmp", "flow"))
+    for start in range(0, len(numbers), 1000):
+        metrics.count(pings.select(numbers[start : start + 1000]))
+    assert len(numbers) == totals(metrics)["hubble_icmp"]
+    assert len(numbers) == totals(metrics)["hubble_flows_processed"]
+    assert metrics.statistics().classes < len(numbers) // 3
 
 
 def test_requests_with_ever_new_methods_are_all_counted() -> None:
