@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -11,8 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
+from api.v1.observer import observer_pb2, observer_pb2_grpc
+from api.v1.peer import peer_pb2, peer_pb2_grpc
 from bridge.hubble_client import HubbleClient
 from tests import fixtures
 
@@ -65,6 +69,21 @@ def test_the_history_is_the_recording_with_its_names_times_and_uuids(place: Plac
         (f["uuid"], f["time"], f["node_name"], f.get("source", {}).get("pod_name", ""))
         for f in wanted
     ]
+
+
+def test_a_relay_is_told_where_it_can_dial(place: Place) -> None:
+    unix = f"unix://{place.socket}"
+    with place.serving("--listen", unix, "--listen", "127.0.0.1:0") as (_, sentence):
+        port = re.search(r"127\.0\.0\.1:(\d+);", sentence)
+        assert port
+        with grpc.insecure_channel(unix) as channel:
+            told = next(peer_pb2_grpc.PeerStub(channel).Notify(peer_pb2.NotifyRequest()))
+            (node,) = (
+                observer_pb2_grpc.ObserverStub(channel)
+                .GetNodes(observer_pb2.GetNodesRequest())
+                .nodes
+            )
+    assert told.address == node.address == f"127.0.0.1:{port[1]}"
 
 
 def test_metrics_are_those_of_the_recording(place: Place) -> None:
