@@ -25,6 +25,7 @@ from bridge import __version__
 from bridge.addresses import split_address
 from bridge.http_listener import open_listeners
 from bridge.memory_limit import flows_that_fit
+from bridge.node_address import dialable
 from bridge.recorded import Recorded
 from bridge.unix_socket import make_room_for_socket
 from parsers.errors import UsageError
@@ -67,6 +68,8 @@ class Serving:
                 await engine.listen(_ready(target))
             # A relay can be told one address only: rather one that other machines can dial.
             told = min(engine.addresses, key=lambda address: address.startswith(_UNIX))
+            if not told.startswith(_UNIX):
+                told = dialable(told, {}) or told
             self.observer.node = dataclasses.replace(self.observer.node, address=told)
             peers.replace([Peer.of(self.observer.node)])
             if self._metrics_listen is not None:

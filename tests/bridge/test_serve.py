@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
@@ -71,19 +71,25 @@ def test_the_history_is_the_recording_with_its_names_times_and_uuids(place: Plac
     ]
 
 
-def test_a_relay_is_told_where_it_can_dial(place: Place) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", ""])
+def test_a_relay_is_told_where_it_can_dial(host: str, place: Place) -> None:
     unix = f"unix://{place.socket}"
-    with place.serving("--listen", unix, "--listen", "127.0.0.1:0") as (_, sentence):
-        port = re.search(r"127\.0\.0\.1:(\d+);", sentence)
-        assert port
+    options = ("--listen", unix, "--listen", f"{host}:0", "--insecure")
+    with place.serving(*options) as (_, sentence):
+        port = sentence.rpartition(";")[0].rpartition(":")[2]
         with grpc.insecure_channel(unix) as channel:
             told = next(peer_pb2_grpc.PeerStub(channel).Notify(peer_pb2.NotifyRequest()))
-            (node,) = (
-                observer_pb2_grpc.ObserverStub(channel)
-                .GetNodes(observer_pb2.GetNodesRequest())
-                .nodes
-            )
-    assert told.address == node.address == f"127.0.0.1:{port[1]}"
+            ask = observer_pb2_grpc.ObserverStub(channel).GetNodes
+            (node,) = ask(observer_pb2.GetNodesRequest()).nodes
+        with HubbleClient(told.address) as client:
+            assert client.server_status().seen_flows > 0
+    assert told.address == node.address
+    told_host, _, told_port = told.address.rpartition(":")
+    assert told_port == port
+    is_loopback, is_any = told_host == "127.0.0.1", ip_address(told_host.strip("[]")).is_unspecified
+    has_route = "\t00000000\t" in Path("/proc/net/route").read_text()
+    assert is_loopback == (host == "127.0.0.1")
+    assert not (is_any and has_route)
 
 
 def test_metrics_are_those_of_the_recording(place: Place) -> None:
