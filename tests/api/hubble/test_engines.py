@@ -219,6 +219,33 @@ async def test_a_client_that_does_not_read_delays_nobody(open_engine: OpenEngine
             reader.cancel()
 
 
+async def test_of_a_stream_that_is_not_read_two_lists_are_taken(open_engine: OpenEngine) -> None:
+    taken = 0
+    text = "x" * (1 << 20)  # far more than what is on its way
+
+    async def stream(request: StringValue) -> Chunks:
+        nonlocal taken
+        for _ in range(6):
+            taken += 1
+            yield [StringValue(value=text).SerializeToString()]
+
+    def answer(request: StringValue) -> bytes:
+        return request.SerializeToString()
+
+    table = Services(
+        {"/t.T/S": Streaming(StringValue, stream), "/t.T/U": Unary(StringValue, answer)}
+    )
+    encode, decode = StringValue.SerializeToString, StringValue.FromString
+    async with serving(open_engine, table, "127.0.0.1:0") as engine:
+        with channel(engine, bdp_probe=0, lookahead_bytes=1 << 16) as opened:
+            call: Any = opened.unary_stream("/t.T/S", encode, decode)(StringValue())
+            await until(lambda: taken >= 2)
+            for _ in range(50):  # it had time for more
+                await in_thread(opened.unary_unary("/t.T/U", encode, decode), StringValue())
+            assert taken == 2
+            assert [answer.value == text for answer in await in_thread(list, call)] == [True] * 6
+
+
 async def test_leaving_ends_streams_with_unavailable_at_once(
     open_engine: OpenEngine,
 ) -> None:
