@@ -15,10 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from bridge.config import parse_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+YAML = re.findall(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 CILIARY = f"{sys.executable} -m bridge"
 
 
@@ -132,3 +136,8 @@ def test_the_packaged_recording_is_decoded_with_its_names() -> None:
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_every_page_that_is_linked_exists(link: str) -> None:
     assert (ROOT / link).is_file()
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_configuration_that_is_shown_is_right(block: str) -> None:
+    parse_config(yaml.safe_load(block), {})

@@ -175,7 +175,9 @@ class GrpcEngine:
             await server.start()
             return server, port
 
-        server, port = await self._thread.run(start)
+        # A server that is started over there must not be forgotten here.
+        with trio.CancelScope(shield=True):
+            server, port = await self._thread.run(start)
         return server, port
 
     async def _leave(self, server: grpc.aio.Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
@@ -283,6 +284,18 @@ async def test_a_taken_port_is_refused_while_other_listeners_serve(
             assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
             assert engine.addresses == [f"unix://{tmp_path}/s"]
         assert not (tmp_path / "s").exists()
+
+
+async def test_listening_that_is_cancelled_leaves_no_server(
+    open_engine: OpenEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "hubble.sock"
+    for delay in (0.0, 0.001, 0.002, 0.005):
+        async with open_engine(services(Agent())) as engine:
+            with trio.move_on_after(delay):
+                await engine.listen(f"unix://{path}")
+        gc.collect()  # a server that was forgotten complains when it goes
+        assert not list(tmp_path.iterdir())
 
 
 async def test_a_fault_in_a_service_is_internal_and_closes_the_stream(
