@@ -23,7 +23,7 @@ from parsers.pipeline import ParsedBatch
 
 
 def decoded_lines(path: Path, world: Mapping[str, Any], release: Release = None) -> Iterator[str]:
-    """The lines in order. ``UsageError``: it is no recording, or breaks off inside."""
+    """The lines in order. ``UsageError``: it is no recording."""
     recorded = Recorded(path, world, release)
     messages = FlowMessages(recorded.tables, recorded.node)
     # A history of one batch frees the rows of the tables that nothing refers to any more.

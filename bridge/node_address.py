@@ -23,9 +23,17 @@ def hubble_address(config: Config, told: Mapping[str, Any]) -> str:
     hubble = config.hubble
     if hubble.listen is None:
         return f"unix://{hubble.unix_socket.absolute()}" if hubble.unix_socket else ""
-    host, port = split_address(hubble.listen)
+    return dialable(hubble.listen, told, config.node.address)
+
+
+def dialable(listen: str, told: Mapping[str, Any], preferred: str | None = None) -> str:
+    """``ip:port`` by which others reach who listens on ``listen``, "" when nothing tells.
+
+    ``preferred`` and ``told`` as above.
+    """
+    host, port = split_address(listen)
     found = (
-        config.node.address
+        preferred
         or ("" if _is_any(host) else host)
         or told.get("ipv4")
         or told.get("ipv6")

@@ -57,7 +57,7 @@ class Recorded:
         self._pipeline.label_queries(wanted=wanted)
 
     def batches(self) -> Iterator[ParsedBatch]:
-        """In order. ``UsageError``: it is no recording, or breaks off inside."""
+        """In order, but for a record that is cut off at the end. ``UsageError``: no recording."""
         stream = PayloadStream()
         for part in read_messages(self.path):
             stream.feed(part.definitions)

@@ -26,6 +26,7 @@ from bridge import __version__
 from bridge.addresses import split_address
 from bridge.http_listener import open_listeners
 from bridge.memory_limit import flows_that_fit
+from bridge.node_address import dialable
 from bridge.recorded import Recorded
 from bridge.unix_socket import make_room_for_socket
 from parsers.errors import UsageError
@@ -50,11 +51,9 @@ class Serving:
         self.metrics = HubbleMetrics(metrics, node=recorded.node)
         recorded.label_queries(wanted=self.metrics.wants_queries)
         recorded.tables.classes.before_free.append(self.metrics.forget)
-        # A relay can be told one address only: rather one that other machines can dial.
-        addresses = sorted(targets, key=lambda target: target.startswith(_UNIX))
         self.observer = Observer(
             History(recorded.tables, recorded.ledger, flows_that_fit()),
-            dataclasses.replace(recorded.node, address=addresses[0]),
+            recorded.node,
             recorded.ledger,
             version=f"ciliary v{__version__}",
             namespaces=Namespaces(lifetime=None),
@@ -63,11 +62,17 @@ class Serving:
     async def run(self, tell: Callable[[str], None]) -> None:
         """Until cancelled; ``tell`` gets a sentence once everything is there to be asked for."""
         await self._load()
-        peers = Peers([Peer.of(self.observer.node)])
+        peers = Peers()
         services = services_of(self.observer, peers, version=__version__)
         async with open_engine(services) as engine, trio.open_nursery() as nursery:
             for target in self._targets:
                 await engine.listen(_ready(target))
+            # A relay can be told one address only: rather one that other machines can dial.
+            told = min(engine.addresses, key=lambda address: address.startswith(_UNIX))
+            if not told.startswith(_UNIX):
+                told = dialable(told, {}) or told
+            self.observer.node = dataclasses.replace(self.observer.node, address=told)
+            peers.replace([Peer.of(self.observer.node)])
             if self._metrics_listen is not None:
                 listeners = await open_listeners("--metrics-listen", self._metrics_listen)
                 routes = {"/metrics": metrics_route(self._families)}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeAlias, TypeVar
 
 from api.history import EventQueue, PastEvent
-from api.hubble.flow_stream import nanoseconds
+from api.hubble.flow_stream import nanoseconds, sendable
 from api.hubble.rpc import RpcError
 from api.v1.observer import observer_pb2
 from parsers.ledger import Ledger
@@ -54,11 +54,13 @@ class EventStream(Generic[T]):
             position += self._book_dropped(position)
             events = self._queue.since(position)[:CHUNK]
             position += len(events)
-            self._ledger.book("follower", incoming=len(events), outgoing=len(events))
             late = next((i for i, event in enumerate(events) if self._is_late(event)), None)
             wanted = [event for event in events[:late] if not self._is_early(event)][:remaining]
-            if wanted:
-                yield [self._encode(event) for event in wanted]
+            messages = sendable([self._encode(event) for event in wanted], self._ledger)
+            passed = len(events) - len(wanted) + len(messages)
+            self._ledger.book("follower", incoming=passed, outgoing=passed)
+            if messages:
+                yield messages
             if remaining is not None:
                 remaining -= len(wanted)
             if late is not None or remaining == 0 or (not events and not follow):

@@ -329,36 +329,35 @@ def dns_test(texts: Iterable[str]) -> DetailTest:
 
 def http_tests(one: flow_pb2.FlowFilter) -> list[DetailTest]:
     """All that asks an HTTP record; refused where the event types exclude records."""
+    fields = {
+        "status code": one.http_status_code, "method": one.http_method, "path": one.http_path,
+        "url": one.http_url, "headers": one.http_header,
+    }  # fmt: skip
+    asked = [name for name, values in fields.items() if values]
+    if not asked:
+        return []
+    if one.event_type and all(e.type != _L7_EVENT for e in one.event_type):
+        raise UsageError(
+            f"filtering by http {asked[0]} requires the event type filter to only match 'l7' events"
+        )
     labels: list[Callable[[HttpLabels], bool]] = []
     tests: list[Callable[[Http], bool]] = []
-    asked: list[str] = []
     if one.http_status_code:
-        asked.append("status code")
         try:
             codes = [patterns.status_code(text) for text in one.http_status_code]
         except UsageError as error:
             raise UsageError(f"invalid http status code filter: {error}") from None
         labels.append(lambda http: any(code(http.code) for code in codes))
     if one.http_method:
-        asked.append("method")
         methods = frozenset(method.lower() for method in one.http_method)
         labels.append(lambda http: bool(http.method) and http.method.lower() in methods)
     if one.http_path:
-        asked.append("path")
         tests.append(_http_expression(one.http_path, "path", _path))
     if one.http_url:
-        asked.append("url")
         tests.append(_http_expression(one.http_url, "url", lambda url: url or None))
     if one.http_header:
-        asked.append("headers")
         headers = frozenset((header.key, header.value) for header in one.http_header)
         tests.append(lambda http: not headers.isdisjoint(http.headers))
-    if asked and one.event_type and all(e.type != _L7_EVENT for e in one.event_type):
-        raise UsageError(
-            f"filtering by http {asked[0]} requires the event type filter to only match 'l7' events"
-        )
-    if not asked:
-        return []
 
     def http(detail: Detail) -> bool:
         l7 = detail.l7

@@ -10,11 +10,11 @@ full method names (``/observer.Observer/GetFlows``) to ``Unary``, ``Streaming`` 
 - turn ``RpcError`` into its code and text, any other exception into INTERNAL,
 - close the stream (``aclose``) when the client is gone,
 - answer UNIMPLEMENTED to every other method,
-- leave out an answer of more than ``LARGEST_MESSAGE`` bytes, which would end the client's
-  call, and say so in the log.
+- refuse a stream beyond ``MOST_STREAMS`` with RESOURCE_EXHAUSTED.
 
 A stream yields lists of serialized messages; an engine takes the next list only when it
-has room for it, which is all the flow control there is: the services keep no queues.
+has room for it, which is all the flow control there is: the services keep no queues, and
+an engine two lists a stream. No message is larger than ``LARGEST_MESSAGE``.
 
 ``Engine`` is the other side. tests/api/hubble/test_engines.py is the suite that any engine
 must pass.
@@ -30,11 +30,15 @@ from typing import Any, Literal, Protocol, TypeAlias
 from google.protobuf.message import Message
 
 LARGEST_MESSAGE = 4 << 20
-"""Bytes of a message that clients written in Go take."""
+"""Bytes of a message that clients written in Go take; a larger one would end their call."""
+
+MOST_STREAMS = 512
+"""At a time, over all connections: an unread one holds some 0.3 MB of usual flows."""
 
 Code: TypeAlias = Literal[
-    "INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL", "UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN"
-]
+    "INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL", "UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN",
+    "RESOURCE_EXHAUSTED",
+]  # fmt: skip
 """Names of gRPC status codes."""
 
 

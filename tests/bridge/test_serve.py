@@ -9,10 +9,14 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
+import grpc
 import pytest
 
+from api.v1.observer import observer_pb2, observer_pb2_grpc
+from api.v1.peer import peer_pb2, peer_pb2_grpc
 from bridge.hubble_client import HubbleClient
 from tests import fixtures
 
@@ -65,6 +69,27 @@ def test_the_history_is_the_recording_with_its_names_times_and_uuids(place: Plac
         (f["uuid"], f["time"], f["node_name"], f.get("source", {}).get("pod_name", ""))
         for f in wanted
     ]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", ""])
+def test_a_relay_is_told_where_it_can_dial(host: str, place: Place) -> None:
+    unix = f"unix://{place.socket}"
+    options = ("--listen", unix, "--listen", f"{host}:0", "--insecure")
+    with place.serving(*options) as (_, sentence):
+        port = sentence.rpartition(";")[0].rpartition(":")[2]
+        with grpc.insecure_channel(unix) as channel:
+            told = next(peer_pb2_grpc.PeerStub(channel).Notify(peer_pb2.NotifyRequest()))
+            ask = observer_pb2_grpc.ObserverStub(channel).GetNodes
+            (node,) = ask(observer_pb2.GetNodesRequest()).nodes
+        with HubbleClient(told.address) as client:
+            assert client.server_status().seen_flows > 0
+    assert told.address == node.address
+    told_host, _, told_port = told.address.rpartition(":")
+    assert told_port == port
+    is_loopback, is_any = told_host == "127.0.0.1", ip_address(told_host.strip("[]")).is_unspecified
+    has_route = "\t00000000\t" in Path("/proc/net/route").read_text()
+    assert is_loopback == (host == "127.0.0.1")
+    assert not (is_any and has_route)
 
 
 def test_metrics_are_those_of_the_recording(place: Place) -> None:

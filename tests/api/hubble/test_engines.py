@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from api.hubble.peers import Peer, Peers
 from api.hubble.rpc import (
-    LARGEST_MESSAGE,
+    MOST_STREAMS,
     Certificates,
     Chunks,
     Dialogue,
@@ -112,22 +112,31 @@ async def test_each_request_of_a_dialogue_is_answered_in_turn(open_engine: OpenE
             )  # fmt: skip
 
 
-async def test_an_answer_too_large_for_clients_is_left_out_and_said(
-    open_engine: OpenEngine, caplog: pytest.LogCaptureFixture
+async def test_streams_beyond_the_limit_are_refused_until_others_end(
+    open_engine: OpenEngine,
 ) -> None:
-    async def stream(request: StringValue) -> Chunks:
-        for text in ("one", "x" * LARGEST_MESSAGE, "two"):
-            yield [StringValue(value=text).SerializeToString()]
-
-    table = Services({"/t.T/S": Streaming(StringValue, stream)})
-    async with serving(open_engine, table, "127.0.0.1:0") as engine:
-        with channel(engine) as opened:
-            call = opened.unary_stream(
-                "/t.T/S", StringValue.SerializeToString, StringValue.FromString
-            )
-            answers = await in_thread(list, call(StringValue()))
-    assert [answer.value for answer in answers] == ["one", "two"]
-    assert any("left out" in record.message for record in caplog.records)
+    agent = Agent()
+    async with serving(open_engine, services(agent), "127.0.0.1:0") as engine:
+        with ExitStack() as stack:
+            request = observer_pb2.GetFlowsRequest(follow=True)
+            stubs = []
+            for number in range(-(-MOST_STREAMS // 200) + 1):  # connections have a limit too
+                own = stack.enter_context(channel(engine, max_reconnect_backoff_ms=number + 1))
+                stubs.append(observer_pb2_grpc.ObserverStub(own))
+            calls = [stubs[n // 200].GetFlows(request) for n in range(MOST_STREAMS)]
+            await until(lambda: agent.observer.followers == MOST_STREAMS)
+            refused: Any = stubs[-1].GetFlows(request)
+            with pytest.raises(grpc.RpcError) as caught:
+                await in_thread(next, refused)
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            await in_thread(stubs[-1].ServerStatus, observer_pb2.ServerStatusRequest())
+            calls.pop().cancel()
+            await until(lambda: engine.open_calls == MOST_STREAMS - 1)
+            calls.append(stubs[-1].GetFlows(request))
+            await until(lambda: agent.observer.followers == MOST_STREAMS)
+            for call in calls:
+                call.cancel()
+            await until(lambda: not engine.open_calls)
 
 
 async def test_who_is_connected_stays_when_an_address_is_given_up(
@@ -209,6 +218,33 @@ async def test_a_client_that_does_not_read_delays_nobody(open_engine: OpenEngine
             assert answer.lost_events.num_events_lost == 16_000 - 500 - received
             stuck.cancel()
             reader.cancel()
+
+
+async def test_of_a_stream_that_is_not_read_two_lists_are_taken(open_engine: OpenEngine) -> None:
+    taken = 0
+    text = "x" * (1 << 20)  # far more than what is on its way
+
+    async def stream(request: StringValue) -> Chunks:
+        nonlocal taken
+        for _ in range(6):
+            taken += 1
+            yield [StringValue(value=text).SerializeToString()]
+
+    def answer(request: StringValue) -> bytes:
+        return request.SerializeToString()
+
+    table = Services(
+        {"/t.T/S": Streaming(StringValue, stream), "/t.T/U": Unary(StringValue, answer)}
+    )
+    encode, decode = StringValue.SerializeToString, StringValue.FromString
+    async with serving(open_engine, table, "127.0.0.1:0") as engine:
+        with channel(engine, bdp_probe=0, lookahead_bytes=1 << 16) as opened:
+            call: Any = opened.unary_stream("/t.T/S", encode, decode)(StringValue())
+            await until(lambda: taken >= 2)
+            for _ in range(50):  # it had time for more
+                await in_thread(opened.unary_unary("/t.T/U", encode, decode), StringValue())
+            assert taken == 2
+            assert [answer.value == text for answer in await in_thread(list, call)] == [True] * 6
 
 
 async def test_leaving_ends_streams_with_unavailable_at_once(

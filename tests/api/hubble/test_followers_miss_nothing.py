@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import trio.testing
 from api.history import History
 from api.hubble.flow_stream import CHUNK
 from api.hubble.observer import Observer
+from api.hubble.rpc import LARGEST_MESSAGE
 from api.v1.flow import flow_pb2
 from api.v1.observer import observer_pb2
 from parsers.flow_batch import FlowBatch
@@ -133,6 +135,21 @@ async def test_what_was_found_but_not_sent_in_time_is_lost_too(nursery: trio.Nur
     assert account.lost == {"overtaken": 700 - CHUNK}
     assert (account.incoming, account.balance()) == (1700, 0)
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("number", [0, 3])
+async def test_an_answer_too_large_for_clients_is_left_out_and_booked(number: int) -> None:
+    agent = Agent()
+    at, http = next((i, f) for i, f in enumerate(FLOWS) if "http" in f.get("l7", {}))
+    huge = deepcopy(http)
+    huge["l7"]["http"]["url"] = "http://" + "x" * LARGEST_MESSAGE
+    batch = batch_of([FLOWS[0], huge, FLOWS[at + 1]], agent.flows.tables)
+    agent.observer.publish(ParsedBatch(3, batch))
+    await agent.read(number=number)
+    assert agent.received == [0, at + 1]
+    account = agent.ledger.stages["follower"]
+    assert account.lost == {"too_large": 1}
+    assert (account.incoming, account.balance()) == (3, 0)
 
 
 async def test_being_overtaken_again_is_told_once_a_second(nursery: trio.Nursery) -> None:
