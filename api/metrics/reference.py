@@ -79,7 +79,8 @@ by `source` and `destination` where `pod` is one of their identifiers, and by pa
 and pod in `labelsContext`. What they had counted is in `ciliary_metrics_expired_total`: live,
 `{OTHER}` and expired ones together are all that was counted.
 
-Native histograms are not offered: the client library that we use writes none.
+Native histograms are not offered: Prometheus scrapes them in its protobuf form, which the client
+library that we use does not write, and its own histograms are classic.
 """
 
 _LOST: Final = f"""
