@@ -68,15 +68,16 @@ class Counters:
     order, and their values with them. ``totals`` (int64, by slot) is replaced when it
     grows. A series whose total is 0 is not written unless it was declared.
 
-    ``generation`` rises when series are removed: slots mean other series then. What these
-    had counted is in ``expired``. A text that is being written does not see it, as removal
-    replaces lists and arrays and does not change them.
+    ``generation`` rises when series are removed: slots mean other series then, and ``moved``
+    has the new one of each, -1 for those removed. What these had counted is in ``expired``. A
+    text that is being written does not see it, as removal replaces lists and arrays and does
+    not change them.
     """
 
     __slots__ = (
         "_arranged", "_declared", "_exemplars", "_folds", "_keys", "_order", "_others", "_seen",
         "_since", "_slots", "_sorted", "_template", "_texts", "budget", "expired", "generation",
-        "help", "labels", "name", "totals",
+        "help", "labels", "moved", "name", "totals",
     )  # fmt: skip
 
     kind = "counter"
@@ -98,6 +99,7 @@ class Counters:
         self.help = text
         self.budget = budget
         self.generation = 0
+        self.moved: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.expired = 0
         given = (*labels, *context)
         labels = sorted(given)
@@ -135,13 +137,17 @@ class Counters:
         """What was counted under ``other`` because there were too many series."""
         return sum(int(self.totals[slot]) for slot in self._others)
 
+    def are_others(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which slots are those of folded series."""
+        return np.isin(slots, list(self._others))
+
     def _slot(self, values: Labels) -> int:
         key = _JOIN.join(values)
         slot = self._slots.get(key)
         if slot is None:
             if key.count(_JOIN) >= max(1, len(values)):
                 return self._slot(tuple(value.replace(_JOIN, "\ufffd") for value in values))
-            if len(self._keys) >= self.budget and any(self._folds):
+            if len(self._keys) - len(self._others) >= self.budget and any(self._folds):
                 return self._other(values)
             slot = self._made(key)
         return slot
@@ -227,8 +233,7 @@ class Counters:
         kept[dead] = False
         self.generation += 1
         self.expired += int(self.totals[dead].sum())
-        # Where each slot that stays is from now on.
-        moved = np.cumsum(kept) - 1
+        moved = self.moved = np.where(kept, np.cumsum(kept) - 1, -1)
         self._texts = list(compress(self._texts, kept.tolist()))
         self._keys = list(compress(self._keys, kept.tolist()))
         self._slots = dict(zip(self._keys, range(len(self._keys)), strict=True))

@@ -80,7 +80,8 @@ a series that comes back begins at zero. What they had counted is in
 `ciliary_metrics_expired_total`: live, `{OTHER}` and expired ones together are all that was
 counted.
 
-Native histograms are not offered: the client library that we use writes none.
+Native histograms are not offered: Prometheus scrapes them in its protobuf form, which the client
+library that we use does not write, and its own histograms are classic.
 """
 
 _LOST: Final = f"""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.metrics.classes import Classes, MetricClass
-from api.metrics.family import Counters, Labels
+from api.metrics.family import STEP, Counters, Labels
 from parsers.flow_batch import I64, U32, FlowBatch
 
 LabelsOf: TypeAlias = Callable[[MetricClass], Iterable[Labels]]
@@ -92,6 +92,22 @@ class ClassSeries:
         self._rows: I64 = np.zeros(0, dtype=np.int64)
         self._slots: I64 = np.zeros(0, dtype=np.int64)
 
+    def _follow(self, generation: int) -> None:
+        """Go on after a removal of series, without learning all classes anew."""
+        family = self._family
+        if family.generation != generation + 1:
+            self._forget()
+            return
+        self._generation = self._classes.generation, family.generation
+        slots = family.moved[self._slots]
+        anew = np.zeros(len(self._known), dtype=np.bool_)
+        anew[self._rows[slots < 0]] = True
+        # There is room again for some of those that folded.
+        anew[self._rows[family.are_others(slots)][:STEP]] = True
+        self._known &= ~anew
+        stays = ~anew[self._rows]
+        self._rows, self._slots = self._rows[stays], slots[stays]
+
     def _labels_at(self, row: int, base: int) -> tuple[Labels, ...]:
         """The labels of a class, context apart; ``base`` is its row without one."""
         labels = self._labels.get(base)
@@ -101,8 +117,11 @@ class ClassSeries:
 
     def fold(self, counts: I64) -> None:
         """Add counts to the family's totals."""
-        if self._generation != (self._classes.generation, self._family.generation):
+        of_classes, of_family = self._generation
+        if of_classes != self._classes.generation:
             self._forget()
+        elif of_family != self._family.generation:
+            self._follow(of_family)
         known = np.zeros(len(counts), dtype=np.bool_)
         known[: len(self._known)] = self._known
         fresh = ((counts > 0) & ~known).nonzero()[0]

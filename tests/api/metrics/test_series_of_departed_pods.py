@@ -101,6 +101,24 @@ def test_what_was_counted_is_live_or_expired() -> None:
     assert 18 == sum(found.values()) + family.expired
 
 
+def test_series_that_stay_are_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics, tables = counted("flow:sourceContext=pod;destinationContext=pod")
+    for _ in metrics.remove_pods([("shop", "cart-1")]):
+        pass
+    looked_up: list[tuple[str, ...]] = []
+    slot = Counters.slot
+
+    def noting(self: Counters, values: tuple[str, ...], context: tuple[str, ...] = ()) -> int:
+        looked_up.append(context)
+        return slot(self, values, context)
+
+    monkeypatch.setattr(Counters, "slot", noting)
+    metrics.count(batch_of([flow(a, b) for a in PODS for b in PODS], tables))
+    assert 9 == len(series(metrics))
+    assert 5 == len(looked_up)
+    assert all("shop/cart-1" in context for context in looked_up)
+
+
 @pytest.mark.parametrize(
     ("gone", "here"),
     [

@@ -12,7 +12,7 @@ from typing import Any
 from api.metrics.exposition import Format, render
 from api.metrics.hubble import HubbleMetrics
 from tests.api.metrics.readers import read_classic
-from tests.api.metrics.recorded_flows import batch_of, new_tables
+from tests.api.metrics.recorded_flows import batch_of, batches, new_tables
 
 BUDGET = 1000
 ROOT = Path(__file__).parents[3]
@@ -45,6 +45,17 @@ def test_newcomers_fold_and_who_was_admitted_stays() -> None:
     assert {"jobs/job-0": 2, "jobs/job-1": 2, "jobs/job-2": 2, "other": 7} == series
     assert all(after[values] >= number for values, number in before.items())
     assert 7 == metrics.statistics().folded
+
+
+def test_a_pod_that_goes_makes_room_for_one_that_folded() -> None:
+    metrics, tables = HubbleMetrics("flow:sourceContext=pod", series=3), new_tables()
+    for batch in batches(tables, [request(n) for n in range(4)], 1):
+        metrics.count(batch)
+    for _ in metrics.remove_pods([("jobs", "job-1")]):
+        pass
+    metrics.count(batch_of([request(n) for n in (0, 2, 3)], tables))
+    series = {values[1]: number for values, number in totals(metrics, FLOWS).items()}
+    assert {"jobs/job-0": 2, "jobs/job-2": 2, "other": 1, "jobs/job-3": 1} == series
 
 
 def test_labels_with_few_values_are_kept_by_folded_series() -> None:
