@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,16 @@ from parsers.headers import Release
 from parsers.pipeline import ParsedBatch
 
 
-def decoded_lines(path: Path, world: Mapping[str, Any], release: Release = None) -> Iterator[str]:
-    """The lines in order. ``UsageError``: it is no recording."""
+def decoded_lines(
+    path: Path,
+    world: Mapping[str, Any],
+    release: Release = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Iterator[str]:
+    """The lines in order; ``tell`` gets a sentence on what was left out.
+
+    ``UsageError``: it is no recording.
+    """
     recorded = Recorded(path, world, release)
     messages = FlowMessages(recorded.tables, recorded.node)
     # A history of one batch frees the rows of the tables that nothing refers to any more.
@@ -31,6 +39,8 @@ def decoded_lines(path: Path, world: Mapping[str, Any], release: Release = None)
     for parsed in recorded.batches():
         history.append(parsed.flows)
         yield from _lines(parsed, messages)
+    if recorded.cut_off:
+        tell(f"{path} is cut off: a record at its end is not whole and was left out")
 
 
 def _lines(parsed: ParsedBatch, messages: FlowMessages) -> list[str]:

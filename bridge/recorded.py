@@ -47,6 +47,8 @@ class Recorded:
             **({"uuid_prefix": world["uuid_prefix"]} if world.get("uuid_prefix") else {}),
         )
         self.path = path
+        self.cut_off = False
+        """Whether a record at the end is not whole and was left out; known at the end."""
         self._clock = _clock_of(world, path)
         self._pipeline = MonitorPipeline(
             self.tables, directory, self.ledger, release=release or _release_of(world)
@@ -60,6 +62,7 @@ class Recorded:
         """In order, but for a record that is cut off at the end. ``UsageError``: no recording."""
         stream = PayloadStream()
         for part in read_messages(self.path):
+            self.cut_off |= part.cut_off
             stream.feed(part.definitions)
             stream.feed(part.payloads)
             try:

@@ -2,7 +2,7 @@
 
 Compression is told from the file's first bytes when reading and from its suffix when
 writing (``.gz``, ``.xz``). A recording ends with a whole message; one that was cut off
-later may not, and readers ignore the torn end.
+later may not, and readers leave out the torn end and say so.
 
 A recording can hold what users consider secret, so it is made with mode 0600, and never
 over an existing file unless that is asked for, nor ever over what is no regular file.
@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, cast
 
@@ -34,12 +35,14 @@ class Messages:
     """Whole gob messages in order.
 
     ``definitions`` and ``payloads`` are the messages joined, apart from each other;
-    ``ends`` are the offsets in ``payloads`` at which a message ends.
+    ``ends`` are the offsets in ``payloads`` at which a message ends. ``cut_off``: there was
+    more behind them, which is not whole.
     """
 
     definitions: bytes
     payloads: bytes
     ends: list[int]
+    cut_off: bool = False
 
 
 class MessageSplitter:
@@ -147,12 +150,16 @@ def read_messages(path: Path) -> Iterator[Messages]:
     with open_recording(path) as file:
         while True:
             try:
-                data = file.read(_CHUNK)
+                # Not ``read``, which loses what came before a compressed file's torn end.
+                data = cast("BufferedIOBase", file).read1(_CHUNK)
             except EOFError:  # a compressed file that was cut off
+                yield Messages(b"", b"", [], cut_off=True)
                 return
             except (OSError, lzma.LZMAError, zlib.error) as error:
                 raise cannot_read(path, str(error).lower()) from None
             if not data:
+                if splitter.torn:
+                    yield Messages(b"", b"", [], cut_off=True)
                 return
             try:
                 yield splitter.feed(data)

@@ -99,7 +99,11 @@ class Serving:
         flows = self.observer.history.flows
         forgotten = f" (the oldest {flows.oldest:,} did not fit)" if flows.oldest else ""
         where = ", ".join(addresses)
-        return f"{flows.end:,} flows{forgotten} of {self.records:,} records on {where}; Ctrl-C ends"
+        cut = " (and one cut off at the end, left out)" if self._recorded.cut_off else ""
+        return (
+            f"{flows.end:,} flows{forgotten} of {self.records:,} records{cut} on {where}; "
+            "Ctrl-C ends"
+        )
 
 
 def _ready(target: str) -> str:

@@ -41,7 +41,12 @@ def _lines(recording: Path, world: Path | None, release: str | None) -> Iterator
     from bridge.identity.file import load_identity_file
 
     number = release_number(release)
-    return decoded_lines(recording, load_identity_file(world) if world else {}, number)
+    known = load_identity_file(world) if world else {}
+    return decoded_lines(recording, known, number, _tell)
+
+
+def _tell(sentence: str) -> None:
+    click.echo(f"ciliary: {sentence}", err=True)
 
 
 def _write(text: str, *, flush: bool = False) -> None:

@@ -141,10 +141,21 @@ def test_a_recording_that_was_cut_off_is_read_as_far_as_it_goes(
     path = tmp_path / f"stream{suffix}"
     with create_recording(path) as file:
         file.write(STREAM)
-    path.write_bytes(path.read_bytes()[:-40])
-    found = b"".join(part.definitions + part.payloads for part in read_messages(path))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    *parts, last = read_messages(path)
+    found = b"".join(part.definitions + part.payloads for part in parts)
     assert STREAM.startswith(found)
-    assert len(found) < len(STREAM)
+    assert len(STREAM) // 4 < len(found) < len(STREAM)
+    assert last.cut_off
+    assert not any(part.cut_off for part in parts)
+    decoded = CliRunner().invoke(root, ["decode", str(path)])
+    assert decoded.exit_code == 0
+    assert "is cut off: a record at its end is not whole" in decoded.stderr
+
+
+def test_a_whole_recording_says_nothing_of_an_end(recording: Path) -> None:
+    assert not any(part.cut_off for part in read_messages(recording))
+    assert CliRunner().invoke(root, ["decode", str(recording)]).stderr == ""
 
 
 @pytest.mark.parametrize("content", [b"#!/bin/sh\necho hello\n" * 9, sample(b"x"), b"\0" * 99])
