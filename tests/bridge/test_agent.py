@@ -71,10 +71,10 @@ class Place:
 
     def page(self, port: int, path: str) -> tuple[int, str]:
         with contextlib.suppress(urllib.error.HTTPError):
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"http://{LOOPBACK}:{port}{path}", timeout=5)
+            urllib.request.urlopen(f"http://{LOOPBACK}:{port}{path}", timeout=30)
         with refused.value as answer:
             return answer.code, answer.read().decode()
 
@@ -280,7 +280,7 @@ def agent_process(place: Place, tmp_path: Path) -> Iterator[subprocess.Popen[str
         text=True,
     ) as process:
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while not place.hubble.exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
             yield process

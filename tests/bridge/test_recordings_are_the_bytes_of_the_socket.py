@@ -236,7 +236,7 @@ def test_record_ends_with_a_whole_message_on_ctrl_c(recording: Path, tmp_path: P
                 recorder.wait(0.5)
             except subprocess.TimeoutExpired:
                 recorder.send_signal(2)
-            _, said = recorder.communicate(timeout=5)
+            _, said = recorder.communicate(timeout=30)
             assert 0 == recorder.returncode
     found = gzip.decompress(copy.read_bytes())
     assert STREAM.startswith(found)

@@ -326,7 +326,7 @@ async def test_a_real_client_reads_a_page_over_tcp() -> None:
         return Response(gzip.compress(b"hello"), headers=(("Content-Encoding", "gzip"),))
 
     def fetch(port: int) -> tuple[int, bytes]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
             return answer.status, answer.read()
 
     async with trio.open_nursery() as nursery:
