@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from api.metrics.exposition import Format, render
 from api.metrics.hubble import HubbleMetrics
 from bridge.process_tuning import tune_process
+from parsers.details import Detail
 from parsers.flow_batch import CONVERSATION, FLOW_CLASS, L7_DNS, FlowBatch, FlowTables
 from parsers.l7 import DnsLabels, L7Content
 from parsers.pipeline import new_tables
@@ -56,12 +58,12 @@ def storm(tables: FlowTables, flows: int, size: int) -> Iterator[FlowBatch]:
             source_port=ports,
             destination_port=ports,
             detail=np.array(
-                [tables.details.add(asked(n)) for n in numbers.tolist()], dtype=np.uint32
+                [tables.details.add(Detail(l7=asked(n))) for n in numbers.tolist()], dtype=np.uint32
             ),
         )
 
 
-def asked(number: int) -> Record:
+def asked(number: int) -> Any:
     """A DNS request for a name of its own."""
     return Record(1, 0, "", L7Content(None, ""), DnsLabels("A", 0, 0, (), f"{number}.example."))
 
