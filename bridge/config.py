@@ -29,7 +29,8 @@ from pydantic import (
 )
 
 from api.metrics.family import SERIES
-from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
+from api.metrics.hubble import DEFAULT_HANDLERS
+from api.metrics.options import parse_handlers
 from bridge.addresses import is_loopback, split_address
 from bridge.os_errors import reason_of
 from parsers.errors import UsageError
@@ -83,7 +84,7 @@ def _checked_release(text: str) -> str:
 
 def _checked_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     try:
-        HubbleMetrics(names)
+        parse_handlers(names)
     except UsageError as error:
         raise ValueError(str(error)) from None
     return names

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from bridge.config import parse_config
+from tests.programs import absent
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -72,9 +73,9 @@ def path_of(program: str) -> str:
     built = ROOT / ".cache" / "oracle" / program
     found = os.environ.get(f"CILIARY_{program.upper()}") or shutil.which(program)
     found = found or (str(built) if built.exists() else None)
-    if found is None:
-        pytest.skip(f"there is no {program} here")
-    return found
+    return found or absent(
+        f"there is no {program} here; install it, or build the one of the oracle"
+    )
 
 
 @pytest.mark.parametrize("command", block_with("hubble status").splitlines())

@@ -39,6 +39,7 @@ OTHER: Final = "other"
 STEP: Final = 2048
 """Samples written, or new series put in order, between two yields: 1 to 4 ms."""
 
+_FIRST = 16  # slots with room at the beginning
 _LARGEST = 2**63 - 1
 _JOIN = "\0"
 
@@ -112,7 +113,7 @@ class Counters:
         self._exemplars: dict[tuple[int, int], Exemplar] = {}  # by slot and bucket
         self._seen: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # totals at the last look
         self._since: NDArray[np.float64] = np.zeros(0)  # when they became so
-        self.totals: NDArray[np.int64] = np.zeros(16, dtype=np.int64)
+        self._begin()
         self._template = ",".join([f'{label}="%s"' for label in labels])
         self._slots: dict[str, int] = {}
         self._keys: list[str] = []  # by slot
@@ -120,6 +121,10 @@ class Counters:
         self._sorted: list[str] = []
         self._order: list[int] = []  # the slots of _sorted
         self._declared: set[int] = set()
+
+    def _begin(self) -> None:
+        """Make the numbers by slot."""
+        self.totals: NDArray[np.int64] = np.zeros(_FIRST, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -196,7 +201,7 @@ class Counters:
             dead += [
                 slot
                 for slot, key in enumerate(keys[start : start + STEP], start)
-                if is_gone(key.split(_JOIN)) and slot not in self._declared
+                if is_gone(key.split(_JOIN)) and not self._is_kept(slot)
             ]
             yield
         if dead:
@@ -204,7 +209,7 @@ class Counters:
             yield
 
     def expire(self, now: float, idle: float) -> Iterator[None]:
-        """Take out the series that did not change for ``idle`` seconds; gives way likewise.
+        """Take out the series that did not change for ``idle`` seconds; gives way behind it.
 
         Called every now and then, as a change is seen by comparison. A metric that has few
         series anyhow keeps them.
@@ -221,12 +226,16 @@ class Counters:
         dead = [
             slot
             for slot in (now - self._since >= idle).nonzero()[0].tolist()
-            if slot not in self._declared
+            if not self._is_kept(slot)
         ]
-        yield
+        # At once: what counts again meanwhile would go with them.
         if dead:
             self._take_out(dead)
-            yield
+        yield
+
+    def _is_kept(self, slot: int) -> bool:
+        """Whether a series is there for good: declared ones, and those that others fold into."""
+        return slot in self._declared or slot in self._others
 
     def _take_out(self, dead: Sequence[int]) -> None:
         kept = np.ones(len(self._keys), dtype=np.bool_)
@@ -240,7 +249,7 @@ class Counters:
         self._sorted = list(filter(self._slots.__contains__, self._sorted))
         self._order = []  # to be found again
         self._declared = {int(moved[slot]) for slot in self._declared}
-        self._others = {int(moved[slot]) for slot in self._others if kept[slot]}
+        self._others = {int(moved[slot]) for slot in self._others}
         self._exemplars = {
             (int(moved[slot]), bucket): exemplar
             for (slot, bucket), exemplar in self._exemplars.items()
@@ -331,19 +340,10 @@ class Histograms(Counters):
     kind = "histogram"
     step = STEP // (len(BUCKETS) + 3)
 
-    def __init__(
-        self,
-        name: str,
-        text: str,
-        labels: Sequence[str] = (),
-        context: Sequence[str] = (),
-        *,
-        kept: Sequence[str] = (),
-        budget: int = SERIES,
-    ) -> None:
-        super().__init__(name, text, labels, context, kept=kept, budget=budget)
-        self.buckets: NDArray[np.int64] = np.zeros((16, len(BUCKETS) + 1), dtype=np.int64)
-        self.nanoseconds: NDArray[np.int64] = np.zeros(16, dtype=np.int64)
+    def _begin(self) -> None:
+        super()._begin()
+        self.buckets: NDArray[np.int64] = np.zeros((_FIRST, len(BUCKETS) + 1), dtype=np.int64)
+        self.nanoseconds: NDArray[np.int64] = np.zeros(_FIRST, dtype=np.int64)
 
     def observe(
         self,

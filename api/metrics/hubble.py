@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,9 +91,10 @@ class HubbleMetrics:
         """
         specs = parse_handlers(handlers)
         self.fold()
-        wanted: dict[Any, list[HandlerSpec]] = {}
+        wanted: dict[_Sight, list[HandlerSpec]] = {}
         for spec in specs:
-            wanted.setdefault(_Group.key(spec), []).append(spec)
+            sight = _Sight(spec.context, spec.include, spec.exclude)
+            wanted.setdefault(sight, []).append(spec)
         known = {group.of: group for group in self._groups}
         counted = {spec.series: families for g in self._groups for spec, families in g.counted()}
         self._groups = [
@@ -175,24 +176,28 @@ class HubbleMetrics:
         return HubbleStatistics(len(self._classes) - 1, series, folded)
 
 
+class _Sight(NamedTuple):
+    """What the handlers of a group have in common; filters as in ``HandlerSpec``."""
+
+    context: ContextSpec
+    include: tuple[bytes, ...]
+    exclude: tuple[bytes, ...]
+
+
 class _Group:
     """Handlers that see the same flows under the same context labels."""
 
     __slots__ = (
-        "_base", "_budget", "_by_name", "_context", "_counter", "_filters", "_folded", "_handlers",
-        "_labels", "_node", "_recorders", "_selection", "_tables", "_wanted", "families", "of",
+        "_base", "_budget", "_by_name", "_context", "_counter", "_folded", "_handlers", "_node",
+         "_recorders", "_selection", "_tables", "_wanted", "families", "of",
     )  # fmt: skip
 
-    def __init__(
-        self, of: tuple[Any, ...], base: MetricClasses, budget: int, node: LocalNode
-    ) -> None:
+    def __init__(self, of: _Sight, base: MetricClasses, budget: int, node: LocalNode) -> None:
         self.of = of
-        context, *self._filters = of
-        self._labels = context.names
         self._base = base
         self._budget = budget
         self._node = node
-        self._context = ContextClasses(base, Contexts(context)) if self._labels else None
+        self._context = ContextClasses(base, Contexts(of.context)) if of.context.names else None
         self._counter = ClassCounter(self._context or base)
         self._by_name: dict[HandlerSpec, Handler] = {}
         self._recorders: dict[HandlerSpec, Recorder] = {}
@@ -201,11 +206,6 @@ class _Group:
         self._tables: FlowTables | None = None
         self._selection: FlowSelection | None = None
         self.families: tuple[Counters, ...] = ()
-
-    @staticmethod
-    def key(spec: HandlerSpec) -> tuple[Any, ...]:
-        """What the handlers of a group have in common."""
-        return spec.context, spec.include, spec.exclude
 
     def counted(self) -> Iterator[tuple[HandlerSpec, tuple[Counters, ...]]]:
         """The families of each handler."""
@@ -224,7 +224,9 @@ class _Group:
         recorders: dict[HandlerSpec, Recorder] = {}
         for spec in specs:
             families = counted.get(spec.series, ())
-            settings = Settings(classes, self._labels, spec.options, self._budget, families)
+            settings = Settings(
+                classes, self.of.context.names, spec.options, self._budget, families
+            )
             if spec.name in BY_NAME:
                 handlers[spec] = self._by_name.get(spec) or BY_NAME[spec.name](settings)
             else:
@@ -238,7 +240,7 @@ class _Group:
 
     def count(self, batch: FlowBatch, classes: U32) -> None:
         """Count a batch, whose flows have these rows of the classes without context."""
-        if any(self._filters):
+        if self.of.include or self.of.exclude:
             passed = self._selected(batch)
             batch, classes = batch.select(passed), classes[passed]
         if self._context is not None:
@@ -277,8 +279,7 @@ class _Group:
 
     def remove_pods(self, gone: Collection[tuple[str, str]]) -> Iterator[None]:
         """See ``HubbleMetrics``."""
-        context: ContextSpec = self.of[0]
-        found = list(context.pod_labels())
+        found = list(self.of.context.pod_labels())
         full = {f"{namespace}/{name}" if namespace else name for namespace, name in gone}
         for family in self.families if found else ():
             singles = [family.labels.index(labels[0]) for labels in found if len(labels) == 1]
@@ -300,7 +301,7 @@ class _Group:
         if self._selection is None or self._tables is not batch.tables:
             include, exclude = (
                 [flow_pb2.FlowFilter.FromString(data) for data in filters]
-                for filters in self._filters
+                for filters in (self.of.include, self.of.exclude)
             )
             self._tables = batch.tables
             self._selection = FlowSelection(batch.tables, self._node, include, exclude)

@@ -190,6 +190,16 @@ def test_series_that_count_nothing_for_long_go_and_begin_anew() -> None:
     assert 10 == family.expired
 
 
+def test_what_folded_is_never_taken_back() -> None:
+    metrics, tables = HubbleMetrics("flow:sourceContext=pod", series=1), new_tables()
+    metrics.count(batch_of([flow(pod, "cart-0") for pod in PODS], tables))
+    expire(metrics, 0.0, 100.0)
+    assert 2 == metrics.statistics().folded
+    expire(metrics, 100.0, 100.0)
+    assert {("other",): 2} == series(metrics)
+    assert 2 == metrics.statistics().folded
+
+
 def test_a_metric_with_few_series_keeps_them() -> None:
     metrics, _ = counted("flow")
     expire(metrics, 0.0, 100.0)
