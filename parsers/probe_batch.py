@@ -1,0 +1,42 @@
+"""What own probes deliver: one drain of their maps and rings, as columns of structs.
+
+The dtypes are those of ``probe_records``, which mirror the structs of ``bpf/record.h``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parsers.windows import Columns
+
+
+def _no_records() -> Columns:
+    return np.empty(0, dtype=np.void)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeBatch:
+    """What the probes delivered in one drain; a part of length 0 may have any dtype.
+
+    ``boot_offset``: ns to add to the kernel's boot-clock times for times since the epoch.
+    ``lost``: (probe, reason) -> records lost in the kernel since the last drain; reasons
+    are "ring_full" and "map_full".
+    ``seen``: probe -> records the kernel had since the last drain, delivered and lost.
+    Probes are called after their parts: "traffic", "drops", "tcp", "dns".
+    """
+
+    boot_offset: int
+    traffic: Columns = field(default_factory=_no_records)  # FLOW_REPORT: since the last drain
+    drops: Columns = field(default_factory=_no_records)  # DROP_RECORD
+    tcp: Columns = field(default_factory=_no_records)  # TCP_RECORD: retransmit, reset, state, RTT
+    dns: Columns = field(default_factory=_no_records)  # DNS_RECORD
+    totals: Columns = field(default_factory=_no_records)  # INTERFACE_TOTALS: counters, no flows
+    lost: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    seen: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Records that may become flows."""
+        return len(self.traffic) + len(self.drops) + len(self.tcp) + len(self.dns)
