@@ -1,6 +1,15 @@
 """What own probes deliver: one drain of their maps and rings, as columns of structs.
 
 The dtypes are those of ``probe_records``, which mirror the structs of ``bpf/record.h``.
+
+One observation point a packet: a packet counts in flows and metrics where this node first
+sees it. At an ingress hook that is always so. At an egress hook it is so unless the packet
+came in by another covered interface, which the kernel tells by itself
+(``skb->ingress_ifindex``, 0 for what the host sends). So the key of a flow in the kernel
+has ``received_on`` beside ``ifindex``, and nobody has to know whose address is whose:
+traffic between two pods of the node counts at the sender's veth, what comes from outside
+at the uplink, what a pod sends outside at its veth (before its source is translated), and
+what the host sends where it leaves.
 """
 
 from __future__ import annotations
