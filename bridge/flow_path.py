@@ -64,7 +64,7 @@ class FlowPath:
         self._watch(len(payloads), time.perf_counter() - began)
 
     def _pass_on(self, payloads: PayloadBatch) -> None:
-        parsed = self.pipeline.parse(payloads, self.pipeline.live_clock(self._clock()))
+        parsed = self.pipeline.parse(payloads, self.pipeline.numbers.live_clock(self._clock()))
         for lost in parsed.lost_events:
             self.metrics.count_lost("perf_event_ring_buffer", lost.count)
         self.metrics.count(parsed.flows)
