@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import trio
 
+from native_probes.interfaces import Coverage
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.tc import TcHooks
 from parsers.probe_batch import ProbeBatch
@@ -54,9 +55,12 @@ class Running:
 
     async def covers(self, *ifindexes: int) -> None:
         """Wait until interfaces are covered."""
-        coverage = self.source._coverage
-        assert coverage is not None
-        await self.until(lambda: set(ifindexes) <= set(coverage.covered()))
+        await self.until(lambda: set(ifindexes) <= set(self.coverage.covered()))
+
+    @property
+    def coverage(self) -> Coverage:
+        assert self.source._coverage is not None
+        return self.source._coverage
 
     def lost(self) -> dict[tuple[str, str], int]:
         return dict(self.source.statistics().lost)

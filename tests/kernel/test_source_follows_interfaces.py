@@ -41,11 +41,11 @@ async def test_only_interfaces_with_a_wanted_name_are_covered(lab: Lab) -> None:
     settings = SourceSettings(interfaces=InterfacePatterns(pods=(other.interface,)))
     async with running(lab, settings) as probes:
         await probes.covers(lab.ifindex(other.interface))
-        assert lab.ifindex(pod.interface) not in probes.source._coverage.covered()
+        assert lab.ifindex(pod.interface) not in probes.coverage.covered()
         lab.ip("link", "set", pod.interface, "down")
         lab.ip("link", "set", other.interface, "down")
         lab.ip("link", "set", other.interface, "name", "renamed")
-        await probes.until(lambda: not probes.source._coverage.covered())
+        await probes.until(lambda: not probes.coverage.covered())
 
 
 async def test_a_bridge_that_loses_a_port_leaves_it_covered(lab: Lab) -> None:
@@ -105,7 +105,7 @@ async def test_filters_that_outlived_an_agent_go_and_others_stay(lab: Lab) -> No
         async with running(
             lab, SourceSettings(interfaces=InterfacePatterns(pods=("none",)))
         ) as later:
-            await later.until(lambda: later.source._coverage.statistics().leftovers == 2)
+            await later.until(lambda: later.coverage.statistics().leftovers == 2)
     assert "ciliary" not in lab.tc("filter", "show", "dev", pod.interface, "ingress")
     assert "u32" in lab.tc("filter", "show", "dev", pod.interface, "ingress")
     assert "clsact" in lab.tc("qdisc", "show", "dev", pod.interface)
