@@ -54,6 +54,7 @@ FLOW_VALUE = np.dtype(
         ("opener", "u1"),
         ("first", "u1"),
         ("pad", "u1", 4),
+        ("received_on", "<u4", 2),
     ]
 )
 
@@ -64,12 +65,13 @@ FLOW_EVENT = np.dtype(
         ("key", FLOW_KEY),
         ("bytes", "<u4"),
         ("segments", "<u4"),
+        ("received_on", "<u4"),
         ("back", "u1"),
         ("tcp_flags", "u1"),
         ("cause", "u1"),
         ("opener", "u1"),
         ("first", "u1"),
-        ("pad", "u1", 3),
+        ("pad", "u1", 7),
     ]
 )
 
@@ -97,7 +99,7 @@ FLOW_REPORT = np.dtype(
         ("source_port", "<u2"),
         ("destination_port", "<u2"),
         ("ifindex", "<u4"),
-        ("received_on", "<u4"),  # by which interface the node got the packets, 0 for its own
+        ("received_on", "<u4"),  # at egress: by which interface it came in, 0 if from here
         ("ethertype", "<u2"),  # of packets without IP; else 0
         ("vlan", "<u2"),  # the outer tag's network, 0 without one
         ("protocol", "u1"),
@@ -111,7 +113,7 @@ FLOW_REPORT = np.dtype(
         ("cause", "u1"),  # CAUSE_*
         ("opener", "u1"),  # OPENER_*
         ("first", "u1"),  # 1 if the flow's first packet, as far as we saw, went this way
-        ("pad", "u1", 5),
+        ("counts", "u1"),  # 1 where the node's covered interfaces see the packet first
     ]
 )
 """One direction of one flow: what is new since the last report, never told twice.
