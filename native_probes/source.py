@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +37,11 @@ from parsers.probe_records import POINT_INGRESS
 from parsers.windows import Columns
 
 _RECEIVE_BYTES = 1 << 16
+
+
+def _own_namespace() -> int:
+    """Inode of the calling thread's network namespace."""
+    return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
 class Log(Protocol):
@@ -94,11 +100,13 @@ class ProbeSource:
         self._links: dict[int, links.Link] = {}
         self._missed = 0
         self._batches = 0
+        self._netns = 0
         self._seen: Counter[str] = Counter()
         self._lost: Counter[tuple[str, str]] = Counter()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled. Raises ``ProbeUnavailableError`` if no probe works."""
+        self._netns = _own_namespace()
         try:
             await trio.to_thread.run_sync(self._start)
             traffic = self._families.get(TRAFFIC)
@@ -167,7 +175,10 @@ class ProbeSource:
         return batch
 
     def _batch(self, drained: Mapping[str, Drained]) -> ProbeBatch:
-        records = {name: rows for part in drained.values() for name, rows in part.records.items()}
+        fields: dict[str, Any] = {}
+        for part in drained.values():
+            fields |= part.records
+            fields |= part.about
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
         if self._coverage:
@@ -177,7 +188,9 @@ class ProbeSource:
                 seen[TRAFFIC] = seen.get(TRAFFIC, 0) + missed - self._missed
                 self._missed = missed
         boot_offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        return ProbeBatch(boot_offset=boot_offset, lost=lost, seen=seen, **records)
+        return ProbeBatch(
+            boot_offset=boot_offset, lost=lost, seen=seen, netns=self._netns, **fields
+        )
 
     def _hand_over(self, batch: ProbeBatch) -> None:
         if len(batch) or len(batch.totals) or batch.lost:

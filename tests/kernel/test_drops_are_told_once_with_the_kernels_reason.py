@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from native_probes.drops import DropProbe, DropSettings
 from native_probes.engine import LibbpfEngine
+from native_probes.family import Place
 from parsers.probe_drops import HAS_VLAN, HOOKS, symbol_name
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
@@ -32,7 +33,7 @@ def pods(lab: Lab) -> tuple[Pod, Pod]:
 @pytest.fixture
 def probe(lab: Lab, pods: tuple[Pod, Pod]) -> Iterator[DropProbe]:
     own = frozenset(inode(name) for name in (lab.node, *(pod.namespace for pod in pods)))
-    probe = DropProbe(LibbpfEngine(), DropSettings(namespaces=own))
+    probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings())
     try:
         yield probe
     finally:
@@ -91,7 +92,7 @@ class Seen:
         self.rows.clear()
 
         def marked() -> bool:
-            self.rows.append(self.probe.drain())
+            self.rows.append(self.probe.last_drain().records["drops"])
             return bool((self.rows[-1]["source_port"] == last).any())
 
         wait_for(marked)
@@ -299,15 +300,14 @@ def test_what_is_quiet_is_counted_and_not_told(
 ) -> None:
     source, target = pods
     own = frozenset({inode(target.namespace)})
-    probe = DropProbe(LibbpfEngine(), DropSettings(quiet=quiet, namespaces=own))
+    probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings(quiet=quiet))
     try:
-        told = suppressed = 0
+        told = 0
 
         def all_counted() -> bool:
-            nonlocal told, suppressed
-            told += len(probe.drain())
-            suppressed += probe.counters()["suppressed"]
-            return suppressed + probe.suppressed_here == 6
+            nonlocal told
+            told += len(probe.last_drain().records["drops"])
+            return probe.suppressed == 6
 
         for _ in range(2):  # the second time by what the first taught
             send(source.namespace, target.ipv4, 60061, count=3)
@@ -320,18 +320,18 @@ def test_what_is_quiet_is_counted_and_not_told(
 def test_drops_in_foreign_namespaces_are_counted_and_not_told(pods: tuple[Pod, Pod]) -> None:
     source, target = pods
     own = frozenset({inode(source.namespace)})
-    probe = DropProbe(LibbpfEngine(), DropSettings(namespaces=own))
+    probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings())
     try:
         send(source.namespace, target.ipv4, 60071, count=3)
-        foreign = 0
+        told = 0
 
-        def enough() -> bool:
-            nonlocal foreign
-            foreign += probe.counters()["foreign"]
-            return foreign >= 3
+        def all_counted() -> bool:
+            nonlocal told
+            told += len(probe.last_drain().records["drops"])
+            return probe.foreign >= 3
 
-        wait_for(enough)
-        assert 0 == len(probe.drain())
+        wait_for(all_counted)
+        assert told == 0
     finally:
         probe.close()
 
@@ -339,20 +339,21 @@ def test_drops_in_foreign_namespaces_are_counted_and_not_told(pods: tuple[Pod, P
 def test_a_full_ring_is_counted(pods: tuple[Pod, Pod]) -> None:
     source, target = pods
     own = frozenset({inode(target.namespace)})
-    probe = DropProbe(LibbpfEngine(), DropSettings(namespaces=own, ring_bytes=4096))
+    probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings(ring_bytes=4096))
     try:
         sent = 100
         send(source.namespace, target.ipv4, 60081, count=sent)
-        counted = {"seen": 0, "ring_full": 0}
+        told = lost = 0
 
         def all_seen() -> bool:
-            new = probe.counters()
-            for name in counted:
-                counted[name] += new[name]
-            return counted["seen"] == sent
+            nonlocal told, lost
+            drained = probe.last_drain()
+            told += len(drained.records["drops"])
+            lost += drained.lost.get("ring_full", 0)
+            return told + lost == sent
 
         wait_for(all_seen)
-        assert counted["ring_full"] > 0
-        assert sent == counted["ring_full"] + len(probe.drain())
+        assert lost > 0
+        assert told > 0
     finally:
         probe.close()
