@@ -24,6 +24,7 @@ from parsers.pipeline import ParsedBatch
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_drops import DropFlows
 from parsers.probe_flows import ProbeFlows
+from parsers.probe_tcp import tcp_flows
 from parsers.probe_traffic import traffic_flows
 from parsers.record_numbers import RecordNumbers
 
@@ -52,6 +53,8 @@ class ProbePipeline:
             yield traffic_flows(batch.traffic, batch.covered, batch.pods)
         if len(batch.drops):
             yield self._drops.flows(batch.drops, batch.drop_reasons, batch.netns, batch.pods)
+        if len(batch.tcp):
+            yield tcp_flows(batch.tcp, batch.reset_reasons)
 
     def _flows(self, parts: list[ProbeFlows], boot_offset: int) -> FlowBatch:
         time = _concatenated([part.time for part in parts], np.int64) + boot_offset

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from native_probes.drops import DropProbe, DropSettings
 from native_probes.engine import LibbpfEngine
@@ -17,54 +15,19 @@ from native_probes.family import Place
 from parsers.probe_drops import HAS_VLAN, HOOKS, symbol_name
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
+from tests.kernel.tracing import address, inode, ip, namespaces, wait_for
 
 INGRESS, EGRESS = 1, 2
 TBF = ("rate", "8kbit", "burst", "1600", "limit", "1600")  # room for one or two packets
 
 
 @pytest.fixture
-def pods(lab: Lab) -> tuple[Pod, Pod]:
-    pods = lab.add_pod(), lab.add_pod()
-    # neighbours are known, so that no drop waits for one that does not answer
-    wait_for(lambda: reachable(*pods) and reachable(*pods[::-1]))
-    return pods
-
-
-@pytest.fixture
 def probe(lab: Lab, pods: tuple[Pod, Pod]) -> Iterator[DropProbe]:
-    own = frozenset(inode(name) for name in (lab.node, *(pod.namespace for pod in pods)))
-    probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings())
+    probe = DropProbe(Place(LibbpfEngine(), namespaces=namespaces(lab)), DropSettings())
     try:
         yield probe
     finally:
         probe.close()
-
-
-def inode(namespace: str) -> int:
-    return Path(f"/run/netns/{namespace}").stat().st_ino
-
-
-def reachable(source: Pod, destination: Pod) -> bool:
-    """A stream comes through in both families; then all neighbours are known, too."""
-    for family, address in (
-        (socket.AF_INET, destination.ipv4),
-        (socket.AF_INET6, destination.ipv6),
-    ):
-        with inside(destination.namespace):
-            server = socket.create_server((address, 0), family=family)
-        with server, inside(source.namespace):
-            try:
-                socket.create_connection(server.getsockname()[:2], 1).close()
-            except OSError:
-                return False
-    return True
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.02)
 
 
 def send(source: str, address: str, port: int, *, size: int = 32, count: int = 1) -> int:
@@ -110,14 +73,6 @@ def the_one(drops: Columns) -> np.void:
     assert len(drops) == 1, [symbol_name(drop["symbol"]) for drop in drops]
     drop: np.void = drops[0]
     return drop
-
-
-def ip(address: NDArray[np.uint8]) -> str:
-    return socket.inet_ntop(socket.AF_INET6, address.tobytes()).removeprefix("::ffff:")
-
-
-def address(pod: Pod, family: int) -> str:
-    return pod.ipv4 if family == 4 else pod.ipv6
 
 
 @pytest.mark.parametrize("family", [4, 6])
