@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import trio
 
 from native_probes import links
@@ -32,8 +31,6 @@ from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.probe_batch import ProbeBatch
-from parsers.probe_records import POINT_INGRESS
-from parsers.windows import Columns
 
 _RECEIVE_BYTES = 1 << 16
 
@@ -177,24 +174,23 @@ class ProbeSource:
                 seen[TRAFFIC] = seen.get(TRAFFIC, 0) + missed - self._missed
                 self._missed = missed
         boot_offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        return ProbeBatch(boot_offset=boot_offset, lost=lost, seen=seen, **records)
+        patterns = self._settings.interfaces
+        covered = self._coverage.covered_lately() if self._coverage else {}
+        return ProbeBatch(
+            boot_offset=boot_offset,
+            covered=frozenset(ways_in(list(self._links.values()), covered)),
+            pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
+            lost=lost,
+            seen=seen,
+            **records,
+        )
 
     def _hand_over(self, batch: ProbeBatch) -> None:
         if len(batch) or len(batch.totals) or batch.lost:
-            if len(batch.traffic):
-                self._mark_counting(batch.traffic)
             self._batches += 1
             self._seen.update(batch.seen)
             self._lost.update(batch.lost)
             self._deliver(batch)
-
-    def _mark_counting(self, reports: Columns) -> None:
-        """A packet counts where it comes in, and else where it leaves."""
-        covered = self._coverage.covered_lately() if self._coverage else ()
-        seen = np.array(list(ways_in(self._links, covered)), np.uint32)
-        reports["counts"] = (reports["point"] == POINT_INGRESS) | ~np.isin(
-            reports["received_on"], seen
-        )
 
     async def _follow_links(
         self,

@@ -50,6 +50,15 @@ class FlowColumns:
         """All but ``extra``, in the order of ``COLUMNS``."""
         return [getattr(self, name) for name in self.COLUMNS]
 
+    def reordered(self, order: NDArray[np.intp]) -> FlowColumns:
+        """The rows in another order, and ``row`` anew from 0 on."""
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        extra = {int(place[row]): fields for row, fields in self.extra.items()}
+        found = FlowColumns.of((column[order] for column in self.columns()), extra)
+        found.row = np.arange(len(order))
+        return found
+
     @classmethod
     def of(cls, columns: Iterable[NDArray[Any]], extra: dict[int, dict[str, Any]]) -> FlowColumns:
         """Of columns in the order of ``COLUMNS``."""

@@ -30,6 +30,9 @@ def _no_records() -> Columns:
 class ProbeBatch:
     """What the probes delivered in one drain; a part of length 0 may have any dtype.
 
+    ``covered``: indices of the interfaces that are observed now, and of bridges whose ports
+    are; ``pods``: of those that lead to a pod.
+
     ``boot_offset``: ns to add to the kernel's boot-clock times for times since the epoch.
     ``lost``: (probe, reason) -> records lost in the kernel since the last drain; reasons
     are "ring_full" and "map_full".
@@ -38,6 +41,8 @@ class ProbeBatch:
     """
 
     boot_offset: int
+    covered: frozenset[int] = frozenset()
+    pods: frozenset[int] = frozenset()
     traffic: Columns = field(default_factory=_no_records)  # FLOW_REPORT: since the last drain
     drops: Columns = field(default_factory=_no_records)  # DROP_RECORD
     tcp: Columns = field(default_factory=_no_records)  # TCP_RECORD: retransmit, reset, state, RTT

@@ -1,0 +1,68 @@
+"""From what own probes deliver to flows: the same batches as Cilium's records make.
+
+``ProbePipeline.parse`` turns each part of a ``ProbeBatch`` into flow columns by its own
+module, puts them in order of time and has them named, classed and detailed as all flows are
+(``FlowAssembler``). A record of the traffic probe gives no flow where another observation
+point has its packets; these are booked as "elsewhere", so that
+records in = flows + elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from parsers.flow_assembly import FlowAssembler
+from parsers.flow_batch import FlowBatch
+from parsers.flow_columns import joined
+from parsers.ledger import Ledger
+from parsers.pipeline import ParsedBatch
+from parsers.probe_batch import ProbeBatch
+from parsers.probe_flows import ProbeFlows
+from parsers.probe_traffic import traffic_flows
+from parsers.record_numbers import RecordNumbers
+
+
+class ProbePipeline:
+    """Shares tables, names and numbers with the agent's other source. Not thread-safe."""
+
+    __slots__ = ("_assembler", "_numbers", "ledger")
+
+    def __init__(self, assembler: FlowAssembler, numbers: RecordNumbers, ledger: Ledger) -> None:
+        self._assembler = assembler
+        self._numbers = numbers
+        self.ledger = ledger
+
+    def parse(self, batch: ProbeBatch) -> ParsedBatch:
+        """The flows of a drain, in order of their times."""
+        flows = self._flows(list(self._parts(batch)), batch.boot_offset)
+        parsed = ParsedBatch(len(batch), flows)
+        self.ledger.book("parser", incoming=len(batch))
+        self.ledger.book_kinds("parser", flows=len(flows), elsewhere=len(batch) - len(flows))
+        return parsed
+
+    @staticmethod
+    def _parts(batch: ProbeBatch) -> Iterator[ProbeFlows]:
+        if len(batch.traffic):
+            yield traffic_flows(batch.traffic, batch.covered, batch.pods)
+
+    def _flows(self, parts: list[ProbeFlows], boot_offset: int) -> FlowBatch:
+        time = _concatenated([part.time for part in parts], np.int64) + boot_offset
+        order = np.argsort(time, kind="stable")
+        flows = joined([part.flows for part in parts]).reordered(order)
+        batch = self._assembler.assemble(
+            [flows], self._numbers.rising(time[order]), self._numbers.take(len(time))
+        )
+        return replace(
+            batch,
+            packets=_concatenated([part.packets for part in parts], np.uint32)[order],
+            bytes=_concatenated([part.bytes for part in parts], np.uint64)[order],
+        )
+
+
+def _concatenated(columns: list[NDArray[Any]], dtype: DTypeLike) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype=dtype), *columns])
