@@ -48,7 +48,8 @@ DEFAULT_QUIET = (
 COUNTERS = ("seen", "ring_full", "suppressed", "foreign")
 """``enum drop_counter`` of ``bpf/drops.h``."""
 
-_RULE = np.dtype([("location", "<u8"), ("reason", "<u4"), ("reserved", "<u4")])
+DROP_RULE = np.dtype([("location", "<u8"), ("reason", "<u4"), ("reserved", "<u4")])
+"""``struct drop_rule`` of ``bpf/drops.h``."""
 _MOST_RULES = 1024  # as in the source
 _ONE = np.ones(1, np.uint8)
 
@@ -169,4 +170,4 @@ class DropProbe:
         return drops[keep] if quiet else drops
 
     def _forbid(self, location: int, reason: int) -> None:
-        syscalls.put(self._rule_map, np.array([(location, reason, 0)], _RULE), _ONE)
+        syscalls.put(self._rule_map, np.array([(location, reason, 0)], DROP_RULE), _ONE)

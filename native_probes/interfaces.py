@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from native_probes import leftovers
 from native_probes.links import Link, one_link
@@ -35,6 +36,10 @@ class InterfacePatterns:
     uplinks: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
 
+    def is_pod(self, link: Link) -> bool:
+        """Whether an interface is the node's end of a pod's."""
+        return _any(self.pods, link.name)
+
     def match(self, link: Link) -> bool:
         """Whether an interface is one of those to cover.
 
@@ -42,18 +47,19 @@ class InterfacePatterns:
         """
         if link.is_loopback or _any(self.excluded, link.name):
             return False
-        if _any(self.pods, link.name) or _any(self.uplinks, link.name):
+        if self.is_pod(link) or _any(self.uplinks, link.name):
             return True
         if self.uplinks or link.slave_kind in _BUNDLING:
             return False
         return not link.kind or link.kind in _BUNDLING
 
 
+@lru_cache(4096)  # asked at every drain, of the same names
 def _any(patterns: tuple[str, ...], name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def ways_in(known: Mapping[int, Link], covered: Iterable[int]) -> set[int]:
+def ways_in(known: Collection[Link], covered: Iterable[int]) -> set[int]:
     """Interfaces whose packets a covered one has seen when they come in.
 
     These are the covered ones, what they are ports of, and what splits their packets by
@@ -63,7 +69,7 @@ def ways_in(known: Mapping[int, Link], covered: Iterable[int]) -> set[int]:
     count = -1
     while len(seen) != count:
         count = len(seen)
-        for link in known.values():
+        for link in known:
             if link.ifindex in seen and link.master:
                 seen.add(link.master)
             if link.kind in _SPLITTING and link.lower in seen:
@@ -100,7 +106,8 @@ class Coverage:
         self._probe = probe
         self._hooks = hooks
         self._attachments: dict[int, list[Attachment]] = {}
-        self._departed: deque[int] = deque(maxlen=_MOST_DEPARTED)
+        self._links: dict[int, Link] = {}  # as they were when they were covered
+        self._departed: deque[Link] = deque(maxlen=_MOST_DEPARTED)
         self._changes: dict[int, _Wanted | None] = {}  # in order; None is to uncover
         self._changed = threading.Condition()
         self._stopping = False
@@ -121,9 +128,9 @@ class Coverage:
         """Their ifindexes."""
         return list(self._attachments)
 
-    def covered_lately(self) -> set[int]:
-        """Those, and the last ones that were: packets by them may yet be reported."""
-        return {*self._attachments, *self._departed}
+    def covered_lately(self) -> dict[int, Link]:
+        """By ifindex, those and the last ones that were: they may yet be reported of."""
+        return {link.ifindex: link for link in [*self._departed, *list(self._links.values())]}
 
     def statistics(self) -> CoverageStatistics:
         """As of now."""
@@ -205,6 +212,7 @@ class Coverage:
                 self._statistics.failed += 1
                 self.last_error = f"{wanted.link.name}: {error.strerror}"
             return
+        self._links[ifindex] = wanted.link
         self._attachments[ifindex] = attachments
         self._statistics.attached += 1
 
@@ -212,7 +220,7 @@ class Coverage:
         attachments = self._attachments.get(ifindex)
         if attachments is None:
             return
-        self._departed.append(ifindex)
+        self._departed.append(self._links.pop(ifindex))
         del self._attachments[ifindex]
         for attachment in attachments:
             attachment.detach()

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import trio
 
 from native_probes import links
@@ -33,8 +32,6 @@ from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.probe_batch import ProbeBatch
-from parsers.probe_records import POINT_INGRESS
-from parsers.windows import Columns
 
 _RECEIVE_BYTES = 1 << 16
 
@@ -188,26 +185,24 @@ class ProbeSource:
                 seen[TRAFFIC] = seen.get(TRAFFIC, 0) + missed - self._missed
                 self._missed = missed
         boot_offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        patterns = self._settings.interfaces
+        covered = self._coverage.covered_lately() if self._coverage else {}
         return ProbeBatch(
-            boot_offset=boot_offset, lost=lost, seen=seen, netns=self._netns, **fields
+            boot_offset=boot_offset,
+            covered=frozenset(ways_in(list(self._links.values()), covered)),
+            pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
+            lost=lost,
+            seen=seen,
+            netns=self._netns,
+            **fields,
         )
 
     def _hand_over(self, batch: ProbeBatch) -> None:
         if len(batch) or len(batch.totals) or batch.lost:
-            if len(batch.traffic):
-                self._mark_counting(batch.traffic)
             self._batches += 1
             self._seen.update(batch.seen)
             self._lost.update(batch.lost)
             self._deliver(batch)
-
-    def _mark_counting(self, reports: Columns) -> None:
-        """A packet counts where it comes in, and else where it leaves."""
-        covered = self._coverage.covered_lately() if self._coverage else ()
-        seen = np.array(list(ways_in(self._links, covered)), np.uint32)
-        reports["counts"] = (reports["point"] == POINT_INGRESS) | ~np.isin(
-            reports["received_on"], seen
-        )
 
     async def _follow_links(
         self,

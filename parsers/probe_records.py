@@ -99,7 +99,7 @@ FLOW_REPORT = np.dtype(
         ("source_port", "<u2"),
         ("destination_port", "<u2"),
         ("ifindex", "<u4"),
-        ("received_on", "<u4"),  # at egress: by which interface it came in, 0 if from here
+        ("received_on", "<u4"),  # by which interface the node got the packets, 0 for its own
         ("ethertype", "<u2"),  # of packets without IP; else 0
         ("vlan", "<u2"),  # the outer tag's network, 0 without one
         ("protocol", "u1"),
@@ -113,7 +113,7 @@ FLOW_REPORT = np.dtype(
         ("cause", "u1"),  # CAUSE_*
         ("opener", "u1"),  # OPENER_*
         ("first", "u1"),  # 1 if the flow's first packet, as far as we saw, went this way
-        ("counts", "u1"),  # 1 where the node's covered interfaces see the packet first
+        ("pad", "u1", 5),
     ]
 )
 """One direction of one flow: what is new since the last report, never told twice.

@@ -15,6 +15,7 @@ from native_probes.source import ProbeSource, SourceSettings
 from native_probes.tc import TcHooks
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_records import FLOW_REPORT
+from parsers.probe_traffic import _seen_first
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, inside
 
@@ -39,9 +40,13 @@ class Running:
     log: Quiet
     batches: list[ProbeBatch] = field(default_factory=list)
 
-    def traffic(self, **wanted: int) -> Columns:
-        """All reports so far with these values."""
-        parts = [batch.traffic for batch in self.batches if len(batch.traffic)]
+    def traffic(self, *, first: bool = False, **wanted: int) -> Columns:
+        """All reports so far with these values; with ``first``, those that give flows."""
+        parts = [
+            batch.traffic[_seen_first(batch.traffic, batch.covered)] if first else batch.traffic
+            for batch in self.batches
+            if len(batch.traffic)
+        ]
         reports = np.concatenate(parts) if parts else np.empty(0, FLOW_REPORT)
         for name, value in wanted.items():
             reports = reports[reports[name] == value]
