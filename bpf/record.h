@@ -61,6 +61,7 @@ struct flow_value {
 	__u8 opener;       /* who sent the SYN; proved by one or by its answer */
 	__u8 first;        /* direction of the first packet */
 	__u8 pad[4];
+	__u32 received_on[2]; /* at egress: interface by which it came in, 0 if from here */
 };
 
 enum cause { CAUSE_FIRST = 1, CAUSE_FLAGS = 2, CAUSE_PACKET = 3 };
@@ -72,12 +73,13 @@ struct flow_event {
 	struct flow_key key;
 	__u32 bytes;
 	__u32 segments;
+	__u32 received_on;
 	__u8 back; /* direction: 1 is b to a */
 	__u8 tcp_flags;
 	__u8 cause;
 	__u8 opener;
 	__u8 first;
-	__u8 pad[3];
+	__u8 pad[7];
 };
 
 struct interface_key {
@@ -95,8 +97,8 @@ struct interface_value {
 };
 
 _Static_assert(sizeof(struct flow_key) == 48, "flow_key");
-_Static_assert(sizeof(struct flow_value) == 80, "flow_value");
-_Static_assert(sizeof(struct flow_event) == 80, "flow_event");
+_Static_assert(sizeof(struct flow_value) == 88, "flow_value");
+_Static_assert(sizeof(struct flow_event) == 88, "flow_event");
 _Static_assert(sizeof(struct interface_key) == 8, "interface_key");
 _Static_assert(sizeof(struct interface_value) == 40, "interface_value");
 

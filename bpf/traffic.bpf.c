@@ -123,7 +123,7 @@ static __always_inline __u32 make_key(const struct packet *p, struct flow_key *k
 /* Returns 0 when the ring is full. */
 static __always_inline int tell(const struct flow_key *key, const struct flow_value *flow,
 				const struct packet *p, __u32 bytes, __u32 segments,
-				__u32 back, __u8 cause)
+				__u32 back, __u32 received_on, __u8 cause)
 {
 	struct flow_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
@@ -134,6 +134,7 @@ static __always_inline int tell(const struct flow_key *key, const struct flow_va
 	event->key = *key;
 	event->bytes = bytes;
 	event->segments = segments;
+	event->received_on = received_on;
 	event->back = back;
 	event->tcp_flags = p->tcp_flags;
 	event->cause = cause;
@@ -174,6 +175,7 @@ static __always_inline int count(struct __sk_buff *skb, __u32 link_header, __u32
 	struct flow_value *flow;
 	struct packet p;
 	__u32 segments = skb->gso_segs ? skb->gso_segs : 1;
+	__u32 received_on = point == POINT_EGRESS ? skb->ingress_ifindex : 0;
 	__u32 back;
 	__u8 cause = 0;
 
@@ -204,6 +206,8 @@ static __always_inline int count(struct __sk_buff *skb, __u32 link_header, __u32
 		cause = CAUSE_FIRST;
 	}
 	flow->last_ns = now();
+	if (flow->received_on[back] != received_on)
+		flow->received_on[back] = received_on;
 	if (p.proto == IPPROTO_TCP) {
 		__u8 story = note_flags(flow, p.tcp_flags, back);
 
@@ -212,7 +216,7 @@ static __always_inline int count(struct __sk_buff *skb, __u32 link_header, __u32
 	}
 	if (!cause && config.sample && bpf_get_prandom_u32() % config.sample == 0)
 		cause = CAUSE_PACKET;
-	if (cause && tell(&key, flow, &p, skb->len, segments, back, cause))
+	if (cause && tell(&key, flow, &p, skb->len, segments, back, received_on, cause))
 		goto counted;
 	if (cause)
 		interface->folded++;

@@ -92,6 +92,16 @@ def put(map_fd: int, key: Columns, value: Columns) -> None:
     )
 
 
+def look_up(map_fd: int, key: Columns, value: Columns) -> bool:
+    """Copy one entry into ``value``; False when it is not there."""
+    attributes = bytearray(struct.pack("IIQQQ", map_fd, 0, _address(key), _address(value), 0))
+    try:
+        bpf(_MAP_LOOKUP_ELEM, attributes)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def delete(map_fd: int, key: Columns) -> None:
     """Remove one entry, if it is there."""
     with suppress(FileNotFoundError):

@@ -21,7 +21,7 @@ HANDLE, PRIORITY = 0xC111A, 0xBFFF
 """Of our clsact filters; the priority is behind what people set by hand."""
 
 _TCX_HOOK = {POINT_INGRESS: syscalls.TCX_INGRESS, POINT_EGRESS: syscalls.TCX_EGRESS}
-_CLSACT_POINT = {POINT_INGRESS: 1, POINT_EGRESS: 2}
+CLSACT_POINT = {POINT_INGRESS: 1, POINT_EGRESS: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Attachment:
             os.close(self.link)
             return
         try:
-            libbpf.detach_clsact(self.ifindex, _CLSACT_POINT[self.point], HANDLE, PRIORITY)
+            libbpf.detach_clsact(self.ifindex, CLSACT_POINT[self.point], HANDLE, PRIORITY)
         except OSError as error:
             if error.errno not in {errno.ENODEV, errno.ENOENT, errno.EINVAL}:
                 raise
@@ -64,5 +64,5 @@ class TcHooks:
             else:
                 self.tcx = True
                 return Attachment(ifindex, point, link)
-        libbpf.attach_clsact(ifindex, _CLSACT_POINT[point], program, HANDLE, PRIORITY)
+        libbpf.attach_clsact(ifindex, CLSACT_POINT[point], program, HANDLE, PRIORITY)
         return Attachment(ifindex, point, -1)

@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from native_probes import syscalls
 from native_probes.counters import Differences, HashMap, per_cpu
 from native_probes.engine import Engine, LoadedProbe
+from native_probes.family import Drained
+from native_probes.report import Finding
 from native_probes.ring import Ring
 from native_probes.spec import ProbeSpec
 from parsers.probe_records import (
@@ -45,7 +49,7 @@ PROGRAMS = {
 }
 """By point, and whether the interface has a link header."""
 
-_INTERFACES = 4096  # of two points each; as in the source
+_INTERFACES = 4096  # times points; as in the source
 _COUNTED = ("skbs", "more_segments", "bytes")
 _ICMP, _ICMPV6 = 1, 58
 
@@ -55,12 +59,14 @@ class TrafficSettings:
     """``sample``: an event for one packet of so many; 1 is each, 0 none.
 
     ``flows`` and ``ring_bytes`` size the kernel's tables; a flow takes about 200 bytes there.
-    A flow that was idle for ``idle_seconds`` is forgotten.
+    They are swept every ``sweep_seconds``, and a flow that was idle for ``idle_seconds`` is
+    forgotten.
     """
 
     flows: int = 65536
     ring_bytes: int = 1 << 20
     sample: int = 0
+    sweep_seconds: float = 1.0
     idle_seconds: float = 60.0
     vxlan_ports: tuple[int, int] = (4789, 8472)
     geneve_port: int = 6081
@@ -78,7 +84,7 @@ def traffic_spec(settings: TrafficSettings) -> ProbeSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class TrafficDrain:
+class TrafficSweep:
     """``reports``: FLOW_REPORT; ``totals``: INTERFACE_TOTALS; ``lost``: packets."""
 
     reports: Columns
@@ -99,6 +105,9 @@ class TrafficProbe:
         )
         self._flow_news = Differences(2 * len(_COUNTED))
         self._interface_news = Differences(len(_COUNTED))
+        self._departed: deque[int] = deque()
+        self._sweep_ns = round(settings.sweep_seconds * 1e9)
+        self._next_sweep = 0
         self._counted = self._told = self._lost = 0  # packets since the beginning
 
     def program(self, point: int, *, link_header: bool) -> int:
@@ -112,35 +121,84 @@ class TrafficProbe:
                 np.array([(ifindex, point)], INTERFACE_KEY), np.zeros(1, per_cpu(INTERFACE_VALUE))
             )
 
-    def drain(self) -> TrafficDrain:
-        """What is new since the last drain."""
-        totals = self._interface_totals()
-        boot_offset = np.uint64(_time_asleep())
-        events = _event_reports(self._ring.read(), boot_offset)
-        reports = np.concatenate([events, self._sweep(boot_offset)])
-        self._counted += int(totals["skbs"].sum())
+    def uncover(self, ifindex: int) -> None:
+        """Give its room back with the next sweep, after its programs are detached."""
+        self._departed.append(ifindex)
+
+    def counted(self, ifindex: int) -> int:
+        """Packets (skbs) of an interface so far, both ways."""
+        value = np.zeros(1, per_cpu(INTERFACE_VALUE))
+        count = 0
+        for point in (POINT_INGRESS, POINT_EGRESS):
+            key = np.array([(ifindex, point)], INTERFACE_KEY)
+            if syscalls.look_up(self.loaded.map_fd("interfaces"), key, value):
+                count += int(value["skbs"].sum())
+        return count
+
+    def events(self) -> Columns:
+        """FLOW_REPORT: packets that were told of at once, since the last call."""
+        reports = _event_reports(self._ring.read(), np.uint64(_time_asleep()))
         self._told += int(reports["skbs"].sum())
+        return reports
+
+    def sweep(self) -> TrafficSweep:
+        """All that is new since the last sweep and is not in events."""
+        totals = self._interface_totals()
+        events = self.events()
+        reports = np.concatenate([events, self._flow_reports(np.uint64(_time_asleep()))])
+        self._counted += int(totals["skbs"].sum())
+        self._told += int(reports["skbs"].sum()) - int(events["skbs"].sum())
         lost = max(0, self._counted - self._told - self._lost)
         self._lost += lost
-        return TrafficDrain(reports, totals, lost)
+        return TrafficSweep(reports, totals, lost)
+
+    def extend(self, point: int, program: int, *, link_header: bool) -> None:
+        """Let a program (its fd) have the packets of DNS ports, after they are counted."""
+        index = point + (0 if link_header else 2)
+        syscalls.put(
+            self.loaded.map_fd("dns_programs"),
+            np.array([index], "<u4"),
+            np.array([program], "<u4"),
+        )
+
+    def drain(self, *, now_ns: int) -> Drained:
+        """Events, and a sweep when it is time for one (by the monotonic clock)."""
+        if now_ns < self._next_sweep:
+            return Drained({"traffic": self.events()})
+        self._next_sweep = now_ns + self._sweep_ns
+        return self.last_drain()
+
+    def last_drain(self) -> Drained:
+        """Everything that is new."""
+        swept = self.sweep()
+        lost = {"map_full": swept.lost} if swept.lost else {}
+        return Drained({"traffic": swept.reports, "totals": swept.totals}, lost)
+
+    def finding(self) -> Finding:
+        """Of the program; whether interfaces are covered is ``Coverage``'s to say."""
+        return Finding(NAME, "works")
 
     def close(self) -> None:
         """Unload."""
         self.loaded.close()
 
     def _interface_totals(self) -> Columns:
+        departed = [self._departed.popleft() for _ in range(len(self._departed))]
         keys, values = self._interfaces.read()
         counted = np.stack([values[name].sum(axis=1) for name in _COUNTED], axis=1)
-        new = self._interface_news.update(
-            keys["ifindex"].astype(np.uint64) << np.uint64(32) | keys["point"], counted
-        )
+        ids = keys["ifindex"].astype(np.uint64) << np.uint64(32) | keys["point"]
+        new = self._interface_news.update(ids, counted)
+        gone = np.isin(keys["ifindex"], departed)
+        if gone.any():  # and read for the last time
+            self._interfaces.delete(keys[gone])
+            self._interface_news.forget(ids[gone])
         totals = np.zeros(len(keys), INTERFACE_TOTALS)
         totals["ifindex"], totals["point"] = keys["ifindex"], keys["point"]
         totals["skbs"], totals["bytes"] = new[:, 0], new[:, 2]
         totals["packets"] = new[:, 0] + new[:, 1]
         return totals[totals["skbs"] > 0]
 
-    def _sweep(self, boot_offset: np.uint64) -> Columns:
+    def _flow_reports(self, boot_offset: np.uint64) -> Columns:
         keys, values = self._flows.read()
         ids = values["id"].copy()
         counters = np.concatenate([values[name] for name in _COUNTED], axis=1)
@@ -157,6 +215,7 @@ class TrafficProbe:
             reports["tcp_flags"] = of["tcp_flags"][:, back]
             reports["opener"] = _from_source(of["opener"], back)
             reports["first"] = of["first"] == back
+            reports["received_on"] = of["received_on"][:, back]
             reports["cause"] = CAUSE_SWEEP
             parts.append(reports)
         now = time.monotonic_ns()
@@ -181,6 +240,7 @@ def _event_reports(events: Columns, boot_offset: np.uint64) -> Columns:
     reports["tcp_flags"], reports["cause"] = events["tcp_flags"], events["cause"]
     reports["opener"] = _from_source(events["opener"], events["back"])
     reports["first"] = events["first"] == events["back"]
+    reports["received_on"] = events["received_on"]
     return reports
 
 

@@ -54,6 +54,7 @@ FLOW_VALUE = np.dtype(
         ("opener", "u1"),
         ("first", "u1"),
         ("pad", "u1", 4),
+        ("received_on", "<u4", 2),
     ]
 )
 
@@ -64,12 +65,13 @@ FLOW_EVENT = np.dtype(
         ("key", FLOW_KEY),
         ("bytes", "<u4"),
         ("segments", "<u4"),
+        ("received_on", "<u4"),
         ("back", "u1"),
         ("tcp_flags", "u1"),
         ("cause", "u1"),
         ("opener", "u1"),
         ("first", "u1"),
-        ("pad", "u1", 3),
+        ("pad", "u1", 7),
     ]
 )
 

@@ -84,6 +84,10 @@ class Lab:
         """``ip`` in the node."""
         return run("ip", "-n", self.node, *arguments)
 
+    def tc(self, *arguments: str) -> str:
+        """``tc`` in the node."""
+        return run("tc", "-n", self.node, *arguments)
+
     def quiet(self, namespace: str) -> None:
         """No packets of the kernel's own: no router solicitations, no DAD, no link-local."""
         with inside(namespace):

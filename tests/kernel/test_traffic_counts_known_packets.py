@@ -14,6 +14,7 @@ from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.probe_records import POINT_EGRESS, POINT_INGRESS
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside
+from tests.kernel.senders import send_udp
 
 
 @pytest.fixture
@@ -41,15 +42,6 @@ def cover(lab: Lab, pod: Pod, probe: TrafficProbe, stack: ExitStack) -> int:
     return ifindex
 
 
-def send_udp(source: str, destination: tuple[str, int], sizes: list[int]) -> int:
-    with inside(source):
-        family = socket.AF_INET6 if ":" in destination[0] else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as udp:
-            for size in sizes:
-                udp.sendto(bytes(size), destination)
-            return int(udp.getsockname()[1])
-
-
 def of(reports: Columns, **wanted: int) -> Columns:
     for name, value in wanted.items():
         reports = reports[reports[name] == value]
@@ -65,7 +57,7 @@ def test_every_udp_packet_and_byte_is_reported_once(
     to = other.ipv4 if family == 4 else other.ipv6
     sizes = list(range(100, 1100, 100))
     port = send_udp(pod.namespace, (to, 9999), sizes)
-    drained = probe.drain()
+    drained = probe.sweep()
     sent = of(drained.reports, protocol=17, point=POINT_INGRESS, source_port=port)
     headers = 14 + 8 + (20 if family == 4 else 40)
     assert len(sizes) == sent["skbs"].sum() == sent["packets"].sum()
@@ -75,7 +67,7 @@ def test_every_udp_packet_and_byte_is_reported_once(
     assert {9999} == set(sent["destination_port"])
     assert drained.lost == 0
     send_udp(pod.namespace, (to, 9999), [1, 1])
-    again = of(probe.drain().reports, protocol=17, point=POINT_INGRESS, destination_port=9999)
+    again = of(probe.sweep().reports, protocol=17, point=POINT_INGRESS, destination_port=9999)
     assert again["skbs"].sum() == 2
 
 
@@ -102,7 +94,7 @@ def test_a_tcp_connection_is_reported_with_its_opener_and_end(
     client.close()
     answering.join(10)
     server.close()
-    tcp = of(probe.drain().reports, protocol=6)
+    tcp = of(probe.sweep().reports, protocol=6)
     there, back = of(tcp, destination_port=8080), of(tcp, source_port=8080)
     assert {1} == set(there["opener"])
     assert {2} == set(back["opener"])
