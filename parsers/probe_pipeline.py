@@ -22,6 +22,7 @@ from parsers.flow_columns import joined
 from parsers.ledger import Ledger
 from parsers.pipeline import ParsedBatch
 from parsers.probe_batch import ProbeBatch
+from parsers.probe_drops import DropFlows
 from parsers.probe_flows import ProbeFlows
 from parsers.probe_traffic import traffic_flows
 from parsers.record_numbers import RecordNumbers
@@ -30,11 +31,12 @@ from parsers.record_numbers import RecordNumbers
 class ProbePipeline:
     """Shares tables, names and numbers with the agent's other source. Not thread-safe."""
 
-    __slots__ = ("_assembler", "_numbers", "ledger")
+    __slots__ = ("_assembler", "_drops", "_numbers", "ledger")
 
     def __init__(self, assembler: FlowAssembler, numbers: RecordNumbers, ledger: Ledger) -> None:
         self._assembler = assembler
         self._numbers = numbers
+        self._drops = DropFlows(assembler.tables.reasons)
         self.ledger = ledger
 
     def parse(self, batch: ProbeBatch) -> ParsedBatch:
@@ -45,10 +47,11 @@ class ProbePipeline:
         self.ledger.book_kinds("parser", flows=len(flows), elsewhere=len(batch) - len(flows))
         return parsed
 
-    @staticmethod
-    def _parts(batch: ProbeBatch) -> Iterator[ProbeFlows]:
+    def _parts(self, batch: ProbeBatch) -> Iterator[ProbeFlows]:
         if len(batch.traffic):
             yield traffic_flows(batch.traffic, batch.covered, batch.pods)
+        if len(batch.drops):
+            yield self._drops.flows(batch.drops, batch.drop_reasons, batch.netns, batch.pods)
 
     def _flows(self, parts: list[ProbeFlows], boot_offset: int) -> FlowBatch:
         time = _concatenated([part.time for part in parts], np.int64) + boot_offset
