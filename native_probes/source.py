@@ -164,7 +164,9 @@ class ProbeSource:
         return batch
 
     def _batch(self, drained: Mapping[str, Drained]) -> ProbeBatch:
-        records = {name: rows for part in drained.values() for name, rows in part.records.items()}
+        records: dict[str, Any] = {
+            name: rows for part in drained.values() for name, rows in part.records.items()
+        }
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
         if self._coverage:
