@@ -120,6 +120,13 @@ class ProbeSource:
             works = [self._coverage.judge(f) if f.probe == TRAFFIC else f for f in works]
         return tuple(sorted([*works, *self._refused.values()], key=lambda f: f.probe))
 
+    def interface_name(self, ifindex: int) -> str:
+        """Of an interface that is there, or was covered lately; "" for others."""
+        link = self._links.get(ifindex)
+        if link is None and self._coverage:
+            link = self._coverage.covered_lately().get(ifindex)
+        return link.name if link else ""
+
     def statistics(self) -> SourceStatistics:
         """As of now."""
         return SourceStatistics(
