@@ -102,4 +102,13 @@ _Static_assert(sizeof(struct flow_event) == 88, "flow_event");
 _Static_assert(sizeof(struct interface_key) == 8, "interface_key");
 _Static_assert(sizeof(struct interface_value) == 40, "interface_value");
 
+/* Never called, so never loaded: puts a layout that is in no map's definition into the
+ * object's type information, for the test that compares it.
+ */
+#define TELL_LAYOUT(type) \
+	__attribute__((used, noinline)) static int layout_##type(const struct type *t) \
+	{ \
+		return 0; \
+	}
+
 #endif
