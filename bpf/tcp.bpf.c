@@ -18,6 +18,7 @@
 #define SYN_SENT 2
 #define SYN_RECEIVED 3
 #define CLOSED 7
+#define CLOSE_WAIT 8
 #define LISTENING 10
 #define SYN_ACK 0x12
 #define RST 0x04
@@ -241,6 +242,16 @@ int BPF_PROG(tcp_reset_received, const struct sock *sk)
 	return 0;
 }
 
+/* An aborted connection is closed before its reset is sent, which wants to be told whose it
+ * was. What is left over goes when the memory is another socket's.
+ */
+static __always_inline int is_over(int old_state, int state)
+{
+	if (state == CLOSED)
+		return old_state != ESTABLISHED && old_state != CLOSE_WAIT;
+	return state == SYN_SENT || state == SYN_RECEIVED;
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(tcp_state_change, const struct sock *sk, int old_state, int state)
 {
@@ -268,7 +279,7 @@ int BPF_PROG(tcp_state_change, const struct sock *sk, int old_state, int state)
 		record->role = TCP_ACTIVE;
 	bpf_ringbuf_submit(record, 0);
 out:
-	if (state == CLOSED)
+	if (is_over(old_state, state))
 		bpf_map_delete_elem(&tcp_connections, &key);
 	return 0;
 }

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from native_probes import syscalls
-from native_probes.engine import Engine, LoadedProbe
+from native_probes.engine import LoadedProbe, refused
 from native_probes.event_counters import EventCounters
+from native_probes.family import Drained, Place
 from native_probes.kernel_enums import kernel_reasons
 from native_probes.namespaces import list_namespaces
+from native_probes.report import Finding
 from native_probes.ring import Ring
 from native_probes.spec import ProbeSpec
 from parsers.errors import UsageError
@@ -46,7 +48,8 @@ DEFAULT_QUIET = (
 COUNTERS = ("seen", "ring_full", "suppressed", "foreign")
 """``enum drop_counter`` of ``bpf/drops.h``."""
 
-_RULE = np.dtype([("location", "<u8"), ("reason", "<u4"), ("reserved", "<u4")])
+DROP_RULE = np.dtype([("location", "<u8"), ("reason", "<u4"), ("reserved", "<u4")])
+"""``struct drop_rule`` of ``bpf/drops.h``."""
 _MOST_RULES = 1024  # as in the source
 _ONE = np.ones(1, np.uint8)
 
@@ -55,20 +58,19 @@ _ONE = np.ones(1, np.uint8)
 class DropSettings:
     """``quiet``: what is not reported; see ``DEFAULT_QUIET``.
 
-    ``namespaces``: inodes of the network namespaces to report of; None for all.
+    ``ring_bytes``: room for records that are not read yet, of 152 bytes each.
     """
 
     quiet: tuple[str, ...] = DEFAULT_QUIET
-    namespaces: frozenset[int] | None = None
     ring_bytes: int = 1 << 20
 
 
-def drop_spec(settings: DropSettings, reasons: KernelReasons) -> ProbeSpec:
+def drop_spec(settings: DropSettings, reasons: KernelReasons, place: Place) -> ProbeSpec:
     """The spec of the probe for a kernel with these reasons."""
     return ProbeSpec(
         NAME,
         constants=struct.pack(
-            "<II", reasons.numbers.get(NETFILTER_DROP, 0), settings.namespaces is not None
+            "<II", reasons.numbers.get(NETFILTER_DROP, 0), place.namespaces is not None
         ),
         sizes={"drops": settings.ring_bytes},
     )
@@ -100,34 +102,53 @@ class QuietRules:
 
 
 class DropProbe:
-    """The loaded and attached probe. One thread reads."""
+    """The loaded and attached probe; a ``Family``.
 
-    def __init__(self, engine: Engine, settings: DropSettings) -> None:
+    ``suppressed`` and ``foreign``: packets that were left out, since the beginning, as quiet
+    or as those of other nodes.
+    """
+
+    def __init__(self, place: Place, settings: DropSettings) -> None:
         self.reasons = kernel_reasons()
-        self.suppressed_here = 0
+        self.suppressed = self.foreign = 0
         self._rules = QuietRules(settings.quiet, self.reasons)
         self._known: set[tuple[int, int]] = set()  # located rules that are in the kernel
-        self.loaded: LoadedProbe = engine.load(drop_spec(settings, self.reasons))
+        self.loaded: LoadedProbe = place.engine.load(drop_spec(settings, self.reasons, place))
         try:
             self._rule_map = self.loaded.map_fd("drop_rules")
             for reason in self._rules.anywhere:
                 self._forbid(0, reason)
-            list_namespaces(self.loaded.map_fd("namespaces"), settings.namespaces or ())
+            list_namespaces(self.loaded.map_fd("namespaces"), place.namespaces or ())
             self._counters = EventCounters(self.loaded.map_fd("drop_counters"), COUNTERS)
             self._ring = Ring(self.loaded.map_fd("drops"), settings.ring_bytes, DROP_RECORD)
             self.loaded.attach("drop_packet")
+        except OSError as error:
+            self.loaded.close()
+            raise refused(NAME, error) from error
         except BaseException:
             self.loaded.close()
             raise
 
-    def drain(self) -> Columns:
-        """DROP_RECORD rows since the last drain."""
-        drops = self._ring.read()
-        return drops if not self._rules.located else self._without_quiet(drops)
+    def drain(self, *, now_ns: int) -> Drained:
+        """See ``Family``."""
+        return self.last_drain()
 
-    def counters(self) -> dict[str, int]:
-        """``COUNTERS`` since the last call."""
-        return self._counters.new()
+    def last_drain(self) -> Drained:
+        """See ``Family``."""
+        drops = self._without_quiet(self._ring.read())
+        new = self._counters.new()
+        self.suppressed += new["suppressed"]
+        self.foreign += new["foreign"]
+        lost = {"ring_full": new["ring_full"]} if new["ring_full"] else {}
+        return Drained({"drops": drops}, lost, {"drop_reasons": self.reasons})
+
+    def finding(self) -> Finding:
+        """See ``Family``."""
+        if self.reasons.numbers:
+            return Finding(NAME, "works")
+        return Finding(
+            NAME, "degraded", "the kernel gives no reasons for drops", "use a newer kernel", "5.17"
+        )
 
     def close(self) -> None:
         """Detach and unload."""
@@ -145,8 +166,8 @@ class DropProbe:
                     self._known.add((reason, location))
                     self._forbid(location, reason)
         quiet = int(np.count_nonzero(~keep))
-        self.suppressed_here += quiet
+        self.suppressed += quiet
         return drops[keep] if quiet else drops
 
     def _forbid(self, location: int, reason: int) -> None:
-        syscalls.put(self._rule_map, np.array([(location, reason, 0)], _RULE), _ONE)
+        syscalls.put(self._rule_map, np.array([(location, reason, 0)], DROP_RULE), _ONE)

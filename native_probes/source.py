@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import trio
@@ -33,6 +34,11 @@ from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.probe_batch import ProbeBatch
 
 _RECEIVE_BYTES = 1 << 16
+
+
+def _own_namespace() -> int:
+    """Inode of the calling thread's network namespace."""
+    return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
 class Log(Protocol):
@@ -91,11 +97,13 @@ class ProbeSource:
         self._links: dict[int, links.Link] = {}
         self._missed = 0
         self._batches = 0
+        self._netns = 0
         self._seen: Counter[str] = Counter()
         self._lost: Counter[tuple[str, str]] = Counter()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled. Raises ``ProbeUnavailableError`` if no probe works."""
+        self._netns = _own_namespace()
         try:
             await trio.to_thread.run_sync(self._start)
             traffic = self._families.get(TRAFFIC)
@@ -171,9 +179,10 @@ class ProbeSource:
         return batch
 
     def _batch(self, drained: Mapping[str, Drained]) -> ProbeBatch:
-        records: dict[str, Any] = {
-            name: rows for part in drained.values() for name, rows in part.records.items()
-        }
+        fields: dict[str, Any] = {}
+        for part in drained.values():
+            fields |= part.records
+            fields |= part.about
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
         if self._coverage:
@@ -191,7 +200,8 @@ class ProbeSource:
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
             seen=seen,
-            **records,
+            netns=self._netns,
+            **fields,
         )
 
     def _hand_over(self, batch: ProbeBatch) -> None:

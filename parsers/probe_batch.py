@@ -35,7 +35,8 @@ class ProbeBatch:
     are; ``pods``: of those that lead to a pod.
 
     ``netns``: inode of the network namespace that these interfaces are in, the node's.
-    ``drop_reasons``: names of the kernel's drop reasons.
+    ``drop_reasons``: names of the kernel's drop reasons; ``reset_reasons``: of those for which
+    TCP sends resets, by number.
 
     ``boot_offset``: ns to add to the kernel's boot-clock times for times since the epoch.
     ``lost``: (probe, reason) -> records lost in the kernel since the last drain; reasons
@@ -49,6 +50,7 @@ class ProbeBatch:
     pods: frozenset[int] = frozenset()
     netns: int = 0
     drop_reasons: KernelReasons = field(default_factory=lambda: KernelReasons({}))
+    reset_reasons: Mapping[int, str] = field(default_factory=dict)
     traffic: Columns = field(default_factory=_no_records)  # FLOW_REPORT: since the last drain
     drops: Columns = field(default_factory=_no_records)  # DROP_RECORD
     tcp: Columns = field(default_factory=_no_records)  # TCP_RECORD: retransmit, reset, state, RTT

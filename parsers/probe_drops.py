@@ -2,8 +2,8 @@
 
 Verdict, direction and addresses are in Hubble's terms, and so is the reason as far as it
 has one (``kernel_drop_reasons``). The kernel's own name of the reason is the class's
-``own_reason``; it stands in the flow's extension together with the function that gave the
-packet up and, for netfilter, the hook.
+``own_reason``; the flow's extension has it together with the function that gave the packet up
+and, for netfilter, the hook.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class DropFlows:
             self._numbers = lengthened(self._numbers, 2 * row)
         self._hubble[row] = hubble_reason(reason)
         self._numbers[row] = self._own.number(reason)
-        fields: list[tuple[str, str | float]] = [("drop_reason", reason)]
+        fields: list[tuple[str, str | float]] = []
         symbol = symbol_name(drop["symbol"])
         if symbol:
             fields.append(("location", symbol))

@@ -24,6 +24,7 @@ from parsers.pipeline import LostRecords, ParsedBatch
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_drops import DropFlows
 from parsers.probe_flows import ProbeFlows
+from parsers.probe_tcp import tcp_flows
 from parsers.probe_traffic import traffic_flows
 from parsers.record_numbers import RecordNumbers
 
@@ -53,6 +54,8 @@ class ProbePipeline:
             yield traffic_flows(batch.traffic, batch.covered, batch.pods)
         if len(batch.drops):
             yield self._drops.flows(batch.drops, batch.drop_reasons, batch.netns, batch.pods)
+        if len(batch.tcp):
+            yield tcp_flows(batch.tcp, batch.reset_reasons)
 
     def _lost_events(self, count: int) -> list[LostRecords]:
         """The losses of a drain, told behind its flows."""

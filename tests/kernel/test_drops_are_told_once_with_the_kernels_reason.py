@@ -2,68 +2,32 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from native_probes.drops import DropProbe, DropSettings
 from native_probes.engine import LibbpfEngine
+from native_probes.family import Place
 from parsers.probe_drops import HAS_VLAN, HOOKS, symbol_name
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
+from tests.kernel.tracing import address, inode, ip, namespaces, wait_for
 
 INGRESS, EGRESS = 1, 2
 TBF = ("rate", "8kbit", "burst", "1600", "limit", "1600")  # room for one or two packets
 
 
 @pytest.fixture
-def pods(lab: Lab) -> tuple[Pod, Pod]:
-    pods = lab.add_pod(), lab.add_pod()
-    # neighbours are known, so that no drop waits for one that does not answer
-    wait_for(lambda: reachable(*pods) and reachable(*pods[::-1]))
-    return pods
-
-
-@pytest.fixture
 def probe(lab: Lab, pods: tuple[Pod, Pod]) -> Iterator[DropProbe]:
-    own = frozenset(inode(name) for name in (lab.node, *(pod.namespace for pod in pods)))
-    probe = DropProbe(LibbpfEngine(), DropSettings(namespaces=own))
+    probe = DropProbe(Place(LibbpfEngine(), namespaces=namespaces(lab)), DropSettings())
     try:
         yield probe
     finally:
         probe.close()
-
-
-def inode(namespace: str) -> int:
-    return Path(f"/run/netns/{namespace}").stat().st_ino
-
-
-def reachable(source: Pod, destination: Pod) -> bool:
-    """A stream comes through in both families; then all neighbours are known, too."""
-    for family, address in (
-        (socket.AF_INET, destination.ipv4),
-        (socket.AF_INET6, destination.ipv6),
-    ):
-        with inside(destination.namespace):
-            server = socket.create_server((address, 0), family=family)
-        with server, inside(source.namespace):
-            try:
-                socket.create_connection(server.getsockname()[:2], 1).close()
-            except OSError:
-                return False
-    return True
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.02)
 
 
 def send(source: str, address: str, port: int, *, size: int = 32, count: int = 1) -> int:
@@ -91,7 +55,7 @@ class Seen:
         self.rows.clear()
 
         def marked() -> bool:
-            self.rows.append(self.probe.drain())
+            self.rows.append(self.probe.last_drain().records["drops"])
             return bool((self.rows[-1]["source_port"] == last).any())
 
         wait_for(marked)
@@ -109,14 +73,6 @@ def the_one(drops: Columns) -> np.void:
     assert len(drops) == 1, [symbol_name(drop["symbol"]) for drop in drops]
     drop: np.void = drops[0]
     return drop
-
-
-def ip(address: NDArray[np.uint8]) -> str:
-    return socket.inet_ntop(socket.AF_INET6, address.tobytes()).removeprefix("::ffff:")
-
-
-def address(pod: Pod, family: int) -> str:
-    return pod.ipv4 if family == 4 else pod.ipv6
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -299,15 +255,14 @@ def test_what_is_quiet_is_counted_and_not_told(
 ) -> None:
     source, target = pods
     own = frozenset({inode(target.namespace)})
-    probe = DropProbe(LibbpfEngine(), DropSettings(quiet=quiet, namespaces=own))
+    probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings(quiet=quiet))
     try:
-        told = suppressed = 0
+        told = 0
 
         def all_counted() -> bool:
-            nonlocal told, suppressed
-            told += len(probe.drain())
-            suppressed += probe.counters()["suppressed"]
-            return suppressed + probe.suppressed_here == 6
+            nonlocal told
+            told += len(probe.last_drain().records["drops"])
+            return probe.suppressed == 6
 
         for _ in range(2):  # the second time by what the first taught
             send(source.namespace, target.ipv4, 60061, count=3)
@@ -320,18 +275,18 @@ def test_what_is_quiet_is_counted_and_not_told(
 def test_drops_in_foreign_namespaces_are_counted_and_not_told(pods: tuple[Pod, Pod]) -> None:
     source, target = pods
     own = frozenset({inode(source.namespace)})
-    probe = DropProbe(LibbpfEngine(), DropSettings(namespaces=own))
+    probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings())
     try:
         send(source.namespace, target.ipv4, 60071, count=3)
-        foreign = 0
+        told = 0
 
-        def enough() -> bool:
-            nonlocal foreign
-            foreign += probe.counters()["foreign"]
-            return foreign >= 3
+        def all_counted() -> bool:
+            nonlocal told
+            told += len(probe.last_drain().records["drops"])
+            return probe.foreign >= 3
 
-        wait_for(enough)
-        assert 0 == len(probe.drain())
+        wait_for(all_counted)
+        assert told == 0
     finally:
         probe.close()
 
@@ -339,20 +294,21 @@ def test_drops_in_foreign_namespaces_are_counted_and_not_told(pods: tuple[Pod, P
 def test_a_full_ring_is_counted(pods: tuple[Pod, Pod]) -> None:
     source, target = pods
     own = frozenset({inode(target.namespace)})
-    probe = DropProbe(LibbpfEngine(), DropSettings(namespaces=own, ring_bytes=4096))
+    probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings(ring_bytes=4096))
     try:
         sent = 100
         send(source.namespace, target.ipv4, 60081, count=sent)
-        counted = {"seen": 0, "ring_full": 0}
+        told = lost = 0
 
         def all_seen() -> bool:
-            new = probe.counters()
-            for name in counted:
-                counted[name] += new[name]
-            return counted["seen"] == sent
+            nonlocal told, lost
+            drained = probe.last_drain()
+            told += len(drained.records["drops"])
+            lost += drained.lost.get("ring_full", 0)
+            return told + lost == sent
 
         wait_for(all_seen)
-        assert counted["ring_full"] > 0
-        assert sent == counted["ring_full"] + len(probe.drain())
+        assert lost > 0
+        assert told > 0
     finally:
         probe.close()
