@@ -29,6 +29,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from api.hubble.extension import extension_counts, extension_head, number
 from api.hubble.mask import FieldMask
 from api.hubble.messages import FlowMessages, put_endpoint
 from api.hubble.node import LocalNode
@@ -44,6 +45,7 @@ from parsers.flow_batch import (
     L4_TCP,
     L4_UDP,
     L4_VRRP,
+    ORIGIN_CILIUM,
     FlowBatch,
     FlowTables,
 )
@@ -69,7 +71,7 @@ class FlowEncoder:
     """
 
     __slots__ = (
-        "_classes", "_conversations", "_destinations", "_details", "_generation", "_mask",
+        "_classes", "_conversations", "_destinations", "_details", "_generation", "_heads", "_mask",
         "_messages", "_node", "_plain_only", "_sources", "_tables",
     )  # fmt: skip
 
@@ -78,19 +80,21 @@ class FlowEncoder:
         self._node = node
         self._mask = mask or FieldMask()
         self._messages = FlowMessages(tables, node)
-        self._plain_only = None in {self._mask.whole("l4"), self._mask.whole("time")}
+        parts = ("l4", "time", "extensions")
+        self._plain_only = None in {self._mask.whole(part) for part in parts}
         self._classes = _Fragments(self._class)
         self._conversations = _Fragments(self._conversation)
         self._sources = _Fragments(self._source)
         self._destinations = _Fragments(self._destination)
         self._details = _Fragments(self._detail)
-
+        self._heads = _Fragments(self._head)
         self._generation = (0, 0, 0)
 
     def forget(self) -> None:
         """Drop what is cached, as when interfaces got other names. Reclaimed rows need no call."""
         for fragments in (
             self._classes, self._conversations, self._sources, self._destinations, self._details,
+            self._heads,
         ):  # fmt: skip
             fragments.clear()
 
@@ -145,6 +149,9 @@ class FlowEncoder:
                 key = int(batch.conversation[i]) << 1 | int(encrypted[i])
                 conversation[i] = self._conversation(key, extra)
         own, envelope = self._own_parts(batch)
+        if batch.packets is not None and batch.bytes is not None:
+            extensions = self._extensions(batch, extension_counts(batch.packets, batch.bytes))
+            own = [part + extension for part, extension in zip(own, extensions, strict=True)]
         head, join = _Prefixes(), b"".join
         return [
             join((head[len(c) + len(s) + len(d) + len(e) + len(k) + len(o)], c, s, d, e, k, o, t))
@@ -161,6 +168,20 @@ class FlowEncoder:
                 strict=True,
             )
         ]
+
+    def _extensions(self, batch: FlowBatch, counts: list[bytes]) -> list[bytes]:
+        """What own probes tell beyond the API, of each flow."""
+        if not self._mask.whole("extensions"):
+            return [b""] * len(batch)
+        # By detail and origin: Cilium's flows have none. An L7 record is as good as unique.
+        is_l7 = batch.attribute("flags") & FLAG_L7 != 0
+        rows = np.where(is_l7, 0, batch.detail).astype(np.int64)
+        origin = batch.attribute("origin") == ORIGIN_CILIUM
+        reasons = batch.attribute("own_reason").astype(np.int64)
+        heads = self._heads.take((rows << 9 | reasons << 1 | origin).tolist())
+        for i in np.flatnonzero(is_l7 & ~origin).tolist():
+            heads[i] = self._head(int(batch.detail[i]) << 9 | int(reasons[i]) << 1)
+        return [h + c if h else h for h, c in zip(heads, counts, strict=True)]
 
     def _own_parts(self, batch: FlowBatch) -> tuple[list[bytes], list[bytes]]:
         """The end of each flow and what follows it in the response."""
@@ -194,7 +215,7 @@ class FlowEncoder:
                 p + e if has else e for p, e, has in zip(ports, flow_end, has_ports, strict=True)
             ]
         name = self._node.name.encode()
-        node_name = _tag(_NODE_NAME) + _number(len(name)) + name
+        node_name = _tag(_NODE_NAME) + number(len(name)) + name
         return flow_end, _rows([_constant(n, node_name + _tag(_TIME) + bytes((size,))), *time], n)
 
     def _class(self, row: int) -> bytes:
@@ -247,6 +268,12 @@ class FlowEncoder:
         self._messages.put_detail(flow, flow_class, self._tables.details[row])
         return self._masked(flow)
 
+    def _head(self, key: int) -> bytes:
+        """The extension up to its counts; empty for Cilium's flows."""
+        if key & 1:
+            return b""
+        return extension_head(self._tables.details[key >> 9], self._tables.reasons[key >> 1 & 0xFF])
+
     def _l7_detail(self, class_row: int, row: int) -> bytes:
         flow = flow_pb2.Flow()
         flow_class = self._tables.classes.rows[class_row]
@@ -281,21 +308,11 @@ class _Prefixes(dict[int, bytes]):
     """Tag and length of ``GetFlowsResponse.flow`` by length."""
 
     def __missing__(self, length: int) -> bytes:
-        prefix = self[length] = _tag(_FLOW) + _number(length)
+        prefix = self[length] = _tag(_FLOW) + number(length)
         return prefix
 
 
-def _number(value: int) -> bytes:
-    """A varint."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-_tag = _number
+_tag = number
 
 
 def _varint(values: NDArray[np.generic], width: int) -> Bytes:
