@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
+from native_probes import drops, tcp
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
 from native_probes.report import Finding
@@ -17,7 +19,10 @@ from parsers.probe_batch import ProbeBatch
 
 def source_settings(config: NativeProbes) -> SourceSettings:
     """What the configuration asks for."""
-    families: dict[str, StartFamily] = {}
+    families: dict[str, StartFamily] = {
+        drops.NAME: partial(drops.DropProbe, settings=drops.DropSettings(quiet=config.quiet_drops)),
+        tcp.NAME: partial(tcp.TcpProbe, settings=tcp.TcpSettings()),
+    }
     return SourceSettings(
         traffic=TrafficSettings(flows=config.flows, sample=config.sample)
         if TRAFFIC not in config.disabled
