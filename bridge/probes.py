@@ -11,7 +11,7 @@ from native_probes import drops, tcp
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
 from native_probes.report import Finding
-from native_probes.source import ProbeSource, SourceSettings, SourceStatistics
+from native_probes.source import ProbeSource, SourceSettings
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficSettings
 from parsers.probe_batch import ProbeBatch
@@ -66,9 +66,12 @@ class Probes:
         """How each probe did when they ran last."""
         return self._source.findings() if self._source is not None else ()
 
-    def statistics(self) -> SourceStatistics | None:
-        """Of the source that ran last."""
-        return self._source.statistics() if self._source is not None else None
+    def covered(self) -> int:
+        """How many interfaces are observed now."""
+        if not self.running or self._source is None:
+            return 0
+        interfaces = self._source.statistics().interfaces
+        return interfaces.covered if interfaces is not None else 0
 
     def interface_name(self, index: int) -> str:
         """The name of an interface of the node, "" if it is not known."""
