@@ -11,6 +11,7 @@
 #include <bpf/bpf_tracing.h>
 #include "drops.h"
 #include "namespaces.h"
+#include "record.h"
 
 #define ETH_P_IP 0x0800
 #define ETH_P_ARP 0x0806
@@ -27,6 +28,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
 } drops SEC(".maps");
+TELL_LAYOUT(drop_record)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

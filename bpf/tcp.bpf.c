@@ -9,6 +9,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 #include "namespaces.h"
+#include "record.h"
 #include "tcp.h"
 
 #define AF_INET 2
@@ -27,6 +28,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
 } tcp_events SEC(".maps");
+TELL_LAYOUT(tcp_record)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

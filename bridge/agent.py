@@ -258,6 +258,7 @@ class Agent:
             told.source_connected.labels("cilium").set_function(lambda: client.connected)
         if self.switch.may_probe:
             told.source_connected.labels("probes").set_function(lambda: self.probes.running)
+            told.covered_interfaces.set_function(self.probes.covered)
         told.waiting_bytes.set_function(lambda: client.statistics().waiting)
         told.followers.set_function(lambda: self.observer.followers)
         told.history_flows.set_function(lambda: len(history.flows))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
+from native_probes import drops, tcp
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
 from native_probes.report import Finding
-from native_probes.source import ProbeSource, SourceSettings, SourceStatistics
+from native_probes.source import ProbeSource, SourceSettings
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficSettings
 from parsers.probe_batch import ProbeBatch
@@ -17,7 +19,10 @@ from parsers.probe_batch import ProbeBatch
 
 def source_settings(config: NativeProbes) -> SourceSettings:
     """What the configuration asks for."""
-    families: dict[str, StartFamily] = {}
+    families: dict[str, StartFamily] = {
+        drops.NAME: partial(drops.DropProbe, settings=drops.DropSettings(quiet=config.quiet_drops)),
+        tcp.NAME: partial(tcp.TcpProbe, settings=tcp.TcpSettings()),
+    }
     return SourceSettings(
         traffic=TrafficSettings(flows=config.flows, sample=config.sample)
         if TRAFFIC not in config.disabled
@@ -61,9 +66,12 @@ class Probes:
         """How each probe did when they ran last."""
         return self._source.findings() if self._source is not None else ()
 
-    def statistics(self) -> SourceStatistics | None:
-        """Of the source that ran last."""
-        return self._source.statistics() if self._source is not None else None
+    def covered(self) -> int:
+        """How many interfaces are observed now."""
+        if not self.running or self._source is None:
+            return 0
+        interfaces = self._source.statistics().interfaces
+        return interfaces.covered if interfaces is not None else 0
 
     def interface_name(self, index: int) -> str:
         """The name of an interface of the node, "" if it is not known."""

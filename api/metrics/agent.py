@@ -53,6 +53,9 @@ class AgentMetrics:
             ("source",),
             registry=registry,
         )
+        self.covered_interfaces = self._gauge(
+            "interfaces_covered", "Interfaces that own probes observe now."
+        )
         self.waiting_bytes = self._gauge(
             "source_waiting_bytes", "Read from the source and not parsed yet."
         )
