@@ -76,6 +76,10 @@ class FlowPath:
         self._ledger.book("parser", incoming=len(payloads))
         self._ledger.book_lost("parser", OTHER_SOURCE, len(payloads))
 
+    def book_gap(self, stage: str) -> None:
+        """Book that a source was left, and what happens now is seen by nobody or by another."""
+        self._ledger.book_unobservable(stage, "gap")
+
     @contextmanager
     def _watched(self, events: int) -> Iterator[None]:
         began = time.perf_counter()

@@ -19,12 +19,13 @@ from typing import Any, Protocol
 import trio
 
 from native_probes import links
-from native_probes.engine import Engine, LibbpfEngine
+from native_probes.engine import Engine, LibbpfEngine, refused
 from native_probes.family import Drained, Family, Place, StartFamily
 from native_probes.interfaces import (
     Coverage,
     CoverageStatistics,
     InterfacePatterns,
+    judge_hooks,
     ways_in,
 )
 from native_probes.report import Finding, ProbeUnavailableError
@@ -32,6 +33,7 @@ from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.probe_batch import ProbeBatch
+from parsers.probe_records import POINT_INGRESS
 
 _RECEIVE_BYTES = 1 << 16
 
@@ -121,12 +123,42 @@ class ProbeSource:
             with trio.CancelScope(shield=True):
                 self._hand_over(await trio.to_thread.run_sync(self._stop))
 
+    def examine(self) -> tuple[Finding, ...]:
+        """How each probe does here: load all of them, and let them go. For a thread.
+
+        Tracing probes are attached for that time; nothing is left at any interface.
+        """
+        try:
+            self._start()
+            traffic = self._families.get(TRAFFIC)
+            if isinstance(traffic, TrafficProbe):
+                self._hooks.look(traffic.program(POINT_INGRESS, link_header=True))
+        except ProbeUnavailableError:
+            pass  # each is in the findings
+        except OSError as error:
+            self._refused[TRAFFIC] = refused(TRAFFIC, error).finding(TRAFFIC)
+            self._families.pop(TRAFFIC).close()
+        try:
+            return tuple(
+                judge_hooks(f, self._hooks) if f.probe == TRAFFIC and f.state == "works" else f
+                for f in self.findings()
+            )
+        finally:
+            self._stop()
+
     def findings(self) -> tuple[Finding, ...]:
         """One for each probe that was to run; empty before ``run`` tried."""
         works = [family.finding() for family in self._families.values()]
         if self._coverage and TRAFFIC in self._families:
             works = [self._coverage.judge(f) if f.probe == TRAFFIC else f for f in works]
         return tuple(sorted([*works, *self._refused.values()], key=lambda f: f.probe))
+
+    def interface_name(self, ifindex: int) -> str:
+        """Of an interface that is there, or was covered lately; "" for others."""
+        link = self._links.get(ifindex)
+        if link is None and self._coverage:
+            link = self._coverage.covered_lately().get(ifindex)
+        return link.name if link else ""
 
     def statistics(self) -> SourceStatistics:
         """As of now."""

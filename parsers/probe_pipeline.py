@@ -2,9 +2,9 @@
 
 ``ProbePipeline.parse`` turns each part of a ``ProbeBatch`` into flow columns by its own
 module, puts them in order of time and has them named, classed and detailed as all flows are
-(``FlowAssembler``). A record of the traffic probe gives no flow where another observation
-point has its packets; these are booked as "elsewhere", so that
-records in = flows + elsewhere. What the kernel had no room for becomes one lost event.
+(``FlowAssembler``). A report of the traffic probe gives no flow where another observation
+point has its packets, or when they are no IP; these are booked as "no_flow", so that
+records in = flows + no_flow. What the kernel had no room for becomes one lost event.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ProbePipeline:
         lost = sum(batch.lost.values())
         parsed = ParsedBatch(len(batch), flows, lost_events=self._lost_events(lost))
         self.ledger.book("parser", incoming=len(batch), before="probes")
-        self.ledger.book_kinds("parser", flows=len(flows), elsewhere=len(batch) - len(flows))
+        self.ledger.book_kinds("parser", flows=len(flows), no_flow=len(batch) - len(flows))
         return parsed
 
     def _parts(self, batch: ProbeBatch) -> Iterator[ProbeFlows]:

@@ -46,6 +46,8 @@ from parsers.flow_batch import (
     L4_UDP,
     L4_VRRP,
     ORIGIN_CILIUM,
+    U32,
+    U64,
     FlowBatch,
     FlowTables,
 )
@@ -56,6 +58,7 @@ CACHED = 1 << 16
 """Fragments kept of each kind; a full cache starts anew (at 100-400 bytes each, 6-25 MB)."""
 
 _EMPTY = Detail()
+_FLAG_BITS = 10  # below a detail in the key of an extension: its reason, counted, of Cilium
 _FLOW = 1 << 3 | 2  # tags of GetFlowsResponse: field number and wire type
 _NODE_NAME = 1000 << 3 | 2
 _TIME = 1001 << 3 | 2
@@ -150,7 +153,7 @@ class FlowEncoder:
                 conversation[i] = self._conversation(key, extra)
         own, envelope = self._own_parts(batch)
         if batch.packets is not None and batch.bytes is not None:
-            extensions = self._extensions(batch, extension_counts(batch.packets, batch.bytes))
+            extensions = self._extensions(batch, batch.packets, batch.bytes)
             own = [part + extension for part, extension in zip(own, extensions, strict=True)]
         head, join = _Prefixes(), b"".join
         return [
@@ -169,19 +172,25 @@ class FlowEncoder:
             )
         ]
 
-    def _extensions(self, batch: FlowBatch, counts: list[bytes]) -> list[bytes]:
-        """What own probes tell beyond the API, of each flow."""
+    def _extensions(self, batch: FlowBatch, packets: U32, octets: U64) -> list[bytes]:
+        """What own probes tell beyond the API, of each flow; nothing of Cilium's."""
         if not self._mask.whole("extensions"):
             return [b""] * len(batch)
-        # By detail and origin: Cilium's flows have none. An L7 record is as good as unique.
+        counted = packets != 0
+        flags = batch.attribute("own_reason").astype(np.int64) << 2 | counted << 1
+        flags |= batch.attribute("origin") == ORIGIN_CILIUM
+        # An L7 record is as good as unique: nothing to cache.
         is_l7 = batch.attribute("flags") & FLAG_L7 != 0
         rows = np.where(is_l7, 0, batch.detail).astype(np.int64)
-        origin = batch.attribute("origin") == ORIGIN_CILIUM
-        reasons = batch.attribute("own_reason").astype(np.int64)
-        heads = self._heads.take((rows << 9 | reasons << 1 | origin).tolist())
-        for i in np.flatnonzero(is_l7 & ~origin).tolist():
-            heads[i] = self._head(int(batch.detail[i]) << 9 | int(reasons[i]) << 1)
-        return [h + c if h else h for h, c in zip(heads, counts, strict=True)]
+        heads = self._heads.take((rows << _FLAG_BITS | flags).tolist())
+        for i in np.flatnonzero(is_l7).tolist():
+            heads[i] = self._head(int(batch.detail[i]) << _FLAG_BITS | int(flags[i]))
+        return [
+            head + counts if has else head
+            for head, counts, has in zip(
+                heads, extension_counts(packets, octets), counted.tolist(), strict=True
+            )
+        ]
 
     def _own_parts(self, batch: FlowBatch) -> tuple[list[bytes], list[bytes]]:
         """The end of each flow and what follows it in the response."""
@@ -269,10 +278,12 @@ class FlowEncoder:
         return self._masked(flow)
 
     def _head(self, key: int) -> bytes:
-        """The extension up to its counts; empty for Cilium's flows."""
+        """The extension up to its counts."""
         if key & 1:
             return b""
-        return extension_head(self._tables.details[key >> 9], self._tables.reasons[key >> 1 & 0xFF])
+        reason = self._tables.reasons[key >> 2 & 0xFF]
+        detail = self._tables.details[key >> _FLAG_BITS]
+        return extension_head(detail, reason, counted=bool(key & 2))
 
     def _l7_detail(self, class_row: int, row: int) -> bytes:
         flow = flow_pb2.Flow()

@@ -11,7 +11,8 @@ others              by probe: ``Detail.extension``
 ==================  ======================================================================
 
 The bytes are written here, by the fast and the plain path alike, since a Struct's map may be
-serialized in any order. Counts come last and have a fixed width.
+serialized in any order. Counts come last and have a fixed width; what stands for no packet,
+such as the close of a socket, has none.
 """
 
 from __future__ import annotations
@@ -61,17 +62,20 @@ COUNTS_WIDTH: Final = len(_PACKETS) + len(_OCTETS) + 16
 """Bytes of ``extension_counts`` a flow."""
 
 
-def extension_head(detail: Detail, drop_reason: str) -> bytes:
-    """The extension up to its counts, which have to follow; tag and lengths are those of
-    ``Flow.extensions`` with them.
+def extension_head(detail: Detail, drop_reason: str, *, counted: bool) -> bytes:
+    """The extension up to its counts, which have to follow if it is ``counted``: tag and lengths
+    are those of ``Flow.extensions`` with them. Empty when there is nothing to tell.
     """
+    width = COUNTS_WIDTH if counted else 0
     fields: Iterable[tuple[str, str | float]] = detail.extension
     if drop_reason:
         fields = sorted([*fields, ("drop_reason", drop_reason)])
     told = b"".join(_entry(*field) for field in fields)
-    value = number(2 << 3 | _BYTES) + number(len(told) + COUNTS_WIDTH) + told
+    if not told and not counted:
+        return b""
+    value = number(2 << 3 | _BYTES) + number(len(told) + width) + told
     value = _sized(1, URL.encode()) + value
-    return number(_FIELD) + number(len(value) + COUNTS_WIDTH) + value
+    return number(_FIELD) + number(len(value) + width) + value
 
 
 def extension_counts(packets: NDArray[Any], octets: NDArray[Any]) -> list[bytes]:

@@ -69,7 +69,8 @@ class FlowMessages:
         if batch.packets is not None and batch.bytes is not None:
             row = slice(index, index + 1)
             counts = extension_counts(batch.packets[row], batch.bytes[row])
-            self.put_extension(flow, flow_class, detail, counts[0])
+            counted = bool(batch.packets[index])
+            self.put_extension(flow, flow_class, detail, counts[0] if counted else b"")
         seconds, nanos = divmod(int(batch.time[index]), 1_000_000_000)
         flow.time.seconds, flow.time.nanos = seconds, nanos
         flow.uuid = self._node.uuid(int(batch.sequence[index]))
@@ -208,7 +209,7 @@ class FlowMessages:
         """What own probes tell beyond the API; nothing for Cilium's flows."""
         if flow_class["origin"] != ORIGIN_CILIUM:
             reason = self._tables.reasons[flow_class["own_reason"]]
-            flow.MergeFromString(extension_head(detail, reason) + counts)
+            flow.MergeFromString(extension_head(detail, reason, counted=bool(counts)) + counts)
 
 
 def to_json(message: Any) -> str:

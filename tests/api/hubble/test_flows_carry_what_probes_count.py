@@ -38,7 +38,7 @@ def fields_of(flow: flow_pb2.Flow) -> dict[str, str | float]:
 
 def test_counts_and_reasons_are_in_the_extension_of_each_flow_of_a_probe() -> None:
     batch, _, encoder = prepared()
-    flows = encoded(encoder, batch)
+    flows = encoded(encoder, batch)[:-3]
     assert not any(flow.HasField("extensions") for flow in flows[::3])
     assert [fields_of(flow) for flow in flows[1::3]] == [
         {"packets": n, "bytes": n << 20} for n in range(2, len(flows) + 1, 3)
@@ -60,6 +60,15 @@ def test_the_composed_message_is_the_plain_one(paths: tuple[str, ...]) -> None:
     batch, messages, encoder = prepared(mask)
     for i, flow in enumerate(encoded(encoder, batch)):
         assert flow == mask.apply(messages.flow(batch, i))
+
+
+def test_what_stands_for_no_packet_has_no_counts() -> None:
+    batch, _, encoder = prepared()
+    told = {
+        tuple(sorted(fields_of(flow))) if flow.HasField("extensions") else ()
+        for flow in encoded(encoder, batch)[-3:]
+    }
+    assert told == {(), ("drop_reason", "location", "queue")}
 
 
 def test_a_drop_names_the_kernels_reason_in_its_summary() -> None:
