@@ -14,7 +14,9 @@
 #include <linux/types.h>
 #include <linux/bpf.h> /* UAPI: helpers' enums, __sk_buff, map types */
 
-enum skb_drop_reason { SKB_DROP_REASON_DUMMY___k }; /* only asked for, never read */
+/* Only asked for, never read: */
+enum skb_drop_reason { SKB_DROP_REASON_DUMMY___k }; /* since 5.17 */
+enum sk_rst_reason { SK_RST_REASON_DUMMY___k }; /* since 6.10 */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -54,8 +56,17 @@ struct sock {
 	__u16 sk_protocol;
 };
 
+struct inet_sock {
+	__be16 inet_sport; /* stays when a socket is closed */
+};
+
 struct tcp_sock {
 	__u32 srtt_us; /* smoothed RTT, microseconds << 3 */
+	__u32 total_retrans; /* segments */
+};
+
+struct request_sock {
+	struct sock_common __req_common;
 };
 
 struct net_device {
@@ -64,18 +75,36 @@ struct net_device {
 };
 
 struct sk_buff {
+	struct sk_buff *next;
 	unsigned int len;
 	struct sock *sk;
 	struct net_device *dev;
+	int skb_iif; /* where it was received, 0 for what we send */
+	__be16 vlan_proto;
+	__u16 vlan_tci;
 	__be16 protocol;
+	__u16 mac_header; /* offsets from head; 0xffff when not set */
 	__u16 network_header;
 	__u16 transport_header;
+	unsigned int end; /* where struct skb_shared_info begins; on 64 bits an offset, too */
 	unsigned char *head;
+	unsigned char *data;
 	char cb[48];
 };
 
+struct skb_shared_info {
+	unsigned short gso_segs;
+	struct sk_buff *frag_list;
+};
+
 struct tcp_skb_cb {
+	__u16 tcp_gso_segs;
 	__u16 tcp_flags; /* one byte up to 6.17, two from 6.18 */
+};
+
+/* Record of the tracepoint; its own since 6.17, when the tracepoint got an argument. */
+struct trace_event_raw_tcp_retransmit_skb {
+	int err;
 };
 
 #pragma clang attribute pop

@@ -75,9 +75,10 @@ class HashMap:
 
 def per_cpu(value: np.dtype[np.void]) -> np.dtype[np.void]:
     """The layout of a per-CPU map's value: one for each CPU that the kernel may have."""
-    return np.dtype((value, (_possible_cpus(),)))
+    return np.dtype((value, (possible_cpus(),)))
 
 
-def _possible_cpus() -> int:
+def possible_cpus() -> int:
+    """CPUs that the kernel may ever have; per-CPU maps have a value for each."""
     text = Path("/sys/devices/system/cpu/possible").read_text()
     return int(text.strip().replace(",", "-").split("-")[-1]) + 1

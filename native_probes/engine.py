@@ -67,7 +67,7 @@ class LibbpfEngine:
         try:
             loaded = libbpf.BpfObject(image, modules=spec.on_modules)
         except OSError as error:
-            raise _refused(spec.name, error) from error
+            raise refused(spec.name, error) from error
         try:
             if spec.constants:
                 loaded.set_constants(CONSTANTS, spec.constants)
@@ -79,11 +79,12 @@ class LibbpfEngine:
             loaded.load()
         except OSError as error:
             loaded.close()
-            raise _refused(spec.name, error) from error
+            raise refused(spec.name, error) from error
         return loaded
 
 
-def _refused(name: str, error: OSError) -> ProbeUnavailableError:
+def refused(name: str, error: OSError) -> ProbeUnavailableError:
+    """What to say when the kernel does not load or attach a probe."""
     if error.errno in {errno.EPERM, errno.EACCES}:
         return ProbeUnavailableError(
             f"the kernel does not let this process load the {name} probe ({error.strerror})",

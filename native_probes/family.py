@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from native_probes.engine import Engine
 from native_probes.report import Finding
@@ -19,11 +19,13 @@ class Drained:
     """What a family has for one ``ProbeBatch``.
 
     ``records`` are columns by field of the batch, and ``lost`` is by reason. ``totals`` are
-    no records that could be lost.
+    no records that could be lost. ``about`` are further fields of the batch that the records
+    are read with.
     """
 
     records: Mapping[str, Columns] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seen(self) -> int:

@@ -95,6 +95,19 @@ class _Wanted:
     is_new: bool  # it appeared while we ran, so what it has counted we have missed
 
 
+def judge_hooks(finding: Finding, hooks: TcHooks) -> Finding:
+    """The traffic probe's finding, degraded where programs can only be attached the old way."""
+    if hooks.tcx is False:
+        return Finding(
+            finding.probe,
+            "degraded",
+            "the kernel has no TCX, so clsact filters are used, which outlive a killed agent",
+            "run ciliary detach when it is gone for good, or use a newer kernel",
+            "6.6",
+        )
+    return finding
+
+
 class Coverage:
     """Attaches the traffic probe to interfaces, in a thread of its own.
 
@@ -155,15 +168,7 @@ class Coverage:
                 f"last {self.last_error}",
                 "see the reason given, and leave out interfaces that are not wanted",
             )
-        if self._hooks.tcx is False:
-            return Finding(
-                finding.probe,
-                "degraded",
-                "the kernel has no TCX, so clsact filters are used, which outlive a killed agent",
-                "run ciliary detach when it is gone for good, or use a newer kernel",
-                "6.6",
-            )
-        return finding
+        return judge_hooks(finding, self._hooks)
 
     def _put(self, ifindex: int, change: _Wanted | None) -> None:
         with self._changed:

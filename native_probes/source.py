@@ -13,17 +13,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import trio
 
 from native_probes import links
-from native_probes.engine import Engine, LibbpfEngine
+from native_probes.engine import Engine, LibbpfEngine, refused
 from native_probes.family import Drained, Family, Place, StartFamily
 from native_probes.interfaces import (
     Coverage,
     CoverageStatistics,
     InterfacePatterns,
+    judge_hooks,
     ways_in,
 )
 from native_probes.report import Finding, ProbeUnavailableError
@@ -31,8 +33,14 @@ from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.probe_batch import ProbeBatch
+from parsers.probe_records import POINT_INGRESS
 
 _RECEIVE_BYTES = 1 << 16
+
+
+def _own_namespace() -> int:
+    """Inode of the calling thread's network namespace."""
+    return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
 class Log(Protocol):
@@ -91,11 +99,13 @@ class ProbeSource:
         self._links: dict[int, links.Link] = {}
         self._missed = 0
         self._batches = 0
+        self._netns = 0
         self._seen: Counter[str] = Counter()
         self._lost: Counter[tuple[str, str]] = Counter()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled. Raises ``ProbeUnavailableError`` if no probe works."""
+        self._netns = _own_namespace()
         try:
             await trio.to_thread.run_sync(self._start)
             traffic = self._families.get(TRAFFIC)
@@ -113,12 +123,42 @@ class ProbeSource:
             with trio.CancelScope(shield=True):
                 self._hand_over(await trio.to_thread.run_sync(self._stop))
 
+    def examine(self) -> tuple[Finding, ...]:
+        """How each probe does here: load all of them, and let them go. For a thread.
+
+        Tracing probes are attached for that time; nothing is left at any interface.
+        """
+        try:
+            self._start()
+            traffic = self._families.get(TRAFFIC)
+            if isinstance(traffic, TrafficProbe):
+                self._hooks.look(traffic.program(POINT_INGRESS, link_header=True))
+        except ProbeUnavailableError:
+            pass  # each is in the findings
+        except OSError as error:
+            self._refused[TRAFFIC] = refused(TRAFFIC, error).finding(TRAFFIC)
+            self._families.pop(TRAFFIC).close()
+        try:
+            return tuple(
+                judge_hooks(f, self._hooks) if f.probe == TRAFFIC and f.state == "works" else f
+                for f in self.findings()
+            )
+        finally:
+            self._stop()
+
     def findings(self) -> tuple[Finding, ...]:
         """One for each probe that was to run; empty before ``run`` tried."""
         works = [family.finding() for family in self._families.values()]
         if self._coverage and TRAFFIC in self._families:
             works = [self._coverage.judge(f) if f.probe == TRAFFIC else f for f in works]
         return tuple(sorted([*works, *self._refused.values()], key=lambda f: f.probe))
+
+    def interface_name(self, ifindex: int) -> str:
+        """Of an interface that is there, or was covered lately; "" for others."""
+        link = self._links.get(ifindex)
+        if link is None and self._coverage:
+            link = self._coverage.covered_lately().get(ifindex)
+        return link.name if link else ""
 
     def statistics(self) -> SourceStatistics:
         """As of now."""
@@ -164,7 +204,10 @@ class ProbeSource:
         return batch
 
     def _batch(self, drained: Mapping[str, Drained]) -> ProbeBatch:
-        records = {name: rows for part in drained.values() for name, rows in part.records.items()}
+        fields: dict[str, Any] = {}
+        for part in drained.values():
+            fields |= part.records
+            fields |= part.about
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
         if self._coverage:
@@ -182,7 +225,8 @@ class ProbeSource:
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
             seen=seen,
-            **records,
+            netns=self._netns,
+            **fields,
         )
 
     def _hand_over(self, batch: ProbeBatch) -> None:

@@ -53,11 +53,11 @@ _ROUTE[[DEBUG, TRACE_SOCK, ACCESS_LOG, AGENT]] = [DEBUG, TRACE_SOCK, ACCESS_LOG,
 
 @dataclass(frozen=True, slots=True)
 class LostRecords:
-    """Records the kernel's perf ring dropped: flow.LostEvent, perf ring."""
+    """Records the kernel had no room for: flow.LostEvent, perf ring. ``cpu``: None if unknown."""
 
     sequence: int
     time: int
-    cpu: int
+    cpu: int | None
     count: int
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from parsers.kernel_drop_reasons import KernelReasons
 from parsers.windows import Columns
 
 
@@ -33,6 +34,10 @@ class ProbeBatch:
     ``covered``: indices of the interfaces that are observed now, and of bridges whose ports
     are; ``pods``: of those that lead to a pod.
 
+    ``netns``: inode of the network namespace that these interfaces are in, the node's.
+    ``drop_reasons``: names of the kernel's drop reasons; ``reset_reasons``: of those for which
+    TCP sends resets, by number.
+
     ``boot_offset``: ns to add to the kernel's boot-clock times for times since the epoch.
     ``lost``: (probe, reason) -> records lost in the kernel since the last drain; reasons
     are "ring_full" and "map_full".
@@ -43,6 +48,9 @@ class ProbeBatch:
     boot_offset: int
     covered: frozenset[int] = frozenset()
     pods: frozenset[int] = frozenset()
+    netns: int = 0
+    drop_reasons: KernelReasons = field(default_factory=lambda: KernelReasons({}))
+    reset_reasons: Mapping[int, str] = field(default_factory=dict)
     traffic: Columns = field(default_factory=_no_records)  # FLOW_REPORT: since the last drain
     drops: Columns = field(default_factory=_no_records)  # DROP_RECORD
     tcp: Columns = field(default_factory=_no_records)  # TCP_RECORD: retransmit, reset, state, RTT

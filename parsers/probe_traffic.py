@@ -26,8 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsers.flow_batch import (
-    ABSENT_DESTINATION,
-    ABSENT_SOURCE,
     FLAG_TCP_FLAGS,
     L4_ICMPV4,
     L4_ICMPV6,
@@ -82,23 +80,20 @@ _TUNNELS = {
 
 
 def traffic_flows(reports: Columns, covered: frozenset[int], pods: frozenset[int]) -> ProbeFlows:
-    """The flows of FLOW_REPORT rows, without those of packets that are counted elsewhere.
+    """The flows of FLOW_REPORT rows, but not of packets that count elsewhere or are no IP.
 
     ``covered``: indices of the interfaces that are observed, and of bridges whose ports are;
     ``pods``: of those that lead to pods.
     """
-    reports = reports[_seen_first(reports, covered)]
+    reports = reports[_seen_first(reports, covered) & (reports["family"] != 0)]
     found = empty_flows(len(reports))
     flows, key, flow_class = found.flows, found.flows.key, found.flows.flow_class
     at_pod = np.isin(reports["ifindex"], np.fromiter(pods, np.uint32, len(pods)))
     inward = reports["point"] == POINT_INGRESS
-    has_ip = reports["family"] != 0
     for side in ("source", "destination"):
         key[f"{side}_ip"] = np.ascontiguousarray(reports[side]).view(np.uint8).reshape(-1, 16)
-    key["absent"][~has_ip] = ABSENT_SOURCE | ABSENT_DESTINATION
-    key["ip_version"] = (reports["family"] == 4) + 2 * (reports["family"] == 6)
+    key["ip_version"] = 1 + (reports["family"] == 6)
     l4 = np.where(reports["kind"] == 0, L4_OF[reports["protocol"]], L4_NONE)
-    l4[~has_ip] = L4_NONE
     flows.source_port[:] = reports["source_port"]
     flows.destination_port[:] = reports["destination_port"]
     portless = ~_WITH_PORTS[l4]
@@ -172,12 +167,9 @@ def _is_reply(reports: Columns, l4: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _set_extensions(found: ProbeFlows, reports: Columns) -> None:
     """What few packets have and the API has no field for."""
     odd = (reports["kind"] != 0) | (reports["vlan"] != 0) | (reports["tunnel"] != 0)
-    odd |= reports["family"] == 0
     for row in odd.nonzero()[0].tolist():
         report = reports[row]
         fields: dict[str, str | float] = {}
-        if report["family"] == 0:
-            fields["ethertype"] = f"0x{int(report['ethertype']):04x}"
         if report["kind"] & KIND_FRAGMENT:
             fields["fragment"] = "later"
         if report["kind"] & KIND_MALFORMED:

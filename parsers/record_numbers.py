@@ -21,12 +21,13 @@ Clock: TypeAlias = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
 class RecordNumbers:
     """Gives each record its number, and times that rise."""
 
-    __slots__ = ("_last_time", "next")
+    __slots__ = ("last_time", "next")
 
     def __init__(self) -> None:
         self.next = 0
         """The number of the next record."""
-        self._last_time = 0
+        self.last_time = 0
+        """The newest time given, in ns."""
 
     def take(self, count: int) -> U64:
         """Numbers for ``count`` records."""
@@ -37,8 +38,8 @@ class RecordNumbers:
         """Times of records read at ``now`` (ns): that and rising, never one twice."""
 
         def times(sequence: NDArray[np.uint64]) -> NDArray[np.int64]:
-            first = max(now, self._last_time + 1)
-            self._last_time = first + max(0, len(sequence) - 1)
+            first = max(now, self.last_time + 1)
+            self.last_time = first + max(0, len(sequence) - 1)
             return np.arange(first, first + len(sequence), dtype=np.int64)
 
         return times
@@ -48,7 +49,7 @@ class RecordNumbers:
         if not len(time):
             return time
         steps = np.arange(len(time), dtype=np.int64)
-        least = np.maximum(time - steps, self._last_time + 1)
+        least = np.maximum(time - steps, self.last_time + 1)
         found: I64 = np.maximum.accumulate(least) + steps
-        self._last_time = int(found[-1])
+        self.last_time = int(found[-1])
         return found

@@ -11,7 +11,8 @@ import pytest
 from native_probes.engine import LibbpfEngine
 from native_probes.report import ProbeUnavailableError
 from native_probes.traffic import TrafficSettings, traffic_spec
-from tests.kernel.lab import Lab
+from tests.kernel.lab import Lab, Pod
+from tests.kernel.tracing import reachable, wait_for
 
 
 @cache
@@ -42,3 +43,11 @@ def lab() -> Iterator[Lab]:
         yield lab
     finally:
         lab.close()
+
+
+@pytest.fixture
+def pods(lab: Lab) -> tuple[Pod, Pod]:
+    """Two pods that know each other as neighbours."""
+    pods = lab.add_pod(), lab.add_pod()
+    wait_for(lambda: reachable(*pods) and reachable(*pods[::-1]))
+    return pods

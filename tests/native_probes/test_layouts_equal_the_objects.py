@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from native_probes.drops import DROP_RULE
 from parsers import probe_records as records
+from parsers.probe_drops import DROP_RECORD
+from parsers.probe_tcp import TCP_RECORD
 from tests.native_probes.object_layouts import OBJECTS, layouts
 
 SHARED = [
@@ -18,6 +21,9 @@ SHARED = [
     ("traffic", "flow_event", records.FLOW_EVENT),
     ("traffic", "interface_key", records.INTERFACE_KEY),
     ("traffic", "interface_value", records.INTERFACE_VALUE),
+    ("drops", "drop_record", DROP_RECORD),
+    ("drops", "drop_rule", DROP_RULE),
+    ("tcp", "tcp_record", TCP_RECORD),
 ]
 
 

@@ -162,7 +162,7 @@ def test_traffic_between_two_pods_counts_at_the_senders_veth(parser: Parser) -> 
         report(SERVER, CLIENT, point=records.POINT_EGRESS, received_on=OTHER_VETH),
     )
     assert parsed.flows.attribute("interface").tolist() == [VETH, OTHER_VETH]
-    assert parser.ledger.stages["parser"].kinds == {"flows": 2, "elsewhere": 2}
+    assert parser.ledger.stages["parser"].kinds == {"flows": 2, "no_flow": 2}
     assert parser.ledger.imbalance() == {}
 
 
@@ -209,13 +209,12 @@ def test_flows_come_in_the_order_of_their_times_and_times_rise(parser: Parser) -
     assert later.sequence.tolist() == [3]
 
 
-def test_packets_that_are_no_ip_or_have_no_ports_say_what_they_are(parser: Parser) -> None:
-    arp, fragment, ping = parser.flows(
+def test_packets_that_are_no_ip_give_no_flow_and_fragments_no_ports(parser: Parser) -> None:
+    fragment, ping = parser.flows(
         report("::", "::", family=0, protocol=0, ethertype=0x0806, last_ns=1),
         report(CLIENT, WORLD, protocol=UDP, kind=records.KIND_FRAGMENT, source_port=9, last_ns=2),
         report(CLIENT, WORLD, protocol=ICMP, icmp_type=8, last_ns=3),
     )
-    assert not arp.HasField("IP")
     assert fragment.IP.source == CLIENT
     assert not fragment.HasField("l4")
     assert (ping.l4.ICMPv4.type, ping.is_reply.value) == (8, False)
