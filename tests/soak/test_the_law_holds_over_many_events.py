@@ -101,6 +101,7 @@ def test_every_event_is_accounted_for(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
         f"""
+source: cilium
 cilium: {{socket: {monitor}}}
 hubble: {{unix_socket: {hubble}}}
 metrics: {{hubble: {{listen: null}}, agent: {{listen: null}}}}
