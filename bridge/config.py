@@ -188,9 +188,13 @@ class NativeProbes(_Section):
         description="Drops that are not reported, by the kernel's reason: REASON or "
         "REASON@FUNCTION.",
     )
+    sweep: Annotated[float, Field(ge=0.1, le=3600.0)] = Field(
+        default=TrafficSettings().sweep_seconds,
+        description="Seconds between two flows that tell what was counted of one that goes on.",
+    )
     interval: Annotated[float, Field(ge=0.02, le=60.0)] = Field(
         default=SourceSettings().interval_seconds,
-        description="Seconds between two readings of what the kernel has counted.",
+        description="Seconds between two readings of what the kernel tells at once.",
     )
 
 

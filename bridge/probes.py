@@ -24,7 +24,9 @@ def source_settings(config: NativeProbes) -> SourceSettings:
         tcp.NAME: partial(tcp.TcpProbe, settings=tcp.TcpSettings()),
     }
     return SourceSettings(
-        traffic=TrafficSettings(flows=config.flows, sample=config.sample)
+        traffic=TrafficSettings(
+            flows=config.flows, sample=config.sample, sweep_seconds=config.sweep
+        )
         if TRAFFIC not in config.disabled
         else None,
         families={name: start for name, start in families.items() if name not in config.disabled},

@@ -227,11 +227,12 @@ class ProbeSource:
                 lost[TRAFFIC, "not_covered"] = missed - self._missed
                 seen[TRAFFIC] = seen.get(TRAFFIC, 0) + missed - self._missed
                 self._missed = missed
-        boot_offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         patterns = self._settings.interfaces
         covered = self._coverage.covered_lately() if self._coverage else {}
         return ProbeBatch(
-            boot_offset=boot_offset,
+            boot_offset=time.time_ns() - now_ns,
+            now_ns=now_ns,
             covered=frozenset(ways_in(list(self._links.values()), covered)),
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
