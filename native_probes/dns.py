@@ -62,6 +62,9 @@ class DnsProbe:
             self.loaded.close()
             raise
 
+    def belong(self, namespaces: frozenset[int]) -> None:
+        """Nothing to do: packets are those of the interfaces of one namespace."""
+
     def drain(self, *, now_ns: int) -> Drained:
         """See ``Family``."""
         return self.last_drain()

@@ -9,6 +9,7 @@ counted until then is delivered.
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from native_probes.interfaces import (
     judge_hooks,
     ways_in,
 )
+from native_probes.node_namespaces import is_whole_machine, node_namespaces
 from native_probes.report import Finding, ProbeUnavailableError
 from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
@@ -100,12 +102,16 @@ class ProbeSource:
         self._missed = 0
         self._batches = 0
         self._netns = 0
+        self._namespaces: frozenset[int] | None = None  # None: the whole machine is the node
+        self._pods_changed = trio.Event()
         self._seen: Counter[str] = Counter()
         self._lost: Counter[tuple[str, str]] = Counter()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled. Raises ``ProbeUnavailableError`` if no probe works."""
         self._netns = _own_namespace()
+        if not is_whole_machine():
+            self._namespaces = await self._find_namespaces()
         try:
             await trio.to_thread.run_sync(self._start)
             traffic = self._families.get(TRAFFIC)
@@ -113,8 +119,9 @@ class ProbeSource:
                 # here, as its thread acts in the network namespace of this one
                 self._coverage = Coverage(traffic, self._hooks)
             async with trio.open_nursery() as nursery:
-                if self._coverage:
-                    await nursery.start(self._follow_links, self._coverage)
+                await nursery.start(self._follow_links)
+                if self._namespaces is not None:
+                    nursery.start_soon(self._follow_namespaces)
                 ready()
                 while True:
                     await trio.sleep(self._settings.interval_seconds)
@@ -179,7 +186,8 @@ class ProbeSource:
         first: ProbeUnavailableError | None = None
         for name, start in starts.items():
             probe = self._families.get(TRAFFIC)
-            place = Place(self._engine, probe if isinstance(probe, TrafficProbe) else None)
+            traffic_probe = probe if isinstance(probe, TrafficProbe) else None
+            place = Place(self._engine, traffic_probe, self._namespaces)
             try:
                 self._families[name] = start(place)
             except ProbeUnavailableError as error:
@@ -192,6 +200,9 @@ class ProbeSource:
             raise first
 
     def _drain(self) -> ProbeBatch:
+        if self._namespaces is not None:
+            for family in self._families.values():
+                family.belong(self._namespaces)
         now_ns = time.monotonic_ns()
         return self._batch({n: f.drain(now_ns=now_ns) for n, f in self._families.items()})
 
@@ -237,14 +248,36 @@ class ProbeSource:
             self._lost.update(batch.lost)
             self._deliver(batch)
 
+    async def _follow_namespaces(self) -> None:
+        while True:
+            await self._pods_changed.wait()
+            self._pods_changed = trio.Event()
+            self._namespaces = await self._find_namespaces()
+
+    async def _find_namespaces(self) -> frozenset[int]:
+        """In a new thread, as one that trio has may be in another network namespace."""
+        found: list[frozenset[int]] = []
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+        def find() -> None:
+            try:
+                pods = [
+                    link for link in links.all_links() if self._settings.interfaces.is_pod(link)
+                ]
+                found.append(node_namespaces(pods))
+            finally:
+                token.run_sync_soon(done.set)
+
+        threading.Thread(target=find, name="namespaces", daemon=True).start()
+        await done.wait()
+        return found[0] if found else frozenset({self._netns})
+
     async def _follow_links(
-        self,
-        coverage: Coverage,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         listening = trio.socket.from_stdlib_socket(links.open_link_socket())
         with listening:
-            self._list_links(coverage, at_start=True)
+            self._list_links(at_start=True)
             task_status.started()
             while True:
                 try:
@@ -253,23 +286,28 @@ class ProbeSource:
                     if error.errno != errno.ENOBUFS:
                         raise
                     self._log.warning("probe.link_news_overran")
-                    self._list_links(coverage, at_start=False)
+                    self._list_links(at_start=False)
                     continue
                 for news in links.read_news(data):
-                    self._take(coverage, news.link, gone=news.gone, is_new=True)
+                    self._take(news.link, gone=news.gone, is_new=True)
 
-    def _list_links(self, coverage: Coverage, *, at_start: bool) -> None:
+    def _list_links(self, *, at_start: bool) -> None:
         present = {link.ifindex: link for link in links.all_links()}
         for link in [link for link in self._links.values() if link.ifindex not in present]:
-            self._take(coverage, link, gone=True, is_new=False)
+            self._take(link, gone=True, is_new=False)
         for link in present.values():
-            self._take(coverage, link, gone=False, is_new=not at_start)
+            self._take(link, gone=False, is_new=not at_start)
 
-    def _take(self, coverage: Coverage, link: links.Link, *, gone: bool, is_new: bool) -> None:
+    def _take(self, link: links.Link, *, gone: bool, is_new: bool) -> None:
         known = self._links.pop(link.ifindex, None)
         if not gone:
             self._links[link.ifindex] = link
-        if not gone and self._settings.interfaces.match(link):
-            coverage.cover(link, is_new=is_new and known is None)
-        elif known and self._settings.interfaces.match(known):
-            coverage.uncover(link.ifindex)
+        patterns = self._settings.interfaces
+        if patterns.is_pod(link) and gone is (known is not None):
+            self._pods_changed.set()
+        if self._coverage is None:
+            return
+        if not gone and patterns.match(link):
+            self._coverage.cover(link, is_new=is_new and known is None)
+        elif known and patterns.match(known):
+            self._coverage.uncover(link.ifindex)
