@@ -38,20 +38,12 @@ static __always_inline void count(__u32 what)
 		++*counter;
 }
 
-/* Fills in what the transport header says; returns where the payload begins, 0 for nowhere. */
-static __always_inline __u32 payload_of(struct __sk_buff *skb, const struct packet *p,
-					__u32 *sequence)
-{
-	__u8 word[10];
-
-	if (p->proto == IPPROTO_UDP)
-		return p->transport + 8;
-	if (p->proto != IPPROTO_TCP ||
-	    bpf_skb_load_bytes(skb, p->transport + 4, word, sizeof(word)))
-		return 0;
-	*sequence = (__u32)word[0] << 24 | word[1] << 16 | word[2] << 8 | word[3];
-	return p->transport + (word[8] >> 4) * 4;
-}
+struct payload {
+	__u32 at;
+	__u32 available; /* bytes in this packet */
+	__u32 length; /* as the sender meant it: a fragment has less */
+	__u32 sequence; /* of TCP */
+};
 
 /* Where the IP packet ends; short frames are padded behind it. */
 static __always_inline __u32 end_of(struct __sk_buff *skb, const struct packet *p)
@@ -66,22 +58,42 @@ static __always_inline __u32 end_of(struct __sk_buff *skb, const struct packet *
 	return end < skb->len ? end : skb->len;
 }
 
+/* Returns 0 for what has no payload. */
+static __always_inline int find_payload(struct __sk_buff *skb, const struct packet *p,
+					struct payload *payload)
+{
+	__u32 end = end_of(skb, p);
+	__u8 word[10];
+
+	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
+		return 0;
+	if (bpf_skb_load_bytes(skb, p->transport + 4, word, p->proto == IPPROTO_TCP ? 10 : 2))
+		return 0;
+	payload->at = p->transport + (p->proto == IPPROTO_TCP ? (word[8] >> 4) * 4 : 8);
+	payload->available = end > payload->at ? end - payload->at : 0;
+	payload->length = payload->available;
+	payload->sequence = 0;
+	if (p->proto == IPPROTO_TCP) {
+		payload->sequence = (__u32)word[0] << 24 | word[1] << 16 | word[2] << 8 | word[3];
+		/* an empty segment tells something only at the ends of a connection */
+		return payload->length || p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST);
+	}
+	end = word[0] << 8 | word[1];
+	if (end > payload->available + 8)
+		payload->length = end - 8;
+	return 1;
+}
+
 static __always_inline int copy(struct __sk_buff *skb, __u32 link_header, __u8 point)
 {
-	__u32 at, end, length, copied, sequence = 0;
+	struct payload payload;
 	struct dns_record *record;
 	struct packet p;
+	__u32 copied;
 
 	parse_packet(skb, link_header, &p);
-	if (p.kind || (p.source_port != DNS_PORT && p.destination_port != DNS_PORT))
-		return NEXT;
-	at = payload_of(skb, &p, &sequence);
-	if (!at)
-		return NEXT;
-	end = end_of(skb, &p);
-	length = end > at ? end - at : 0;
-	/* an empty segment tells something only at the ends of a connection */
-	if (!length && !(p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+	if (p.kind || (p.source_port != DNS_PORT && p.destination_port != DNS_PORT) ||
+	    !find_payload(skb, &p, &payload))
 		return NEXT;
 	count(DNS_SEEN);
 	record = bpf_ringbuf_reserve(&dns_messages, sizeof(*record), 0);
@@ -93,8 +105,8 @@ static __always_inline int copy(struct __sk_buff *skb, __u32 link_header, __u8 p
 	record->time_ns = bpf_ktime_get_boot_ns();
 	record->ifindex = skb->ifindex;
 	record->received_on = skb->ingress_ifindex;
-	record->sequence = sequence;
-	record->length = length;
+	record->sequence = payload.sequence;
+	record->length = payload.length;
 	record->source_port = p.source_port;
 	record->destination_port = p.destination_port;
 	record->ip_version = p.family;
@@ -103,12 +115,12 @@ static __always_inline int copy(struct __sk_buff *skb, __u32 link_header, __u8 p
 	__builtin_memcpy(record->destination_ip, p.destination, 16);
 	record->point = point;
 	record->tcp_flags = p.tcp_flags;
-	if (length) {
-		copied = length < DNS_PAYLOAD ? length : DNS_PAYLOAD;
+	if (payload.available) {
+		copied = payload.available < DNS_PAYLOAD ? payload.available : DNS_PAYLOAD;
 		/* 1..DNS_PAYLOAD; verifiers before 6.12 believe it only when told this way */
 		asm volatile("" : "+r"(copied));
 		copied = ((copied - 1) & (DNS_PAYLOAD - 1)) + 1;
-		if (bpf_skb_load_bytes(skb, at, record->payload, copied))
+		if (bpf_skb_load_bytes(skb, payload.at, record->payload, copied))
 			copied = 0;
 		record->copied = copied;
 	}

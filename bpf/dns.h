@@ -18,7 +18,7 @@ struct dns_record {
 	__u32 ifindex;
 	__u32 received_on; /* interface by which it came in, 0 if from here */
 	__u32 sequence; /* of TCP: number of the first byte of the payload */
-	__u32 length; /* bytes of payload in the packet */
+	__u32 length; /* bytes of payload, of a fragmented datagram all of them */
 	__u16 copied; /* of them, in payload */
 	__u16 source_port;
 	__u16 destination_port;

@@ -213,7 +213,7 @@ class Agent:
     def _count_by(self, handlers: tuple[HandlerSpec, ...]) -> None:
         if handlers != self.metrics.specs:
             self.metrics.configure(handlers)
-            self.path.pipeline.label_queries(wanted=self.metrics.wants_queries)
+            self.path.label_queries()
             self.log.info("metrics.configured", metrics=[spec.name for spec in handlers])
 
     async def _keep_series(self, ready: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ from native_probes.interfaces import (
     judge_hooks,
     ways_in,
 )
+from native_probes.node_namespaces import is_whole_machine, node_namespaces
 from native_probes.report import Finding, ProbeUnavailableError
 from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
@@ -104,6 +106,8 @@ class ProbeSource:
         self._batches = 0
         self._netns = 0
         self._translations: Translations | None = None
+        self._namespaces: frozenset[int] | None = None  # None: the whole machine is the node
+        self._pods_changed = trio.Event()
         self._seen: Counter[str] = Counter()
         self._lost: Counter[tuple[str, str]] = Counter()
 
@@ -112,6 +116,8 @@ class ProbeSource:
         self._netns = _own_namespace()
         with contextlib.suppress(OSError):  # a kernel without connection tracking translates none
             self._translations = Translations()
+        if not is_whole_machine():
+            self._namespaces = await self._find_namespaces()
         try:
             await trio.to_thread.run_sync(self._start)
             traffic = self._families.get(TRAFFIC)
@@ -119,8 +125,9 @@ class ProbeSource:
                 # here, as its thread acts in the network namespace of this one
                 self._coverage = Coverage(traffic, self._hooks)
             async with trio.open_nursery() as nursery:
-                if self._coverage:
-                    await nursery.start(self._follow_links, self._coverage)
+                await nursery.start(self._follow_links)
+                if self._namespaces is not None:
+                    nursery.start_soon(self._follow_namespaces)
                 ready()
                 while True:
                     await trio.sleep(self._settings.interval_seconds)
@@ -185,7 +192,8 @@ class ProbeSource:
         first: ProbeUnavailableError | None = None
         for name, start in starts.items():
             probe = self._families.get(TRAFFIC)
-            place = Place(self._engine, probe if isinstance(probe, TrafficProbe) else None)
+            traffic_probe = probe if isinstance(probe, TrafficProbe) else None
+            place = Place(self._engine, traffic_probe, self._namespaces)
             try:
                 self._families[name] = start(place)
             except ProbeUnavailableError as error:
@@ -198,6 +206,9 @@ class ProbeSource:
             raise first
 
     def _drain(self) -> ProbeBatch:
+        if self._namespaces is not None:
+            for family in self._families.values():
+                family.belong(self._namespaces)
         now_ns = time.monotonic_ns()
         return self._batch({n: f.drain(now_ns=now_ns) for n, f in self._families.items()})
 
@@ -231,11 +242,12 @@ class ProbeSource:
                 lost[TRAFFIC, "not_covered"] = missed - self._missed
                 seen[TRAFFIC] = seen.get(TRAFFIC, 0) + missed - self._missed
                 self._missed = missed
-        boot_offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         patterns = self._settings.interfaces
         covered = self._coverage.covered_lately() if self._coverage else {}
         return ProbeBatch(
-            boot_offset=boot_offset,
+            boot_offset=time.time_ns() - now_ns,
+            now_ns=now_ns,
             covered=frozenset(ways_in(list(self._links.values()), covered)),
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
@@ -251,14 +263,36 @@ class ProbeSource:
             self._lost.update(batch.lost)
             self._deliver(batch)
 
+    async def _follow_namespaces(self) -> None:
+        while True:
+            await self._pods_changed.wait()
+            self._pods_changed = trio.Event()
+            self._namespaces = await self._find_namespaces()
+
+    async def _find_namespaces(self) -> frozenset[int]:
+        """In a new thread, as one that trio has may be in another network namespace."""
+        found: list[frozenset[int]] = []
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+        def find() -> None:
+            try:
+                pods = [
+                    link for link in links.all_links() if self._settings.interfaces.is_pod(link)
+                ]
+                found.append(node_namespaces(pods))
+            finally:
+                token.run_sync_soon(done.set)
+
+        threading.Thread(target=find, name="namespaces", daemon=True).start()
+        await done.wait()
+        return found[0] if found else frozenset({self._netns})
+
     async def _follow_links(
-        self,
-        coverage: Coverage,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         listening = trio.socket.from_stdlib_socket(links.open_link_socket())
         with listening:
-            self._list_links(coverage, at_start=True)
+            self._list_links(at_start=True)
             task_status.started()
             while True:
                 try:
@@ -267,23 +301,28 @@ class ProbeSource:
                     if error.errno != errno.ENOBUFS:
                         raise
                     self._log.warning("probe.link_news_overran")
-                    self._list_links(coverage, at_start=False)
+                    self._list_links(at_start=False)
                     continue
                 for news in links.read_news(data):
-                    self._take(coverage, news.link, gone=news.gone, is_new=True)
+                    self._take(news.link, gone=news.gone, is_new=True)
 
-    def _list_links(self, coverage: Coverage, *, at_start: bool) -> None:
+    def _list_links(self, *, at_start: bool) -> None:
         present = {link.ifindex: link for link in links.all_links()}
         for link in [link for link in self._links.values() if link.ifindex not in present]:
-            self._take(coverage, link, gone=True, is_new=False)
+            self._take(link, gone=True, is_new=False)
         for link in present.values():
-            self._take(coverage, link, gone=False, is_new=not at_start)
+            self._take(link, gone=False, is_new=not at_start)
 
-    def _take(self, coverage: Coverage, link: links.Link, *, gone: bool, is_new: bool) -> None:
+    def _take(self, link: links.Link, *, gone: bool, is_new: bool) -> None:
         known = self._links.pop(link.ifindex, None)
         if not gone:
             self._links[link.ifindex] = link
-        if not gone and self._settings.interfaces.match(link):
-            coverage.cover(link, is_new=is_new and known is None)
-        elif known and self._settings.interfaces.match(known):
-            coverage.uncover(link.ifindex)
+        patterns = self._settings.interfaces
+        if patterns.is_pod(link) and gone is (known is not None):
+            self._pods_changed.set()
+        if self._coverage is None:
+            return
+        if not gone and patterns.match(link):
+            self._coverage.cover(link, is_new=is_new and known is None)
+        elif known and patterns.match(known):
+            self._coverage.uncover(link.ifindex)

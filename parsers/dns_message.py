@@ -1,4 +1,4 @@
-"""DNS messages: bytes in, a message out, or ``ProtocolError``; nothing else escapes.
+r"""DNS messages: bytes in, a message out, or ``ProtocolError``; nothing else escapes.
 
 Strategy: one walk over header, questions and answers. A compression pointer must point
 before the name it stands in, so that names end; a name has at most 255 bytes. What was cut
@@ -7,7 +7,7 @@ walked only for the EDNS record, whose bits extend the response code, and are no
 be well-formed.
 
 Names are text as Cilium's DNS proxy writes it: a dot behind each label, specials with a
-backslash, bytes that do not print as ``\\DDD``.
+backslash, bytes that do not print as ``\DDD``.
 
 Formats: RFC 1035 section 4, RFC 6891 (EDNS). Not done: contents of records other than A,
 AAAA and CNAME, which Hubble does not show.
@@ -28,6 +28,7 @@ _HEADER = Struct(">HHHHHH")
 _QUESTION = Struct(">HH")
 _RECORD = Struct(">HHIH")
 _LONGEST_NAME = 255
+_MOST_POINTERS = 16  # of a name; compression as it is done needs a few, and time is at stake
 _ADDRESS_BYTES = MappingProxyType({A: 4, AAAA: 16})
 _RESPONSE, _CUT_BY_SERVER = 0x8000, 0x0200
 _SPECIAL = frozenset(b".'@;()\"\\ ")
@@ -102,7 +103,7 @@ def read_name(data: bytes, at: int) -> tuple[bytes, int]:
     """The name at ``at`` and where it ends. Raises ``ProtocolError``, or ``_Cut``."""
     parts: list[bytes] = []
     end = 0  # behind the first pointer, if there is one
-    size = 1
+    size, pointers = 1, 0
     segment = at  # where what is read now began: pointers lead before it
     while True:
         if at >= len(data):
@@ -116,6 +117,9 @@ def read_name(data: bytes, at: int) -> tuple[bytes, int]:
                 raise _error("DNS name points forward", data)
             end = end or at + 2
             at = segment = target
+            pointers += 1
+            if pointers > _MOST_POINTERS:
+                raise _error(f"DNS name has more than {_MOST_POINTERS} pointers", data)
             continue
         if length >= 0x40:
             raise _error(f"DNS label has the unknown type {length >> 6}", data)

@@ -113,7 +113,8 @@ class DnsStream:
 
     def _skip_missing(self, missing: int) -> list[Framed]:
         """Go on behind bytes that were not captured."""
-        buffer, found = self._buffer, []
+        buffer = self._buffer
+        found: list[Framed] = []
         if not buffer and self._skip >= missing:
             self._skip -= missing
             return found

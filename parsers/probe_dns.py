@@ -47,7 +47,7 @@ DNS_RECORD = np.dtype(
         ("ifindex", "<u4"),
         ("received_on", "<u4"),  # by which interface the node got it, 0 for its own
         ("sequence", "<u4"),  # of TCP: number of the payload's first byte
-        ("length", "<u4"),  # bytes of payload in the packet
+        ("length", "<u4"),  # bytes of payload, of a fragmented datagram all of them
         ("copied", "<u2"),  # of them, in payload
         ("source_port", "<u2"),
         ("destination_port", "<u2"),
@@ -135,13 +135,13 @@ class _Flow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DnsFlows:
-    """``flows``; ``unanswered`` of them come from no record; ``errors``: messages that were
-    none, by error class.
+    """``errors``: messages that were none, by error class. ``beyond``: events that no record
+    of its own stands for: unanswered queries, and further messages in one TCP segment.
     """
 
     flows: ProbeFlows
-    unanswered: int
     errors: Counter[str]
+    beyond: int
 
 
 class DnsWatcher:
@@ -176,9 +176,13 @@ class DnsWatcher:
         """
         found: list[_Flow] = []
         errors: Counter[str] = Counter()
-        for row in np.argsort(records["time_ns"], kind="stable").tolist():
+        beyond = 0
+        order = np.argsort(records["time_ns"], kind="stable").tolist() if len(records) else []
+        for row in order:
             record = records[row]
-            for framed in self._messages(record):
+            messages = self._messages(record)
+            beyond += max(0, len(messages) - 1)
+            for framed in messages:
                 try:
                     message = parse_message(framed.data, cut=framed.cut)
                 except ProtocolError as error:
@@ -190,7 +194,7 @@ class DnsWatcher:
             for _, query in self._exchanges.unanswered(now_ns)
             if isinstance(query.about, _Asked)
         ]
-        return DnsFlows(_columns(found + unanswered), len(unanswered), errors)
+        return DnsFlows(_columns(found + unanswered), errors, beyond + len(unanswered))
 
     def _messages(self, record: Any) -> list[Framed]:
         copied, length = int(record["copied"]), int(record["length"])
