@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from native_probes.engine import LoadedProbe, refused
 from native_probes.family import Drained, Place
+from native_probes.function_exits import load_on_exits
 from native_probes.report import Finding
 from native_probes.ring import Ring
 from native_probes.spec import ProbeSpec
@@ -35,7 +36,7 @@ class NetfilterProbe:
     """The loaded and attached probe; a ``Family``."""
 
     def __init__(self, place: Place, settings: NetfilterSettings) -> None:
-        self.loaded: LoadedProbe = place.engine.load(netfilter_spec(settings))
+        self.loaded: LoadedProbe = load_on_exits(place.engine, netfilter_spec(settings))
         try:
             self._ring = Ring(self.loaded.map_fd("verdicts"), settings.ring_bytes, VERDICT_RECORD)
             self.loaded.attach("nft_verdict")

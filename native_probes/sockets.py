@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from native_probes.engine import LoadedProbe, refused
 from native_probes.event_counters import EventCounters
 from native_probes.family import Drained, Place
+from native_probes.function_exits import load_on_exits
 from native_probes.namespaces import NamespaceList
 from native_probes.report import Finding
 from native_probes.ring import Ring
@@ -45,7 +46,7 @@ class SocketProbe:
 
     def __init__(self, place: Place, settings: SocketSettings) -> None:
         self.foreign = 0
-        self.loaded: LoadedProbe = place.engine.load(socket_spec(settings, place))
+        self.loaded: LoadedProbe = load_on_exits(place.engine, socket_spec(settings, place))
         try:
             self._namespaces = NamespaceList(self.loaded.map_fd("namespaces"))
             self._namespaces.become(place.namespaces or frozenset())
