@@ -7,7 +7,7 @@ from functools import partial
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
-from native_probes import drops, tcp
+from native_probes import dns, drops, tcp
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
 from native_probes.report import Finding
@@ -22,6 +22,7 @@ def source_settings(config: NativeProbes) -> SourceSettings:
     families: dict[str, StartFamily] = {
         drops.NAME: partial(drops.DropProbe, settings=drops.DropSettings(quiet=config.quiet_drops)),
         tcp.NAME: partial(tcp.TcpProbe, settings=tcp.TcpSettings()),
+        dns.NAME: partial(dns.DnsProbe, settings=dns.DnsSettings()),
     }
     return SourceSettings(
         traffic=TrafficSettings(

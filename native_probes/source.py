@@ -8,7 +8,9 @@ counted until then is delivered.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import threading
 import time
 from collections import Counter
@@ -20,6 +22,7 @@ from typing import Any, Protocol
 import trio
 
 from native_probes import links
+from native_probes.conntrack import Translations
 from native_probes.engine import Engine, LibbpfEngine, refused
 from native_probes.family import Drained, Family, Place, StartFamily
 from native_probes.interfaces import (
@@ -102,6 +105,7 @@ class ProbeSource:
         self._missed = 0
         self._batches = 0
         self._netns = 0
+        self._translations: Translations | None = None
         self._namespaces: frozenset[int] | None = None  # None: the whole machine is the node
         self._pods_changed = trio.Event()
         self._seen: Counter[str] = Counter()
@@ -110,6 +114,8 @@ class ProbeSource:
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled. Raises ``ProbeUnavailableError`` if no probe works."""
         self._netns = _own_namespace()
+        with contextlib.suppress(OSError):  # a kernel without connection tracking translates none
+            self._translations = Translations()
         if not is_whole_machine():
             self._namespaces = await self._find_namespaces()
         try:
@@ -212,6 +218,9 @@ class ProbeSource:
         batch = self._batch({n: f.last_drain() for n, f in self._families.items()})
         while self._families:
             self._families.popitem()[1].close()
+        if self._translations:
+            self._translations.close()
+            self._translations = None
         return batch
 
     def _batch(self, drained: Mapping[str, Drained]) -> ProbeBatch:
@@ -219,6 +228,12 @@ class ProbeSource:
         for part in drained.values():
             fields |= part.records
             fields |= part.about
+        if self._translations and "traffic" in fields:
+            try:
+                self._translations.apply(fields["traffic"])
+            except OSError as error:
+                self._log.warning("probe.no_translations", reason=os.strerror(error.errno or 0))
+                self._translations = None
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
         if self._coverage:

@@ -65,7 +65,7 @@ class ProbePipeline:
 
     def _parts(self, batch: ProbeBatch) -> Iterator[ProbeFlows]:
         if len(batch.traffic):
-            yield traffic_flows(batch.traffic, batch.covered, batch.pods)
+            yield traffic_flows(batch.traffic, batch.covered, batch.pods, self._assembler.directory)
         if len(batch.drops):
             yield self._drops.flows(batch.drops, batch.drop_reasons, batch.netns, batch.pods)
         if len(batch.tcp):
