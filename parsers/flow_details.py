@@ -113,9 +113,13 @@ class DetailBuilder:
         """Details of the flows that have extra fields, each its own."""
         details = self._tables.details
         found = []
+        shared: dict[int, int] = {}  # by identity: many flows may have the very same fields
         for row, extra in flows.extra.items():
             key = keys.get(row)
             if key is None:
+                if id(extra) in shared:
+                    found.append(shared[id(extra)])
+                    continue
                 if "l7" in extra and len(extra) == 1:  # most of them
                     found.append(details.add(extra["l7"]))
                     continue
@@ -130,6 +134,8 @@ class DetailBuilder:
             detail = Detail(**fields)
             unique = detail.l7 is not None or detail.socket_cookie
             found.append(details.add(detail) if unique else details.intern(detail))
+            if key is None and not unique:
+                shared[id(extra)] = found[-1]
         return found
 
     def _drop_site(self, site: int) -> DropSite:
