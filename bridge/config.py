@@ -42,6 +42,7 @@ from parsers.errors import UsageError
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 ProbeName: TypeAlias = Literal["traffic", "drops", "tcp", "dns"]
+OptionalProbeName: TypeAlias = Literal["sockets", "netfilter"]
 
 PREFIX = "CILIARY_"
 _JOINT = "__"
@@ -160,6 +161,11 @@ class NativeProbes(_Section):
 
     disabled: tuple[ProbeName, ...] = Field(
         default=(), description="Probes that do not run: " + ", ".join(get_args(ProbeName)) + "."
+    )
+    optional: tuple[OptionalProbeName, ...] = Field(
+        default=(),
+        description="Probes that run only if they are named here, as they want a kernel that lets "
+        "programs onto the exits of its functions: " + ", ".join(get_args(OptionalProbeName)) + ".",
     )
     pod_interfaces: tuple[str, ...] = Field(
         default=InterfacePatterns().pods,
