@@ -14,6 +14,7 @@ server more than the network).
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -24,9 +25,9 @@ import trio
 
 from bridge.os_errors import reason_of
 
-_READ = 64 * 1024
+_READ = 32 * 1024  # bytes; the API server makes a chunk of each object, at 20 µs each
 _CONNECT = 10.0  # s
-_HEAD = 60.0  # s until an answer begins, and between two pieces of one that is not a watch
+_SILENCE = 60.0  # s until an answer begins, and between two pieces of one that is not a watch
 _KEEPALIVE = (
     (socket.TCP_KEEPIDLE, 15),
     (socket.TCP_KEEPINTVL, 5),
@@ -64,51 +65,41 @@ class Connection:
         request = h11.Request(
             method="GET", target=target, headers=[("Host", self._host), *headers.items()]
         )
-        with _told(), trio.fail_after(_HEAD):
-            await self._stream.send_all(self._h11.send(request) or b"")
-            await self._stream.send_all(self._h11.send(h11.EndOfMessage()) or b"")
-            while True:
-                event = await self._next()
-                if isinstance(event, h11.Response):
-                    return Head(
-                        event.status_code,
-                        {name.decode(): value.decode("latin-1") for name, value in event.headers},
-                    )
-                if not isinstance(event, h11.InformationalResponse):
-                    raise ServerAwayError("the server closed the connection without an answer")
+        with _told(), trio.fail_after(_SILENCE):
+            sent = (self._h11.send(event) or b"" for event in (request, h11.EndOfMessage()))
+            await self._stream.send_all(b"".join(sent))
+        while True:
+            event = await self._next(_SILENCE)
+            if isinstance(event, h11.Response):
+                names = ((name.decode(), value.decode("latin-1")) for name, value in event.headers)
+                return Head(event.status_code, dict(names))
+            if not isinstance(event, h11.InformationalResponse):
+                raise ServerAwayError("the server closed the connection without an answer")
 
-    async def read(self) -> bytes:
+    async def read(self, patience: float = math.inf) -> bytes:
         """Some of the answer's body, as it comes; empty at its end."""
-        with _told():
-            event = await self._next()
-        if isinstance(event, h11.Data):
-            return bytes(event.data)
-        return b""
+        event = await self._next(patience)
+        return bytes(event.data) if isinstance(event, h11.Data) else b""
 
     async def read_all(self, limit: int) -> bytearray:
         """The rest of the body, of at most ``limit`` bytes."""
         body = bytearray()
-        while True:
-            try:
-                with trio.fail_after(_HEAD):
-                    piece = await self.read()
-            except trio.TooSlowError:
-                raise ServerAwayError(f"the server fell silent for {_HEAD:.0f} s") from None
-            if not piece:
-                return body
+        while piece := await self.read(_SILENCE):
             body += piece
             if len(body) > limit:
                 raise ServerAwayError(f"the answer has more than {limit} bytes")
+        return body
 
-    @property
-    def is_reusable(self) -> bool:
-        """Whether the answer was read to its end and the server keeps the connection."""
-        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
-
-    async def _next(self) -> object:
-        while (event := self._h11.next_event()) is h11.NEED_DATA:
-            self._h11.receive_data(bytes(await self._stream.receive_some(_READ)))
-        return event
+    async def _next(self, patience: float) -> object:
+        while True:
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError as error:
+                raise ServerAwayError(f"the answer is not HTTP as it should be: {error}") from None
+            if event is not h11.NEED_DATA:
+                return event
+            with _told(), trio.fail_after(patience):
+                self._h11.receive_data(bytes(await self._stream.receive_some(_READ)))
 
 
 @contextlib.asynccontextmanager
@@ -146,8 +137,6 @@ def _told() -> Iterator[None]:
         raise
     except trio.TooSlowError:
         raise ServerAwayError("the server did not answer in time") from None
-    except h11.RemoteProtocolError as error:
-        raise ServerAwayError(f"the answer is not HTTP as it should be: {error}") from None
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
         raise ServerAwayError(_sentence(error)) from None
 
