@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 import trio
 
 from bridge.kubernetes.credentials import Access
-from bridge.kubernetes.http_client import Connection, Head, ServerAwayError, connect
+from bridge.kubernetes.http_client import Connection, Head, ServerAwayError
 from bridge.kubernetes.watch import ObjectWatch, Piece
 from bridge.kubernetes.wire import refusal
 
@@ -35,9 +35,12 @@ class ApiServer:
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[ServerConnection]:
         """A connection of its own. ``ServerAwayError`` when there is none to be had."""
-        access = self._access
-        async with connect(access.host, access.port, access.tls, access.server_name) as connection:
-            yield ServerConnection(connection, access, self._agent)
+        stream = await self._access.dial()
+        try:
+            connection = Connection(stream, self._access.address)
+            yield ServerConnection(connection, self._access, self._agent)
+        finally:
+            await trio.aclose_forcefully(stream)
 
     async def read(self, target: str, resource: str) -> bytearray:
         """One answer on a connection of its own; ``RefusedError`` when it is not 200."""

@@ -15,12 +15,15 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import trio
+import yaml
 
+from bridge.kubernetes.http_client import open_stream
 from bridge.os_errors import reason_of
 from parsers.errors import UsageError
 
@@ -30,14 +33,15 @@ Authorization: TypeAlias = Callable[[bool], Awaitable[str]]
 """The header's value, empty for none; true asks for a new one, as the last was refused."""
 
 
+Dial: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """An API server as we may use it; ``prefix`` comes before each path."""
 
-    host: str
-    port: int
-    tls: ssl.SSLContext | None
-    server_name: str
+    address: str  # as the Host header has it
+    dial: Dial
     authorization: Authorization
     prefix: str = ""
 
@@ -69,7 +73,9 @@ def in_cluster(
     async def authorization(_: bool) -> str:
         return f"Bearer {_token(account / 'token')}"
 
-    return Access(host, int(port), tls, host, authorization)
+    return Access(
+        _address(host, int(port)), partial(open_stream, host, int(port), tls, host), authorization
+    )
 
 
 async def from_kubeconfig(path: Path, context: str = "") -> Access:
@@ -89,14 +95,17 @@ async def from_kubeconfig(path: Path, context: str = "") -> Access:
             current[0] = _header(await trio.to_thread.run_sync(_load, path, context))
         return current[0]
 
+    host, port = server.hostname, server.port or (443 if tls else 80)
     return Access(
-        server.hostname,
-        server.port or (443 if tls else 80),
-        tls,
-        configuration.tls_server_name or server.hostname,
+        _address(host, port),
+        partial(open_stream, host, port, tls, configuration.tls_server_name or host),
         authorization,
         server.path.rstrip("/"),
     )
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _token(file: Path) -> str:
@@ -109,6 +118,7 @@ def _token(file: Path) -> str:
 def _load(path: Path, context: str) -> Any:
     from kubernetes import client, config  # noqa: PLC0415 -- see above
 
+    path.open("rb").close()  # the package calls a missing file an invalid one
     configuration = client.Configuration()
     try:
         config.load_kube_config(  # type: ignore[no-untyped-call]
@@ -117,8 +127,10 @@ def _load(path: Path, context: str) -> Any:
             client_configuration=configuration,
             persist_config=False,
         )
+    except yaml.YAMLError:
+        raise UsageError(f"{path} is not YAML") from None
     except config.ConfigException as error:
-        raise UsageError(f"{path}: {error}") from None
+        raise UsageError(f"cannot use {path}: {error}") from None
     return configuration
 
 

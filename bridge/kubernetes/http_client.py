@@ -17,7 +17,7 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import h11
@@ -55,7 +55,7 @@ class Connection:
 
     def __init__(self, stream: trio.abc.Stream, host: str) -> None:
         self._stream = stream
-        self._host = host
+        self._host = host  # as the Host header has it
         self._h11 = h11.Connection(h11.CLIENT)
 
     async def get(self, target: str, headers: Mapping[str, str]) -> Head:
@@ -102,30 +102,24 @@ class Connection:
                 self._h11.receive_data(bytes(await self._stream.receive_some(_READ)))
 
 
-@contextlib.asynccontextmanager
-async def connect(
+async def open_stream(
     host: str, port: int, tls: ssl.SSLContext | None, server_name: str
-) -> AsyncIterator[Connection]:
-    """A connection over TCP, with TLS where a context is given."""
+) -> trio.abc.Stream:
+    """TCP, with TLS where a context is given. ``ServerAwayError`` when there is none to be had."""
     with _told(), trio.fail_after(_CONNECT):
         tcp = await trio.open_tcp_stream(host, port)
-        stream: trio.abc.Stream = tcp
         try:
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE:
                 tcp.setsockopt(socket.IPPROTO_TCP, option, value)
-            if tls is not None:
-                stream = secure = trio.SSLStream(
-                    tcp, tls, server_hostname=server_name, https_compatible=True
-                )
-                await secure.do_handshake()
+            if tls is None:
+                return tcp
+            stream = trio.SSLStream(tcp, tls, server_hostname=server_name, https_compatible=True)
+            await stream.do_handshake()
         except BaseException:
             await trio.aclose_forcefully(tcp)
             raise
-    try:
-        yield Connection(stream, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    finally:
-        await trio.aclose_forcefully(stream)
+        return stream
 
 
 @contextlib.contextmanager

@@ -49,14 +49,16 @@ class KubernetesSource:
         agent: str,
         node: str = "",
         clock: Callable[[], int] = time.time_ns,
+        now: Callable[[], float] = time.monotonic,
         discovery: float = DISCOVERY,
     ) -> None:
         self._sink = sink
         self._log = log
         self._agent = agent
         self._clock = clock
+        self._now = now
         self._discovery = discovery
-        self._watches = {r: ObjectWatch(r, clock) for r in core_resources(node)}
+        self._watches = {r: ObjectWatch(r, clock, now=now) for r in core_resources(node)}
         self._optional: dict[Resource, trio.CancelScope] = {}  # watched now, may cease to exist
         self._discovered = False  # once
         self._synced = False
@@ -71,7 +73,7 @@ class KubernetesSource:
     def age(self) -> float:
         """Seconds since all names were last known to be current; 0 while they are."""
         lost = [watch.lost_at for watch in self.watches if watch.lost_at is not None]
-        return time.monotonic() - min(lost) if lost else 0.0
+        return self._now() - min(lost) if lost else 0.0
 
     def complaint(self) -> str:
         """Why names are not current, and how old they are; empty when they are."""
@@ -86,12 +88,13 @@ class KubernetesSource:
     async def run(self, access: Access, ready: Callable[[], None]) -> None:
         """Until cancelled; ``ready`` once everything was listed."""
         server = ApiServer(access, self._agent)
-        self._optional.clear()
         async with trio.open_nursery() as nursery:
             for watch in self.watches:
                 # What was under way when we were ended may not have reached the sink.
                 watch.begin_anew("restart")
-                self._start(nursery, server, watch, ready)
+                scope = self._start(nursery, server, watch, ready)
+                if watch.resource in self._optional:
+                    self._optional[watch.resource] = scope
             await self._discover_for_ever(nursery, server, ready)
 
     def _start(
@@ -177,7 +180,8 @@ class KubernetesSource:
         for resource in found:
             if resource not in self._optional:
                 self._log.info("kubernetes.resource_found", resource=resource.name)
-                watch = self._watches.setdefault(resource, ObjectWatch(resource, self._clock))
+                watch = ObjectWatch(resource, self._clock, now=self._now)
+                self._watches[resource] = watch
                 self._optional[resource] = self._start(nursery, server, watch, ready)
         for resource in self._optional.keys() - set(found):
             self._log.info("kubernetes.resource_lost", resource=resource.name)

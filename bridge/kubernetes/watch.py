@@ -236,7 +236,7 @@ class ObjectWatch:
         self._known, self._seen = self._seen, set()
         for start in range(0, len(gone), PIECE):
             yield self._piece((), gone[start : start + PIECE], at)
-        self._version = version or "0"
+        self._version = version
         self._expired_pages = 0
         self.has_listed = True
         self._is_current()

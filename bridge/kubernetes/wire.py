@@ -6,10 +6,10 @@ Sources: Kubernetes API concepts (lists, watches), metav1.Status, metav1.APIReso
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from bridge.kubernetes.objects import Object
 
@@ -20,14 +20,16 @@ _LONGEST_WAIT = 120.0  # s that we let a server make us wait
 class ListMeta(Struct, frozen=True, rename="camel"):
     """``continues``: the token for the next page, empty on the last."""
 
-    resource_version: str = ""
+    resource_version: Annotated[str, Meta(min_length=1)]
     continues: str = msgspec.field(default="", name="continue")
 
 
 class ObjectList(Struct, frozen=True):
-    """One page of a list."""
+    """One page of a list. Without a version it is none, whatever else it is: an empty one
+    would take all names away.
+    """
 
-    metadata: ListMeta = ListMeta()
+    metadata: ListMeta
     items: list[Raw] | None = None
 
 
