@@ -35,6 +35,7 @@ from api.metrics.scrapes import ScrapeCounts
 from bridge import __version__
 from bridge.certificates import CertificateFiles
 from bridge.cilium.client import MonitorClient
+from bridge.cilium.rest import CiliumApi
 from bridge.config import Config
 from bridge.event_log import EventLog
 from bridge.flow_path import FlowPath
@@ -161,6 +162,8 @@ class Agent:
             yield "kubernetes", partial(self._watch_kubernetes, self.kubernetes)
         elif not self._directory.synced:
             yield "identity", self._learn
+        if (socket_path := config.cilium.api) is not None:
+            yield "cilium api", CiliumApi(socket_path, self._directory).run
         services = services_of(self.observer, self.peers, version=__version__)
         yield "hubble", hubble_part(services, config.hubble, self.supervisor)
         if (file := config.metrics.hubble.dynamic) is not None:

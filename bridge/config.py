@@ -141,6 +141,11 @@ class Cilium(_Section):
         default=Path("/var/run/cilium/monitor1_2.sock"),
         description="The monitor socket. It may be missing: the agent waits for it.",
     )
+    api: Path | None = Field(
+        default=None,
+        description="The agent's own socket, such as /var/run/cilium/cilium.sock, to ask for "
+        "identities of prefixes and for cgroups; null for not to ask. It would take orders, too.",
+    )
     release: Annotated[str, AfterValidator(_checked_release)] | None = Field(
         default=None,
         description="The agent's release, such as 1.18, where records do not tell.",

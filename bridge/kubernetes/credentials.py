@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import trio
 import yaml
 
-from bridge.kubernetes.http_client import open_stream
+from bridge.http_client import open_stream
 from bridge.os_errors import reason_of
 from parsers.errors import UsageError
 
