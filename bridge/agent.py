@@ -245,7 +245,7 @@ class Agent:
         if settings.kubeconfig is not None:
             access = await from_kubeconfig(settings.kubeconfig, settings.context)
         else:
-            access = in_cluster()
+            access = in_cluster(settings.service_account)
         await source.run(access, ready)
 
     def _count_by(self, handlers: tuple[HandlerSpec, ...]) -> None:

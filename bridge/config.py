@@ -171,6 +171,10 @@ class Kubernetes(_Section):
     kubeconfig: Path | None = Field(
         default=None, description="How to log in; null for the pod's service account."
     )
+    service_account: Path = Field(
+        default=Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="Where the pod has its token and ca.crt.",
+    )
     context: str = Field(default="", description="Of the kubeconfig; empty for its current one.")
     scope: Literal["all", "node"] = Field(
         default="all",
