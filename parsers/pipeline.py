@@ -136,9 +136,7 @@ class MonitorPipeline:
         self._layout = Layout.of(release)
         self._details = DetailBuilder(tables, directory, self._site_of, release)
         self._agent_events = AgentEventDecoder(release)
-        self._access_logs = AccessLogFlows(
-            tables.conversations.entities, directory, release, redaction
-        )
+        self._access_logs = AccessLogFlows(tables.conversations.entities, release, redaction)
         self._last_time = 0
 
     def label_queries(self, *, wanted: bool) -> None:
@@ -181,7 +179,7 @@ class MonitorPipeline:
             parts.append(_without(flows, errors, problems))
         logs = (route == ACCESS_LOG).nonzero()[0]
         if len(logs):
-            flows, errors = self._access_logs.flows(logs, payloads.records(logs), time)
+            flows, errors = self._access_logs.flows(logs, payloads.records(logs))
             problems.update(errors)
             parts.append(flows)
         batch = self._finish(parts, time, sequence)

@@ -62,8 +62,7 @@ class _Marks:
         """Flag the entities and names of conversations."""
         conversations = self._tables.conversations
         entities = self.of("entities", conversations.entities.end)
-        entities[conversations.source_entity[conversation]] = True
-        entities[conversations.destination_entity[conversation]] = True
+        entities[conversations.entities_of(conversation)] = True
         pairs = self.of("name_pairs", conversations.name_pairs.end)
         pairs[conversations.names[conversation]] = True
 
