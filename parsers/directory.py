@@ -44,6 +44,7 @@ REASONS = ("known", "not_synced", "unknown_address", "expired", "not_in_scope")
 
 _LOCAL_SCOPE = 0x01000000  # identities of CIDRs and FQDNs, valid on this node only
 _SCOPE_MASK = 0xFF000000
+_OWNER, _FRONTENDS = 0, 1  # layers of the table
 _WHOLE_WORLD = (0, 96)  # lengths of ::/0 and 0.0.0.0/0
 
 
@@ -84,12 +85,14 @@ class Frontends:
     by_port: Mapping[int, Service]
 
 
-class Ownership(NamedTuple):
-    """Answers for n addresses: rows of ``Directory.owners`` (uint32, 0 for nobody), why there
-    is no name (uint8, ``KNOWN`` where there is), since and until when that holds (int64, ns).
+class Answers(NamedTuple):
+    """For n addresses: rows of ``owners`` and of ``frontends`` of the directory (uint32, 0 for
+    none), why there is no name (uint8, ``KNOWN`` where there is), since and until when all
+    that holds (int64, ns).
     """
 
     owner: U32
+    frontends: U32
     reason: NDArray[np.uint8]
     since: I64
     until: I64
@@ -109,8 +112,7 @@ class Directory:
         self.owners: ObjectTable[Owner] = ObjectTable(AddressRecord(0))
         self.frontends: ObjectTable[Frontends] = ObjectTable(Frontends({}))
         self._synced = synced
-        self._owned = AddressTable()
-        self._served = AddressTable()
+        self._addresses = AddressTable(layers=2)
         self._endpoint_by_id: dict[int, Timeline[LocalEndpoint]] = {}
         self._prefixes: dict[int, dict[int, int]] = {}  # owners by length and leading bits
         self._prefix_lengths: list[int] = []
@@ -168,12 +170,12 @@ class Directory:
     def set_owner(self, number: int, addresses: Iterable[bytes], since: int) -> None:
         """From ``since`` (ns; 0: ever) on ``addresses`` are ``owners[number]``; 0: nobody."""
         for address in addresses:
-            self._owned.set(address, number, since or EVER)
+            self._addresses.set(address, number, since or EVER, _OWNER)
             self.changes.address(address, since or EVER)
 
     def set_frontends(self, number: int, address: bytes, since: int) -> None:
         """From ``since`` (ns; 0: ever) on ``address`` has ``frontends[number]``; 0: none."""
-        self._served.set(address, number, since or EVER)
+        self._addresses.set(address, number, since or EVER, _FRONTENDS)
         self.changes.address(address, since or EVER)
 
     def set_identities(self, labels: Mapping[int, tuple[str, ...]]) -> None:
@@ -215,28 +217,24 @@ class Directory:
 
     # Asking, a batch at a time
 
-    def owners_at(self, addresses: Addresses, time: I64) -> Ownership:
-        """Who had ``addresses`` (distinct or not) at ``time``, or stands for them."""
-        owner, since, until = self._owned.find(addresses, time)
+    def at(self, addresses: Addresses, time: I64) -> Answers:
+        """Who had ``addresses`` at ``time``, or stands for them, and what is served there."""
+        rows = self._addresses.rows_of(addresses)
+        owner, since, until = self._addresses.at(rows, time, _OWNER)
+        frontends = np.zeros(len(rows), dtype=np.uint32)
+        if len(self.frontends) > 1:
+            served = self._addresses.at(rows, time, _FRONTENDS)
+            frontends = served.number
+            since, until = np.maximum(since, served.since), np.minimum(until, served.until)
         reason = np.zeros(len(owner), dtype=np.uint8)
         missing = (owner == 0).nonzero()[0]
         if len(missing):
-            had = self._owned.had_one(addresses[missing], time[missing]).tolist()
+            had = self._addresses.had_one(rows[missing], time[missing], _OWNER).tolist()
             raw = addresses[missing].tobytes()
             for place, (index, expired) in enumerate(zip(missing.tolist(), had, strict=True)):
                 address = raw[16 * place : 16 * place + 16]
-                row = owner[index] = self._around(address, outside=not expired)
-                if row:
-                    reason[index] = self.owners[row].unknown  # type: ignore[union-attr]
-                elif not self._synced:
-                    reason[index] = NOT_SYNCED
-                else:
-                    reason[index] = EXPIRED if expired else UNKNOWN_ADDRESS
-        return Ownership(owner, reason, since, until)
-
-    def frontends_at(self, addresses: Addresses, time: I64) -> tuple[U32, I64, I64]:
-        """Rows of ``frontends`` (uint32, 0 for none), since and until when (int64, ns)."""
-        return self._served.find(addresses, time)
+                owner[index], reason[index] = self._around(address, expired=expired)
+        return Answers(owner, frontends, reason, since, until)
 
     def entity_of(self, owner: int, identity: int) -> Entity:
         """Who ``owners[owner]`` is; ``identity`` as the datapath reported it, 0 if it did not."""
@@ -282,22 +280,27 @@ class Directory:
         """Addresses of the pod whose container has this cgroup id."""
         return self._cgroups.get(cgroup_id, ())
 
-    def _one(self, address: bytes, time: int) -> Ownership:
-        return self.owners_at(
-            np.frombuffer(address, dtype=ADDRESS), np.array([time], dtype=np.int64)
-        )
+    def _one(self, address: bytes, time: int) -> Answers:
+        return self.at(np.frombuffer(address, dtype=ADDRESS), np.array([time], dtype=np.int64))
 
-    def _around(self, address: bytes, *, outside: bool) -> int:
-        """The owner of the longest prefix around an address; of the whole world if ``outside``."""
+    def _around(self, address: bytes, *, expired: bool) -> tuple[int, int]:
+        """The owner of the longest prefix around an address, and why there is no name.
+
+        For an address that somebody had, the whole world is no prefix.
+        """
         value = int.from_bytes(address, "big")
         mapped = value >> 32 == 0xFFFF
         for length in self._prefix_lengths:
             if mapped and length < 96:
                 break  # an IPv4 address is in no IPv6 prefix
             row = self._prefixes[length].get(value >> (128 - length))
-            if row is not None and (outside or length not in _WHOLE_WORLD):
-                return row
-        return 0
+            if row is not None and not (expired and length in _WHOLE_WORLD):
+                record = self.owners[row]
+                reason = record.unknown if isinstance(record, AddressRecord) else KNOWN
+                return row, EXPIRED if reason and expired else reason
+        if not self._synced:
+            return 0, NOT_SYNCED
+        return 0, EXPIRED if expired else UNKNOWN_ADDRESS
 
 
 def local_entity(endpoint: LocalEndpoint, identity: int) -> Entity:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from parsers.address_table import ADDRESS, buckets_of
 from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U32
@@ -77,32 +77,28 @@ _ENTITY_CACHE = 1 << 14
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
 _VERSIONS = 1 << 14
 
-_ANSWER = np.dtype(
-    [
-        ("source_entity", np.uint32),
-        ("destination_entity", np.uint32),
-        ("names", np.uint32),
-        ("source_frontends", np.uint32),
-        ("destination_frontends", np.uint32),
-        ("unknown", np.uint32),
-    ]
-)
-"""What a conversation is resolved to."""
+_ANSWER = (
+    "source_entity", "destination_entity", "names", "source_frontends", "destination_frontends",
+    "unknown",
+)  # fmt: skip
+"""What a conversation is resolved to: uint32 each."""
 
-_RESOLVED = np.dtype(
+_KEPT = np.dtype(
     [
         ("_since", np.int64),  # by first row, when the answer of the current row holds
         ("_until", np.int64),
         ("_current", np.uint32),  # by first row, the version asked for last; 0: none yet
         ("_first", np.uint32),  # the row of the key's first version
         ("_next", np.uint32),  # another version, 0 for none
-        *((name, np.uint32) for name in _ANSWER.names or ()),
     ],
     align=True,
 )
-"""Beside each key, in one array: a look-up needs most of it, and it grows in one piece."""
+"""What is kept beside each key, in one array: a look-up needs most of it."""
 
-_COLUMNS = _RESOLVED.names or ()
+# Words of 16 and 4 bytes in a CONVERSATION.
+_ADDRESSES = slice(0, 2)
+_IDENTITIES = slice(11, 13)
+_ENTITIES = slice(13, 15)
 
 
 class Conversations:
@@ -128,8 +124,8 @@ class Conversations:
     """
 
     __slots__ = (
-        *_COLUMNS, "_buckets", "_entity_of", "_generation", "_keys", "_resolved", "_seen",
-        "_versions", "entities", "generation", "name_pairs",
+        *_ANSWER, *(_KEPT.names or ()), "_answers", "_buckets", "_entity_of", "_generation",
+        "_kept", "_keys", "_seen", "_versions", "entities", "generation", "name_pairs",
     )  # fmt: skip
 
     source_entity: U32
@@ -149,8 +145,9 @@ class Conversations:
         self.generation = 0  # rises when rows or what they name are freed: caches are void then
         self.name_pairs: ObjectTable[NamePair] = ObjectTable(((), ()))
         self._keys = InternTable(CONVERSATION)
-        self._resolved = np.zeros(0, dtype=_RESOLVED)
-        self._buckets = np.zeros((2, 0), dtype=np.uint16)  # of both addresses, by row
+        self._kept = np.zeros(0, dtype=_KEPT)
+        self._answers = np.zeros((0, len(_ANSWER)), dtype=np.uint32)
+        self._buckets = np.zeros((0, 2), dtype=np.uint16)  # of both addresses
         self._seen = 0  # the directory's changes so far
         self._generation = -1  # and its generation
         self._versions = 0  # rows that are not their key's first
@@ -178,7 +175,7 @@ class Conversations:
 
     def nbytes(self) -> int:
         """Bytes of the rows in use: keys, columns by row, and what they resolved to."""
-        resolved = len(self) * (_RESOLVED.itemsize + 4)
+        resolved = len(self) * (_KEPT.itemsize + 4 * len(_ANSWER) + 4)
         return self._keys.nbytes() + resolved + self.entities.nbytes + self.name_pairs.nbytes
 
     def lookup(self, keys: Keys, time: I64, directory: Directory) -> U32:
@@ -197,15 +194,15 @@ class Conversations:
         rows = self._current[first]
         stale = (time >= self._until[first]) | (time < self._since[first])
         left = stale.nonzero()[0]
-        # Each round asks for the earliest event of each conversation, and answers all events
-        # of it until something changes.
+        # Each round asks for one event of each conversation, and answers all events of it for
+        # which the answer holds.
         while len(left):
-            in_order = left[np.argsort(time[left], kind="stable")]
-            asked, earliest = np.unique(first[in_order], return_index=True)
-            self._ask(asked, time[in_order[earliest]], directory)
+            events = dict(zip(first[left[::-1]].tolist(), left[::-1].tolist(), strict=True))
+            asked = np.fromiter(events, np.uint32, len(events))
+            self._ask(asked, time[np.fromiter(events.values(), np.int64, len(events))], directory)
             now, at = first[left], time[left]
             answered = (at < self._until[now]) & (at >= self._since[now])
-            rows[left[answered]] = self._current[now[answered]]
+            rows[left] = self._current[now]
             left = left[~answered]
         return rows
 
@@ -241,13 +238,8 @@ class Conversations:
 
     def entities_of(self, rows: U32) -> U32:
         """Rows of entities that conversations refer to, some of them repeatedly."""
-        keys = self.rows[rows]
-        return np.concatenate(
-            [
-                self.source_entity[rows], self.destination_entity[rows],
-                keys["source_entity"], keys["destination_entity"],
-            ]
-        )  # fmt: skip
+        named = _words(self.rows[rows], np.uint32)[:, _ENTITIES]
+        return np.concatenate([self._answers[rows, :2].ravel(), named.ravel()])
 
     def reclaim_resolved(
         self,
@@ -283,23 +275,21 @@ class Conversations:
             before, version = np.where(unused, before, version), after
 
     def _grow(self) -> None:
-        if self.capacity > len(self._resolved):
-            self._resolved = lengthened(self._resolved, self.capacity)
-            for name in _COLUMNS:
-                setattr(self, name, self._resolved[name])
-            buckets = np.zeros((2, self.capacity), dtype=np.uint16)
-            buckets[:, : self._buckets.shape[1]] = self._buckets
-            self._buckets = buckets
+        if self.capacity > len(self._kept):
+            self._kept = lengthened(self._kept, self.capacity)
+            self._answers = _taller(self._answers, self.capacity)
+            self._buckets = _taller(self._buckets, self.capacity)
+            for name in _KEPT.names or ():
+                setattr(self, name, self._kept[name])
+            for number, name in enumerate(_ANSWER):
+                setattr(self, name, self._answers[:, number])
 
     def _begin(self, made: U32) -> None:
         """Prepare the columns of new keys, which nothing was asked for yet."""
         self._grow()
+        self._kept[made] = np.array((EVER, EVER, 0, 0, 0), dtype=_KEPT)
         self._first[made] = made
-        self._current[made] = self._next[made] = 0
-        self._since[made] = self._until[made] = EVER
-        keys = self.rows[made]
-        for side, name in enumerate(("source_ip", "destination_ip")):
-            self._buckets[side, made] = buckets_of(_addresses(keys, name))
+        self._buckets[made] = buckets_of(_words(self.rows[made], ADDRESS)[:, _ADDRESSES])
 
     def _follow(self, directory: Directory) -> None:
         """Void the answers that the directory would not give any more."""
@@ -315,7 +305,7 @@ class Conversations:
             self._until[1:end] = EVER
             self._entity_of.clear()
             return
-        source, destination = self._buckets[:, :end]
+        source, destination = self._buckets[:end].T
         void = voided.buckets[source] | voided.buckets[destination]
         if voided.identities:
             self._entity_of.clear()
@@ -328,33 +318,29 @@ class Conversations:
     def _ask(self, first: U32, time: I64, directory: Directory) -> None:
         """Ask who distinct conversations were, each at its time."""
         keys, count = self.rows[first], len(first)
-        addresses = np.concatenate(
-            [_addresses(keys, "source_ip"), _addresses(keys, "destination_ip")]
+        # From here on source and destination of each follow one another.
+        addresses = _words(keys, ADDRESS)[:, _ADDRESSES].ravel()
+        owner, frontends, reason, since, until = directory.at(addresses, time.repeat(2))
+        nowhere = _nowhere(keys)
+        if nowhere.any():
+            owner[nowhere], frontends[nowhere], reason[nowhere] = 0, 0, 0
+        words = _words(keys, np.uint32)
+        entities, known = self._entities(
+            owner.tolist(),
+            words[:, _IDENTITIES].ravel().tolist(),
+            words[:, _ENTITIES].ravel().tolist(),
+            directory,
         )
-        when = np.concatenate([time, time])
-        owner, reason, since, until = directory.owners_at(addresses, when)
-        frontends, served_since, served_until = directory.frontends_at(addresses, when)
-        nowhere = (
-            np.concatenate([keys["absent"] & ABSENT_SOURCE, keys["absent"] & ABSENT_DESTINATION])
-            != 0
-        )
-        nowhere |= np.tile(keys["ip_version"] == 0, 2)
-        owner[nowhere], reason[nowhere], frontends[nowhere] = 0, 0, 0
-        identities = keys["source_identity"].tolist() + keys["destination_identity"].tolist()
-        named = keys["source_entity"].tolist() + keys["destination_entity"].tolist()
-        entities, known = self._entities(owner.tolist(), identities, named, directory)
         reason[known] = 0
-        answer = np.zeros(count, dtype=_ANSWER)
-        answer["source_entity"], answer["destination_entity"] = entities[:count], entities[count:]
-        answer["source_frontends"] = frontends[:count]
-        answer["destination_frontends"] = frontends[count:]
-        answer["unknown"] = reason[:count] | reason[count:] << 4
+        sides = reason.reshape(count, 2)
+        answer = np.zeros((count, len(_ANSWER)), dtype=np.uint32)
+        answer[:, :2] = entities.reshape(count, 2)
+        answer[:, 3:5] = frontends.reshape(count, 2)
+        answer[:, 5] = sides[:, 0] | sides[:, 1] << 4
         if directory.named_addresses:
-            answer["names"] = self._names(addresses, nowhere, entities, directory)
-        since = np.maximum(since, served_since)
-        until = np.minimum(until, served_until)
-        self._since[first] = np.maximum(since[:count], since[count:])
-        self._until[first] = np.minimum(until[:count], until[count:])
+            answer[:, 2] = self._names(addresses, nowhere, entities, directory)
+        self._since[first] = since.reshape(count, 2).max(axis=1)
+        self._until[first] = until.reshape(count, 2).min(axis=1)
         self._give(first, answer)
 
     def _entities(
@@ -378,9 +364,9 @@ class Conversations:
         if named:
             entity = replace(
                 self.entities[named],
-                namespace=entity.namespace or self.entities[named].namespace,
-                pod_name=entity.pod_name or self.entities[named].pod_name,
-                workloads=entity.workloads or self.entities[named].workloads,
+                namespace=entity.namespace,
+                pod_name=entity.pod_name,
+                workloads=entity.workloads,
             )
         if len(self._entity_of) >= _ENTITY_CACHE:
             self._entity_of.clear()
@@ -396,12 +382,11 @@ class Conversations:
         directory: Directory,
     ) -> list[int]:
         """Rows of ``name_pairs`` of the conversations that ``_ask`` asks for."""
-        raw, count = addresses.tobytes(), len(entities) // 2
+        raw, known, found = addresses.tobytes(), directory.named_addresses, []
         sides = [None if no else raw[16 * n : 16 * n + 16] for n, no in enumerate(nowhere.tolist())]
-        known, found = directory.named_addresses, []
         ids = self.entities.endpoint_id[entities].tolist()
         for source, destination, own, peer in zip(
-            sides[:count], sides[count:], ids[:count], ids[count:], strict=True
+            sides[::2], sides[1::2], ids[::2], ids[1::2], strict=True
         ):
             pair: NamePair = ((), ())
             if source in known or destination in known:
@@ -409,26 +394,22 @@ class Conversations:
             found.append(self.name_pairs.intern(pair) if any(pair) else 0)
         return found
 
-    def _give(self, first: U32, answer: NDArray[np.void]) -> None:
+    def _give(self, first: U32, answer: U32) -> None:
         """Make the versions with these answers the current ones of their keys."""
         current = self._current[first]
         new = current == 0
         rows = first[new]
-        for name in _ANSWER.names or ():
-            getattr(self, name)[rows] = answer[name][new]
-        self._current[rows] = rows
-        changed = np.zeros(len(first), dtype=np.bool_)
-        for name in _ANSWER.names or ():
-            changed |= getattr(self, name)[current] != answer[name]
-        for index in (changed & ~new).nonzero()[0].tolist():
+        self._answers[rows], self._current[rows] = answer[new], rows
+        changed = ~new & (self._answers[current] != answer).any(axis=1)
+        for index in changed.nonzero()[0].tolist():
             row = int(first[index])
             self._current[row] = self._version(row, answer[index])
 
-    def _version(self, first: int, answer: np.void) -> int:
+    def _version(self, first: int, answer: U32) -> int:
         """The row of the key of ``first`` that has this answer, made when there is none."""
         version = first
         while version:
-            if all(getattr(self, name)[version] == answer[name] for name in _ANSWER.names or ()):
+            if np.array_equal(self._answers[version], answer):
                 return version
             version = int(self._next[version])
         number = int(self.rows["absent"][int(self._next[first])]) >> _VERSION_SHIFT
@@ -441,14 +422,31 @@ class Conversations:
                 break
         self._begin(made)
         version = int(rows[0])
-        for name in _ANSWER.names or ():
-            getattr(self, name)[version] = answer[name]
-        self._first[version] = first
+        self._answers[version], self._first[version] = answer, first
         self._next[version], self._next[first] = self._next[first], version
         self._versions += 1
         return version
 
 
-def _addresses(keys: Keys, name: str) -> NDArray[np.void]:
-    """One side's addresses, ``ADDRESS``, contiguous."""
-    return np.ascontiguousarray(keys[name]).view(ADDRESS).ravel()
+def _words(keys: Keys, dtype: DTypeLike) -> NDArray[Any]:
+    """Keys as rows of words."""
+    words = keys.view(dtype)
+    return words.reshape(len(keys), CONVERSATION.itemsize // words.itemsize)
+
+
+def _nowhere(keys: Keys) -> NDArray[np.bool_]:
+    """Which sides have no address: two flags a key."""
+    if not keys["absent"].any() and keys["ip_version"].all():
+        return np.zeros(2 * len(keys), dtype=np.bool_)
+    flags: NDArray[np.bool_] = (
+        keys["absent"][:, np.newaxis] & (ABSENT_SOURCE, ABSENT_DESTINATION) != 0
+    )
+    flags |= (keys["ip_version"] == 0)[:, np.newaxis]
+    return flags.ravel()
+
+
+def _taller(rows: NDArray[Any], capacity: int) -> NDArray[Any]:
+    """A copy with rows of zeros below it; see ``lengthened``."""
+    longer = np.zeros((capacity, rows.shape[1]), dtype=rows.dtype)
+    longer[: len(rows)] = rows
+    return longer

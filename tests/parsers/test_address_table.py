@@ -58,7 +58,8 @@ def test_any_changes_are_answered_as_by_a_plain_list(
             else:
                 asked.append((address, now - number * SECOND // 3))
         time = np.array([t for _, t in asked], dtype=np.int64)
-        numbers, first_at, last_at = table.find(addresses_of([a for a, _ in asked]), time)
+        rows = table.rows_of(addresses_of([a for a, _ in asked]))
+        numbers, first_at, last_at = table.at(rows, time)
         assert numbers.tolist() == [model.at(a, t) for a, t in asked]
         for (address, at), number, first, last in zip(
             asked, numbers.tolist(), first_at.tolist(), last_at.tolist(), strict=True
@@ -82,8 +83,8 @@ def test_forgetting_changes_no_answer_after_its_time(data: st.DataObject) -> Non
         pass
     times = [time for time in range(before, 80) for _ in range(3)]
     asked = [1, 2, 3] * (80 - before)
-    numbers, _, _ = table.find(addresses_of(asked), np.array(times, dtype=np.int64))
-    assert numbers.tolist() == [model.at(a, t) for a, t in zip(asked, times, strict=True)]
+    held = table.at(table.rows_of(addresses_of(asked)), np.array(times, dtype=np.int64))
+    assert held.number.tolist() == [model.at(a, t) for a, t in zip(asked, times, strict=True)]
 
 
 def test_what_was_given_back_long_ago_takes_no_memory() -> None:
@@ -104,7 +105,7 @@ def test_an_address_that_had_a_number_once_is_told_from_one_that_never_had() -> 
     table.set(addresses_of([1])[0].tobytes(), 5, 10)
     table.set(addresses_of([1])[0].tobytes(), 0, 20)
     asked = addresses_of([1, 1, 1, 2])
-    had = table.had_one(asked, np.array([5, 15, 25, 25]))
+    had = table.had_one(table.rows_of(asked), np.array([5, 15, 25, 25]))
     assert had.tolist() == [False, True, True, False]
 
 
@@ -122,3 +123,13 @@ def test_numbers_of_the_past_are_in_use_as_long_as_they_are_remembered() -> None
 def test_equal_addresses_are_in_one_bucket() -> None:
     first, second = buckets_of(addresses_of([1, 1]))
     assert first == second
+
+
+def test_layers_know_nothing_of_each_other() -> None:
+    table = AddressTable(layers=2)
+    address = addresses_of([1])
+    table.set(address[0].tobytes(), 7, 10, layer=1)
+    table.set(address[0].tobytes(), 3, 20, layer=0)
+    rows, time = table.rows_of(address), np.array([15])
+    assert [int(column[0]) for column in table.at(rows, time, 0)] == [0, EVER, 20]
+    assert [int(column[0]) for column in table.at(rows, time, 1)] == [7, 10, FOREVER]

@@ -50,7 +50,7 @@ def asked(address: bytes, time: int) -> tuple[np.ndarray, np.ndarray]:
 
 def valid_between(directory: Directory, time: int) -> tuple[int, int]:
     """Since and until when the answer for ``HERE`` holds."""
-    found = directory.owners_at(*asked(HERE, time))
+    found = directory.at(*asked(HERE, time))
     return int(found.since[0]), int(found.until[0])
 
 
@@ -61,7 +61,7 @@ def around(directory: Directory, address: str) -> int:
 
 def services_at(directory: Directory, address: bytes, time: int) -> dict[int, Service]:
     """What is served at an address, by port."""
-    (row,) = directory.frontends_at(*asked(address, time))[0]
+    (row,) = directory.at(*asked(address, time)).frontends
     return dict(directory.frontends[int(row)].by_port)
 
 
