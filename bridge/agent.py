@@ -41,9 +41,14 @@ from bridge.flow_path import FlowPath
 from bridge.http_listener import http_part
 from bridge.hubble_listener import hubble_part
 from bridge.identity.file import load_identity_file
+from bridge.kubernetes.credentials import from_kubeconfig, in_cluster, is_in_cluster
+from bridge.kubernetes.metrics import KubernetesCollector
+from bridge.kubernetes.pod_names import PodNames
+from bridge.kubernetes.source import KubernetesSource
 from bridge.memory_limit import flows_that_fit
 from bridge.metrics_file import follow_metrics_file
 from bridge.node_address import hubble_address
+from bridge.rising_clock import RisingClock
 from bridge.supervision import Part, Supervisor
 from parsers.directory import Directory
 from parsers.errors import UsageError
@@ -87,8 +92,9 @@ class Agent:
         self.registry.register(SeriesCollector(lambda: self.metrics.families))
         self.registry.register(GuessedHeaders(lambda: pipeline.guessed_headers))
         self.agent_metrics = AgentMetrics(self.registry, self.ledger, __version__)
+        rising = RisingClock(clock)
         self.path = FlowPath(
-            pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=clock
+            pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=rising
         )
         self.path.followers.append(self._note_departures)
         self.client = MonitorClient(
@@ -99,6 +105,7 @@ class Agent:
             watched=lambda: self.observer.followers > 0,
             on_connect=self.agent_metrics.source_connects.labels("cilium").inc,
         )
+        self.kubernetes = self._kubernetes_source(rising)
         self.supervisor = Supervisor(log)
         self._scrapes = ScrapeCounts()
         self._feed_gauges()
@@ -117,6 +124,8 @@ class Agent:
         statistics = self.client.statistics()
         if not statistics.connected:
             found["cilium"] = statistics.state
+        if self.kubernetes is not None and (complaint := self.kubernetes.complaint()):
+            found["kubernetes"] = complaint
         return found
 
     def reload(self, config: Config) -> list[str]:
@@ -130,7 +139,9 @@ class Agent:
     def _parts(self) -> Iterator[tuple[str, Part]]:
         config = self.config
         yield "cilium", self._read
-        if not self._directory.synced:
+        if self.kubernetes is not None:
+            yield "kubernetes", partial(self._watch_kubernetes, self.kubernetes)
+        elif not self._directory.synced:
             yield "identity", self._learn
         services = services_of(self.observer, self.peers, version=__version__)
         yield "hubble", hubble_part(services, config.hubble, self.supervisor)
@@ -179,6 +190,30 @@ class Agent:
         self.peers.replace([Peer.of(node)])
         ready()
         await trio.sleep_forever()
+
+    def _kubernetes_source(self, clock: Callable[[], int]) -> KubernetesSource | None:
+        identity, node = self.config.identity, self.config.node
+        if not identity.asks_kubernetes(in_cluster=is_in_cluster()):
+            return None
+        self._directory.synced = False
+        here = node.name or socket.gethostname()
+        source = KubernetesSource(
+            PodNames(self._directory),
+            self.log,
+            agent=f"ciliary/{__version__}",
+            node=here if identity.kubernetes.scope == "node" else "",
+            clock=clock,
+        )
+        self.registry.register(KubernetesCollector(source))
+        return source
+
+    async def _watch_kubernetes(self, source: KubernetesSource, ready: Callable[[], None]) -> None:
+        settings = self.config.identity.kubernetes
+        if settings.kubeconfig is not None:
+            access = await from_kubeconfig(settings.kubeconfig, settings.context)
+        else:
+            access = in_cluster()
+        await source.run(access, ready)
 
     def _count_by(self, handlers: tuple[HandlerSpec, ...]) -> None:
         if handlers != self.metrics.specs:

@@ -148,6 +148,31 @@ class Cilium(_Section):
         return int(major), int(minor)
 
 
+class Kubernetes(_Section):
+    """Names from the API server."""
+
+    enabled: bool | Literal["auto"] = Field(
+        default="auto",
+        description="auto for where there is a kubeconfig or, in a cluster, a service account, "
+        "and no identity.file.",
+    )
+    kubeconfig: Path | None = Field(
+        default=None, description="How to log in; null for the pod's service account."
+    )
+    context: str = Field(default="", description="Of the kubeconfig; empty for its current one.")
+    scope: Literal["all", "node"] = Field(
+        default="all",
+        description="Pods to watch: all, or those of node.name; others then have the names that "
+        "endpoint slices and Cilium's objects give.",
+    )
+
+    @model_validator(mode="after")
+    def _context_is_of_a_kubeconfig(self) -> Kubernetes:
+        if self.context and self.kubeconfig is None:
+            raise ValueError("context is one of a kubeconfig; set kubeconfig as well")
+        return self
+
+
 class Identity(_Section):
     """Where names come from."""
 
@@ -156,6 +181,19 @@ class Identity(_Section):
         description="A JSON or YAML file with endpoints, identities and addresses. "
         "It may come later.",
     )
+    kubernetes: Kubernetes = Kubernetes()
+
+    @model_validator(mode="after")
+    def _names_come_from_one_place(self) -> Identity:
+        if self.file is not None and self.kubernetes.enabled is True:
+            raise ValueError("file and kubernetes.enabled: both give all names; leave one out")
+        return self
+
+    def asks_kubernetes(self, *, in_cluster: bool) -> bool:
+        """Whether names come from an API server, for a process that runs there or not."""
+        if self.kubernetes.enabled != "auto":
+            return self.kubernetes.enabled
+        return self.file is None and (in_cluster or self.kubernetes.kubeconfig is not None)
 
 
 class Tls(_Section):
