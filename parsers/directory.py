@@ -143,8 +143,11 @@ class Directory:
             self.set_owner(self.owners.add(endpoint) if endpoint else 0, addresses, since)
         number = endpoint.id if endpoint is not None else endpoint_id
         if number is not None:
-            self._endpoint_by_id.setdefault(number, Timeline()).set(endpoint, since)
-            self.generation += 1
+            by_id = self._endpoint_by_id.setdefault(number, Timeline())
+            known = (endpoint, *by_id.values())
+            if any(each is not None and each.policy is not None for each in known):
+                self.generation += 1
+            by_id.set(endpoint, since)
 
     def set_address(self, prefix: str, record: AddressRecord | None, *, since: int = 0) -> None:
         """From ``since`` on ``prefix`` (CIDR text) is ``record`` (None: unknown).

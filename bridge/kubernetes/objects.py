@@ -47,6 +47,8 @@ class Metadata(_Part, frozen=True):
     name: Text
     namespace: Text = ""
     uid: Text = ""
+    generate_name: Text = ""
+    creation_timestamp: Text = ""
     resource_version: Text = ""
     labels: Labels | None = None
     owner_references: tuple[Owner, ...] | None = None
