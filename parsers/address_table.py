@@ -49,16 +49,18 @@ class _Layer:
         self.since: I64 = np.full(capacity, EVER, dtype=np.int64)
         self.timelines: dict[int, Timeline[int]] = {}  # by row, of those that changed
 
-    def set(self, row: int, number: int, since: int) -> None:
-        """From ``since`` on the row has ``number``, until the next change."""
+    def set(self, row: int, number: int, since: int, *, lasting: bool) -> None:
+        """From ``since`` on the row has ``number``: for good, or until the next change."""
         began = int(self.since[row])
         timeline = self.timelines.get(row)
-        if timeline is None and began != since:
+        if timeline is None and (began < since or (began > since and not lasting)):
             timeline = self.timelines[row] = Timeline()
             timeline.set(int(self.numbers[row]) or None, began)
         if timeline is not None:
+            if lasting:
+                timeline.cut(since)
             timeline.set(number or None, since)
-        if since >= began:
+        if lasting or since >= began:
             self.numbers[row], self.since[row] = number, since
 
     def at(self, rows: U32, time: I64) -> Held:
@@ -104,27 +106,25 @@ class AddressTable:
         changes = 100 * len(self._changes) + sum(_TIMELINE_BYTES + 80 * len(t) for t in timelines)
         return self._rows.nbytes() + columns + changes
 
-    def set(self, address: bytes, number: int, since: int, layer: int = 0) -> None:
-        """From ``since`` on ``address`` has ``number`` (0: none), until the next change."""
-        self.set_many(np.frombuffer(address, dtype=ADDRESS), [number], since, layer)
-
-    def set_many(
-        self, addresses: Addresses, numbers: list[int], since: int, layer: int = 0
+    def set(
+        self, address: bytes, number: int, since: int, layer: int = 0, *, lasting: bool = False
     ) -> None:
-        """As ``set``, of distinct addresses."""
-        rows, made = self._rows.lookup(addresses)
+        """From ``since`` on ``address`` has ``number`` (0: none), until the next known change.
+
+        ``lasting``: whatever changes were known after it were none.
+        """
+        rows, made = self._rows.lookup(np.frombuffer(address, dtype=ADDRESS))
         capacity = self._rows.capacity
         for each in self._layers:
             if capacity > len(each.numbers):
                 each.numbers = lengthened(each.numbers, capacity)
                 each.since = lengthened(each.since, capacity)
             each.numbers[made], each.since[made] = 0, EVER
-        changed, new = self._layers[layer], set(made.tolist())
-        for row, number in zip(rows.tolist(), numbers, strict=True):
-            if row:
-                changed.set(row, number, since)
-                if row not in new:
-                    self._changes.append((since, row))
+        row = int(rows[0])
+        if row:
+            self._layers[layer].set(row, number, since, lasting=lasting)
+            if not len(made):
+                self._changes.append((since, row))
 
     def rows_of(self, addresses: Addresses) -> U32:
         """The rows of addresses (uint32), 0 for those that are not there."""

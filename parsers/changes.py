@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsers.address_table import ADDRESS, BUCKETS, buckets_of
-from parsers.timeline import FOREVER
 
 _REMEMBERED = 1 << 10  # identities; when more change at once, all is void
 
@@ -33,20 +32,20 @@ class Voided:
 class Changes:
     """``count`` rises with each change."""
 
-    __slots__ = ("_buckets", "_earliest", "_everything", "_identities", "count")
+    __slots__ = ("_buckets", "_everything", "_identities", "_late", "count")
 
     def __init__(self) -> None:
         self.count = 0
         self._buckets = np.zeros(BUCKETS, dtype=np.uint64)  # count at the last change
         self._identities: deque[tuple[int, int]] = deque()
         self._everything = 0
-        self._earliest = FOREVER
+        self._late: dict[bytes, int] = {}
 
     def address(self, address: bytes, since: int) -> None:
         """An address has another owner or other services from ``since`` (ns) on."""
         self.count += 1
         self._buckets[buckets_of(np.frombuffer(address, dtype=ADDRESS))] = self.count
-        self._earliest = min(self._earliest, since)
+        self._late[address] = min(self._late.get(address, since), since)
 
     def identity(self, number: int) -> None:
         """A security identity has other labels."""
@@ -68,10 +67,10 @@ class Changes:
             tuple(number for at, number in self._identities if at > seen),
         )
 
-    def take_earliest(self) -> int:
-        """Since when (ns) addresses differ, of all changes since this was asked last.
+    def take_late(self) -> dict[bytes, int]:
+        """The addresses that changed since this was asked last, and since when (ns) they differ.
 
-        For the one who corrects what was named too early; ``FOREVER`` when nothing changed.
+        For the one who corrects what was named too early.
         """
-        earliest, self._earliest = self._earliest, FOREVER
-        return earliest
+        late, self._late = self._late, {}
+        return late

@@ -170,10 +170,15 @@ class Directory:
         self._prefix_lengths = sorted((n for n, t in self._prefixes.items() if t), reverse=True)
         self.changes.everything()
 
-    def set_owner(self, number: int, addresses: Iterable[bytes], since: int) -> None:
-        """From ``since`` (ns; 0: ever) on ``addresses`` are ``owners[number]``; 0: nobody."""
+    def set_owner(
+        self, number: int, addresses: Iterable[bytes], since: int, *, lasting: bool = False
+    ) -> None:
+        """From ``since`` (ns; 0: ever) on ``addresses`` are ``owners[number]``; 0: nobody.
+
+        Until the next change that is known; ``lasting``: such changes were none.
+        """
         for address in addresses:
-            self._addresses.set(address, number, since or EVER, _OWNER)
+            self._addresses.set(address, number, since or EVER, _OWNER, lasting=lasting)
             self.changes.address(address, since or EVER)
 
     def set_frontends(self, number: int, address: bytes, since: int) -> None:

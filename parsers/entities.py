@@ -21,6 +21,7 @@ from parsers.object_table import ObjectTable
 from parsers.timeline import EVER, FOREVER
 
 if TYPE_CHECKING:
+    from parsers.changes import Voided
     from parsers.directory import Directory
 
 
@@ -206,6 +207,21 @@ class Conversations:
             left = left[~answered]
         return rows
 
+    def has_identity(self, identities: tuple[int, ...]) -> bool:
+        """Whether some entity has one of these security identities."""
+        return bool(identities) and bool(np.isin(self.entities.identity, identities).any())
+
+    def is_void(self, rows: U32, voided: Voided) -> NDArray[np.bool_]:
+        """Which rows may not be what ``lookup`` would give now."""
+        if voided.everything:
+            return np.ones(len(rows), dtype=np.bool_)
+        source, destination = self._buckets[rows].T
+        void: NDArray[np.bool_] = voided.buckets[source] | voided.buckets[destination]
+        if self.has_identity(voided.identities):
+            relabelled = np.isin(self.entities.identity, voided.identities)
+            void |= relabelled[self._answers[rows, :2]].any(axis=1)
+        return void
+
     def mark(self, rows: U32, in_use: NDArray[np.bool_]) -> None:
         """Flag rows that something refers to, and the first version of their keys."""
         in_use[rows] = True
@@ -301,19 +317,10 @@ class Conversations:
             return
         voided = changes.since(self._seen)
         self._seen = changes.count
-        if voided.everything:
-            self._until[1:end] = EVER
+        if voided.everything or voided.identities:
             self._entity_of.clear()
-            return
-        source, destination = self._buckets[:end].T
-        void = voided.buckets[source] | voided.buckets[destination]
-        if voided.identities:
-            self._entity_of.clear()
-            relabelled = np.isin(self.entities.identity, voided.identities)
-            void |= relabelled[self.source_entity[:end]]
-            void |= relabelled[self.destination_entity[:end]]
-        void[0] = False
-        self._until[self._first[:end][void]] = EVER
+        void = self.is_void(np.arange(1, end, dtype=np.uint32), voided)
+        self._until[self._first[1:end][void]] = EVER
 
     def _ask(self, first: U32, time: I64, directory: Directory) -> None:
         """Ask who distinct conversations were, each at its time."""

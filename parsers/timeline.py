@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import Generic, TypeVar
 
 EVER, FOREVER = -(2**63), 2**63 - 1
@@ -31,6 +31,11 @@ class Timeline(Generic[T]):
         else:
             self._since.insert(at, since)
             self._values.insert(at, value)
+
+    def cut(self, since: int) -> None:
+        """Forget changes at and after ``since``."""
+        at = bisect_left(self._since, since)
+        del self._since[at:], self._values[at:]
 
     def at(self, time: int) -> T | None:
         """The value at ``time``."""

@@ -98,6 +98,13 @@ class Reclaimer:
         if next(self._cycle, None) is None:
             self._cycle = None
 
+    def keep(self, conversation: U32) -> None:
+        """Flag conversations that stored flows were given since they were appended."""
+        if self._cycle is not None:
+            conversations = self._tables.conversations
+            conversations.mark(conversation, self._marks.of("conversations", conversations.end))
+            self._marks.resolved(conversation)
+
     def run(self) -> int:
         """A whole cycle at once; returns how many rows of all tables it freed."""
         self._cycle = None

@@ -18,7 +18,7 @@ from ipaddress import ip_network
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
-from bridge.kubernetes.claims import AddressClaims, Claimant
+from bridge.kubernetes.claims import AddressClaims, Claimant, Rank
 from bridge.kubernetes.frontends import SERVICE_NAME, ServiceFrontends
 from bridge.kubernetes.identities import (
     HEALTH,
@@ -304,10 +304,10 @@ class Names:
             addresses = facts.addresses
             if not addresses and facts.alive and told is not None:
                 addresses = told.addresses  # Cilium knows them a moment earlier
-            rank = (_BY_POD, not facts.leaves, facts.began, entry.key[1])
+            rank = Rank(_BY_POD, facts.ends, facts.began, entry.key[1])
         else:
             addresses = told.addresses if told is not None else entry.in_slices
-            rank = (_BY_SLICE, True, 0, entry.key[1])
+            rank = Rank(_BY_SLICE, 0, 0, entry.key[1])
         owner, before = self._owner_of(entry, facts, told), entry.owner
         self._claims.publish(entry, owner, addresses, rank, at)
         self._set_endpoint(before, owner, at)
@@ -499,7 +499,7 @@ class Names:
                 return
             claimant = self._claimants[kind, key] = Claimant()
         owner = AddressRecord(identity) if addresses else claimant.owner
-        self._claims.publish(claimant, owner, addresses, (kind, True, 0, key[1]), at)
+        self._claims.publish(claimant, owner, addresses, Rank(kind, 0, 0, key[1]), at)
         if not addresses:
             del self._claimants[kind, key]
 

@@ -22,6 +22,7 @@ class PodFacts(NamedTuple):
 
     ``addresses``: its own, none for a hostNetwork pod. ``host_addresses`` and ``host_ports``:
     where it is found on its node. ``began``: ns, when it may have got its address, 0 if unknown.
+    ``ends``: ns, when it has to be gone, 0 while it may stay.
     ``alive``: it may have addresses of its own.
     """
 
@@ -33,7 +34,7 @@ class PodFacts(NamedTuple):
     host_addresses: tuple[bytes, ...]
     host_ports: tuple[int, ...]
     began: int
-    leaves: bool
+    ends: int
     alive: bool
 
 
@@ -51,8 +52,8 @@ def facts_of(pod: Pod, counts: LabelFilter) -> PodFacts:
         addresses=() if spec.host_network or not alive else _addresses(pod),
         host_addresses=addresses_of(status.host_ip) if ports else (),
         host_ports=ports,
-        began=nanoseconds(status.start_time or metadata.creation_timestamp),
-        leaves=metadata.deletion_timestamp is not None,
+        began=nanoseconds(_networked(pod) or status.start_time or metadata.creation_timestamp),
+        ends=nanoseconds(metadata.deletion_timestamp or ""),
         alive=alive and not spec.host_network,
     )
 
@@ -81,6 +82,14 @@ def nanoseconds(text: str) -> int:
         return int(datetime.fromisoformat(text).timestamp()) * 10**9 if text else 0
     except (ValueError, OverflowError):
         return 0
+
+
+def _networked(pod: Pod) -> str:
+    """Since when the pod has a network, where the kubelet tells (since 1.29)."""
+    for condition in pod.status.conditions or ():
+        if condition.type == "PodReadyToStartContainers" and condition.status == "True":
+            return condition.last_transition_time or ""
+    return ""
 
 
 def _addresses(pod: Pod) -> tuple[bytes, ...]:
