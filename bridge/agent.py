@@ -48,12 +48,15 @@ from bridge.kubernetes.source import KubernetesSource
 from bridge.memory_limit import flows_that_fit
 from bridge.metrics_file import follow_metrics_file
 from bridge.node_address import hubble_address
+from bridge.probes import Probes
 from bridge.rising_clock import RisingClock
+from bridge.source_switch import SourceSwitch
 from bridge.supervision import Part, Supervisor
 from parsers.directory import Directory
 from parsers.errors import UsageError
 from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, ParsedBatch, new_tables
+from parsers.probe_batch import ProbeBatch
 from parsers.world import directory_of, node_name_of
 
 _RELOADED = {"log.level", "metrics.hubble.enabled"}  # by ``Agent.reload``
@@ -78,10 +81,13 @@ class Agent:
             release=config.cilium.release_number,
             redaction=config.hubble.redact.redaction,
         )
-        self.node = _local_node(config, world, self._directory.link_name)
+        self.node = _local_node(config, world, self._link_name)
         self.history = History(tables, self.ledger, _history_size(config))
         self.metrics = HubbleMetrics(
-            _handlers(config), series=config.metrics.hubble.series, node=self.node
+            _handlers(config),
+            series=config.metrics.hubble.series,
+            node=self.node,
+            reasons=tables.reasons,
         )
         self._departed = DepartedPods(self.metrics)
         self.observer = Observer(
@@ -97,13 +103,16 @@ class Agent:
             pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=rising
         )
         self.path.followers.append(self._note_departures)
+        self.switch = SourceSwitch(config.source, self.path, log)
+        self.probes = Probes(config.native_probes, self._take_probes, log)
         self.client = MonitorClient(
             config.cilium.socket,
-            self.path.deliver,
+            self.switch.deliver,
             ledger=self.ledger,
             log=log,
             watched=lambda: self.observer.followers > 0,
-            on_connect=self.agent_metrics.source_connects.labels("cilium").inc,
+            on_connect=self._on_connect,
+            on_end=self.switch.disconnected,
         )
         self.kubernetes = self._kubernetes_source(rising)
         self.supervisor = Supervisor(log)
@@ -122,10 +131,16 @@ class Agent:
         """Part -> why it does not serve now; empty when all is well."""
         found = dict(self.supervisor.complaints)
         statistics = self.client.statistics()
-        if not statistics.connected:
+        if self.switch.reads_cilium and not statistics.connected:
             found["cilium"] = statistics.state
         if self.kubernetes is not None and (complaint := self.kubernetes.complaint()):
             found["kubernetes"] = complaint
+        if self.config.source == "auto":
+            # One source is enough; without any, both say why.
+            if self.switch.source == "cilium":
+                found.pop("probes", None)
+            elif self.probes.running:
+                found.pop("cilium", None)
         return found
 
     def reload(self, config: Config) -> list[str]:
@@ -138,7 +153,10 @@ class Agent:
 
     def _parts(self) -> Iterator[tuple[str, Part]]:
         config = self.config
-        yield "cilium", self._read
+        if self.switch.reads_cilium:
+            yield "cilium", self._read
+        if self.switch.may_probe:
+            yield "probes", partial(self.switch.keep_probes, self.probes.run)
         if self.kubernetes is not None:
             yield "kubernetes", partial(self._watch_kubernetes, self.kubernetes)
         elif not self._directory.synced:
@@ -177,12 +195,24 @@ class Agent:
         ready()  # whether the socket is there is the client's to say
         await self.client.run()
 
+    def _on_connect(self) -> None:
+        self.agent_metrics.source_connects.labels("cilium").inc()
+        self.switch.connected()
+
+    def _take_probes(self, batch: ProbeBatch) -> None:
+        self.path.deliver_probes(batch)
+        self.agent_metrics.count_interfaces(batch.totals, self._link_name)
+
+    def _link_name(self, index: int) -> str:
+        """The identity file wins, as in a node of a recording's."""
+        return self._directory.link_name(index) or self.probes.interface_name(index)
+
     async def _learn(self, ready: Callable[[], None]) -> None:
         """Once the identity file can be read: its names from now on."""
         file = self.config.identity.file
         world, known = await trio.to_thread.run_sync(_read_identity, file)
         self._directory.replace_by(known)
-        node = _local_node(self.config, world, self._directory.link_name)
+        node = _local_node(self.config, world, self._link_name)
         # The uuids of flows go on as they began.
         node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
         self.node = self.observer.node = node
@@ -259,7 +289,11 @@ class Agent:
 
     def _feed_gauges(self) -> None:
         told, history, client = self.agent_metrics, self.history, self.client
-        told.source_connected.labels("cilium").set_function(lambda: client.connected)
+        if self.switch.reads_cilium:
+            told.source_connected.labels("cilium").set_function(lambda: client.connected)
+        if self.switch.may_probe:
+            told.source_connected.labels("probes").set_function(lambda: self.probes.running)
+            told.covered_interfaces.set_function(self.probes.covered)
         told.waiting_bytes.set_function(lambda: client.statistics().waiting)
         told.followers.set_function(lambda: self.observer.followers)
         told.history_flows.set_function(lambda: len(history.flows))

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import (
@@ -33,8 +33,15 @@ from api.metrics.hubble import DEFAULT_HANDLERS
 from api.metrics.options import parse_handlers
 from bridge.addresses import is_loopback, split_address
 from bridge.os_errors import reason_of
+from bridge.source_switch import Choice
+from native_probes.drops import DEFAULT_QUIET
+from native_probes.interfaces import InterfacePatterns
+from native_probes.source import SourceSettings
+from native_probes.traffic import TrafficSettings
 from parsers.errors import UsageError
 from parsers.redaction import DEFAULT_REDACTION, Redaction
+
+ProbeName: TypeAlias = Literal["traffic", "drops", "tcp", "dns"]
 
 PREFIX = "CILIARY_"
 _JOINT = "__"
@@ -171,6 +178,45 @@ class Kubernetes(_Section):
         if self.context and self.kubeconfig is None:
             raise ValueError("context is one of a kubeconfig; set kubeconfig as well")
         return self
+
+
+class NativeProbes(_Section):
+    """Own probes, the source where there is no Cilium."""
+
+    disabled: tuple[ProbeName, ...] = Field(
+        default=(), description="Probes that do not run: " + ", ".join(get_args(ProbeName)) + "."
+    )
+    pod_interfaces: tuple[str, ...] = Field(
+        default=InterfacePatterns().pods,
+        description="Interfaces that lead to pods, by the node's names for them; * is any text.",
+    )
+    uplinks: tuple[str, ...] = Field(
+        default=(),
+        description="Other interfaces to observe, likewise; with none, all hardware that is not "
+        "part of a bond, and bonds.",
+    )
+    excluded_interfaces: tuple[str, ...] = Field(
+        default=(), description="Interfaces to leave alone, likewise."
+    )
+    flows: Annotated[int, Field(ge=1024, le=1 << 24)] = Field(
+        default=TrafficSettings().flows,
+        description="Flows that the kernel counts at a time, both directions being one; some 200 "
+        "bytes each.",
+    )
+    sample: Annotated[int, Field(ge=0, le=1 << 20)] = Field(
+        default=TrafficSettings().sample,
+        description="Tell of one packet of so many by itself; 0 for none, 1 for all, which costs "
+        "some 150 ns a packet.",
+    )
+    quiet_drops: tuple[str, ...] = Field(
+        default=DEFAULT_QUIET,
+        description="Drops that are not reported, by the kernel's reason: REASON or "
+        "REASON@FUNCTION.",
+    )
+    interval: Annotated[float, Field(ge=0.02, le=60.0)] = Field(
+        default=SourceSettings().interval_seconds,
+        description="Seconds between two readings of what the kernel has counted.",
+    )
 
 
 class Identity(_Section):
@@ -404,8 +450,14 @@ class Log(_Section):
 class Config(_Section):
     """Everything that can be configured."""
 
+    source: Choice = Field(
+        default="auto",
+        description="Where events come from: cilium, probes, or auto for Cilium's socket where "
+        "it answers, else own probes.",
+    )
     node: Node = Node()
     cilium: Cilium = Cilium()
+    native_probes: NativeProbes = NativeProbes()
     identity: Identity = Identity()
     hubble: Hubble = Hubble()
     metrics: Metrics = Metrics()
@@ -477,7 +529,8 @@ def _override(
     joined = {path.replace(".", "_"): path for path in _paths(Config, "")}
     for variable in sorted(v for v in environment if v.startswith(PREFIX)):
         name = variable.removeprefix(PREFIX).lower()
-        if _JOINT not in name:  # CILIARY_PORT and the like: Kubernetes makes them for Services
+        if _JOINT not in name and joined.get(name) != name:
+            # CILIARY_PORT and the like: Kubernetes makes them for Services
             if name in joined:
                 meant = PREFIX + joined[name].replace(".", _JOINT).upper()
                 problems.append(f"{variable}: sections are joined by two underscores: {meant}")

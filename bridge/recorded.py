@@ -22,7 +22,8 @@ from parsers.errors import ProtocolError, UsageError
 from parsers.framing import PayloadStream
 from parsers.headers import Release
 from parsers.ledger import Ledger
-from parsers.pipeline import Clock, MonitorPipeline, ParsedBatch, new_tables
+from parsers.pipeline import MonitorPipeline, ParsedBatch, new_tables
+from parsers.record_numbers import Clock
 from parsers.world import directory_of, node_name_of
 
 BATCH = 5000

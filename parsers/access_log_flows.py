@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from parsers.access_log import AccessLogDecoder
 from parsers.access_log_meaning import AccessLogKind, AccessLogSide
-from parsers.datapath_flows import FIXED, FlowColumns
 from parsers.entities import Entities, Entity
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
@@ -30,6 +29,7 @@ from parsers.flow_batch import (
     REPLY_FALSE,
     REPLY_TRUE,
 )
+from parsers.flow_columns import FIXED, FlowColumns
 from parsers.headers import ACCESS_LOG, Release
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 

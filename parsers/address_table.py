@@ -13,6 +13,7 @@ A change that is heard of late goes to its place in time. Nothing is forgotten b
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -149,8 +150,8 @@ class AddressTable:
         asked = self._layers[layer]
         in_use = np.zeros(end, dtype=np.bool_)
         in_use[asked.numbers[self._rows.live_rows()]] = True
-        for timeline in asked.timelines.values():
-            in_use[[number or 0 for number in timeline.values()]] = True
+        past = chain.from_iterable(timeline.values() for timeline in asked.timelines.values())
+        in_use[[number or 0 for number in past]] = True
         return in_use
 
     def forget(self, before: int) -> int:

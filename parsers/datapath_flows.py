@@ -7,10 +7,6 @@ set right.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +15,6 @@ from parsers.errors import ProtocolError
 from parsers.flow_batch import (
     ABSENT_DESTINATION,
     ABSENT_SOURCE,
-    CONVERSATION,
     FLAG_ENCRYPTED,
     FLAG_TCP_FLAGS,
     FLOW_CLASS,
@@ -27,6 +22,15 @@ from parsers.flow_batch import (
     ORIGIN_CILIUM,
     REPLY_FALSE,
     REPLY_TRUE,
+)
+from parsers.flow_columns import (
+    EGRESS,
+    EGRESS_ALWAYS,
+    EGRESS_IF_OWN,
+    FIXED,
+    INGRESS,
+    INGRESS_IF_OWN,
+    FlowColumns,
 )
 from parsers.headers import (
     CAPTURE,
@@ -42,7 +46,6 @@ from parsers.packet_columns import PacketColumns
 from parsers.windows import Columns
 
 L3_L4 = 1  # flow.FlowType
-INGRESS, EGRESS = 1, 2  # flow.TrafficDirection
 FORWARDED, DROPPED, AUDIT, REDIRECTED = 1, 2, 4, 5  # flow.Verdict
 
 REASON_UNKNOWN, REASON_REPLY = 5, 2  # trace reasons on the wire
@@ -60,59 +63,6 @@ _TRACE_REASON[REASON_UNKNOWN] = 0
 _IS_REPLY = np.full(128, REPLY_FALSE, dtype=np.uint8)
 _IS_REPLY[REASON_REPLY] = REPLY_TRUE
 _IS_REPLY[[REASON_UNKNOWN, 6, 7]] = 0  # not known; SRv6 encapsulation and decapsulation
-
-
-@dataclass(slots=True)
-class FlowColumns:
-    """Flows under construction, one row a record that gives one.
-
-    ``row`` (int64): number within the payload batch. ``key``, ``flow_class``: the interned
-    structs before they are interned. ``site`` (uint32): drop line | file << 16 |
-    version << 24 | 1 << 31; 0 for none. ``extra``: row here to fields of ``Detail`` that are
-    no column.
-    ``direction_rule`` (uint8) and ``reporter`` (uint16) decide the direction once the
-    source is known: see ``directions``.
-    """
-
-    row: NDArray[np.int64]
-    key: Columns
-    flow_class: Columns
-    source_port: NDArray[np.uint16]
-    destination_port: NDArray[np.uint16]
-    site: NDArray[np.uint32]
-    reporter: NDArray[np.uint16]
-    direction_rule: NDArray[np.uint8]
-    extra: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    COLUMNS: ClassVar = (
-        "row", "key", "flow_class", "source_port", "destination_port", "site", "reporter",
-        "direction_rule",
-    )  # fmt: skip
-
-    def columns(self) -> list[NDArray[Any]]:
-        """All but ``extra``, in the order of ``COLUMNS``."""
-        return [getattr(self, name) for name in self.COLUMNS]
-
-    @classmethod
-    def of(cls, columns: Iterable[NDArray[Any]], extra: dict[int, dict[str, Any]]) -> FlowColumns:
-        """Of columns in the order of ``COLUMNS``."""
-        named: dict[str, Any] = dict(zip(cls.COLUMNS, columns, strict=True))
-        return cls(**named, extra=extra)
-
-
-FIXED, EGRESS_IF_OWN, INGRESS_IF_OWN, EGRESS_ALWAYS = range(4)
-"""``direction_rule``: as set; egress when the reporter is the source, else ingress; the
-other way round (replies); egress in any case (the source address was translated)."""
-
-
-def directions(
-    rule: NDArray[np.uint8], is_source: NDArray[np.bool_], fixed: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """flow.TrafficDirection by rule; ``is_source``: the reporter owns the source address."""
-    egress = is_source ^ (rule == INGRESS_IF_OWN)
-    egress |= rule == EGRESS_ALWAYS
-    found: NDArray[np.uint8] = np.where(rule == FIXED, fixed, 1 + egress).astype(np.uint8)
-    return found
 
 
 def datapath_flows(
@@ -271,17 +221,3 @@ def _set_trace_ids(flows: FlowColumns, records: Datapath) -> None:
         number = head[name]
         for row in ((number != 0) & (kind == which) & (records.length >= least)).nonzero()[0]:
             flows.extra.setdefault(int(row), {})["ip_trace_id"] = int(number[row])
-
-
-def no_flows() -> FlowColumns:
-    """Columns of length 0."""
-    return FlowColumns(
-        np.empty(0, dtype=np.int64),
-        np.empty(0, dtype=CONVERSATION),
-        np.empty(0, dtype=FLOW_CLASS),
-        np.empty(0, dtype=np.uint16),
-        np.empty(0, dtype=np.uint16),
-        np.empty(0, dtype=np.uint32),
-        np.empty(0, dtype=np.uint16),
-        np.empty(0, dtype=np.uint8),
-    )

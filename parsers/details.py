@@ -90,6 +90,7 @@ class Detail(NamedTuple):
     igmp_group: str = ""
     source_address: str = ""  # text an L7 record gave for an address that is none
     destination_address: str = ""
+    extension: tuple[tuple[str, str | float], ...] = ()  # what the API has no field for, by name
 
 
 DETAIL_BYTES = 600

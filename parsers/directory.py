@@ -223,6 +223,26 @@ class Directory:
         self.generation, self.changes = generation, changes
         changes.everything()
 
+    # Forgetting
+
+    def forget(self, before: int) -> bool:
+        """Drop a piece of what no event after ``before`` (ns) needs; whether there is more."""
+        return self._addresses.forget(before) > 0
+
+    def reclaim(self, kept: Iterable[int]) -> int:
+        """Free numbers of owners and frontends that no address has, but for the owners ``kept``.
+
+        Returns how many. About 3 ms for 100,000 addresses.
+        """
+        owners = self._addresses.numbers_in_use(self.owners.end, _OWNER)
+        owners[[row for table in self._prefixes.values() for row in table.values()]] = True
+        owners[list(kept)] = True
+        frontends = self._addresses.numbers_in_use(self.frontends.end, _FRONTENDS)
+        freed = self.owners.reclaim(owners) + self.frontends.reclaim(frontends)
+        if freed:
+            self.generation += 1
+        return freed
+
     # Asking, a batch at a time
 
     def at(self, addresses: Addresses, time: I64) -> Answers:

@@ -3,7 +3,8 @@
 Every source (Cilium's monitor stream, own probes) ends in this one schema; nothing
 downstream asks where a flow came from, except to print it. What repeats from flow to
 flow is kept once in a table and referred to by row number, so that a flow costs 28
-bytes in the history and an attribute of low cardinality costs one gather:
+bytes in the history (40 where its source counts packets and bytes) and an attribute of
+low cardinality costs one gather:
 
 =================  ======================================================================
 ``FlowClasses``    what happened: type, verdict, reason, direction, flags (``FLOW_CLASS``)
@@ -18,11 +19,13 @@ those of the Flow API (Cilium 1.20 ``flow.proto``) unless a field says otherwise
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from parsers.reason_names import ReasonNames
 
 if TYPE_CHECKING:
     from parsers.details import DetailTable
@@ -74,7 +77,7 @@ FLOW_CLASS = np.dtype(
         ("l7_type", "u1"),  # flow.L7FlowType
         ("l7_record", "u1"),  # L7_*
         ("origin", "u1"),  # ORIGIN_*
-        ("reserved", "u1"),
+        ("own_reason", "u1"),  # number in ``FlowTables.reasons``: the source's own word for it
         ("drop_reason", "u4"),  # as the API's number; a refused verdict may carry any
         ("interface", "u4"),  # ifindex, 0 when the flow has none
         ("proxy_port", "u4"),
@@ -111,6 +114,7 @@ class FlowTables:
     classes: InternTable  # rows of FLOW_CLASS
     conversations: Conversations
     details: DetailTable
+    reasons: ReasonNames = field(default_factory=ReasonNames)
 
     def nbytes(self) -> int:
         """About how much memory the rows in use take."""
@@ -129,6 +133,9 @@ class FlowBatch:
     ``source_port``     uint16  host order; 0 without ports (``l4`` says whether)
     ``destination_port``  uint16
     ``detail``          uint32  row of ``tables.details``, 0 for none
+    ``packets``         uint32  what the flow stands for; None where the source tells of
+                                single packets. Bytes are those of the link layer.
+    ``bytes``           uint64  likewise
     ==================  ======  ==========================================================
 
     Columns of the record that no one reads yet (CPU, length on the wire) are not kept.
@@ -142,6 +149,8 @@ class FlowBatch:
     source_port: U16
     destination_port: U16
     detail: U32
+    packets: U32 | None = None
+    bytes: U64 | None = None
 
     COLUMNS = (
         "time",
@@ -163,8 +172,11 @@ class FlowBatch:
 
     def select(self, rows: NDArray[Any]) -> FlowBatch:
         """The flows of a mask or of row numbers."""
-        return FlowBatch(self.tables, *(getattr(self, c)[rows] for c in self.COLUMNS))
+        selected = FlowBatch(self.tables, *(getattr(self, c)[rows] for c in self.COLUMNS))
+        if self.packets is None or self.bytes is None:
+            return selected
+        return replace(selected, packets=self.packets[rows], bytes=self.bytes[rows])
 
     def columns(self) -> Iterator[NDArray[Any]]:
-        """The columns in the order of ``COLUMNS``."""
+        """The columns in the order of ``COLUMNS``; packets and bytes are not among them."""
         return (getattr(self, c) for c in self.COLUMNS)

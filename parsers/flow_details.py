@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.datapath_flows import INGRESS, FlowColumns
 from parsers.details import Detail, DropSite, PolicyMatch
 from parsers.directory import Directory
 from parsers.flow_batch import (
@@ -25,6 +24,7 @@ from parsers.flow_batch import (
     U32,
     FlowTables,
 )
+from parsers.flow_columns import INGRESS, FlowColumns
 from parsers.headers import POLICY_VERDICT, Release
 from parsers.intern import InternTable, lengthened
 from parsers.policies import AS_DENYING, match_of, naming

@@ -10,24 +10,22 @@ so that records in = flows + agent + debug + lost + errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers.access_log_flows import AccessLogFlows
 from parsers.agent_events import AgentEvent, AgentEventDecoder
-from parsers.datapath_flows import FlowColumns, datapath_flows, directions, no_flows
+from parsers.datapath_flows import datapath_flows
 from parsers.debug_events import DebugEvent, decode_debug_event
 from parsers.details import DetailTable
 from parsers.directory import Directory, local_entity
-from parsers.drop_sites import file_name
 from parsers.entities import Conversations, Entities, Entity
 from parsers.errors import ProtocolError
+from parsers.flow_assembly import FlowAssembler
 from parsers.flow_batch import FLOW_CLASS, FlowBatch, FlowTables
-from parsers.flow_details import DetailBuilder
+from parsers.flow_columns import FlowColumns
 from parsers.framing import PAYLOAD_LOST, PAYLOAD_SAMPLE, PayloadBatch
 from parsers.headers import (
     ACCESS_LOG,
@@ -42,12 +40,10 @@ from parsers.headers import (
 from parsers.intern import InternTable
 from parsers.ledger import Ledger
 from parsers.packet_columns import read_packets
+from parsers.record_numbers import Clock, RecordNumbers
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 from parsers.sock_flows import RECORD_WINDOW, sock_flows
 from parsers.windows import windows
-
-Clock = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
-"""Sequence numbers to times in ns; a live source stamps what it read."""
 
 _OTHER, _DATAPATH = 0, 255
 _ROUTE = np.zeros(256, dtype=np.uint8)
@@ -57,11 +53,11 @@ _ROUTE[[DEBUG, TRACE_SOCK, ACCESS_LOG, AGENT]] = [DEBUG, TRACE_SOCK, ACCESS_LOG,
 
 @dataclass(frozen=True, slots=True)
 class LostRecords:
-    """Records the kernel's perf ring dropped: flow.LostEvent, perf ring."""
+    """Records the kernel had no room for: flow.LostEvent, perf ring. ``cpu``: None if unknown."""
 
     sequence: int
     time: int
-    cpu: int
+    cpu: int | None
     count: int
 
 
@@ -115,7 +111,8 @@ class MonitorPipeline:
     """Parser of one agent's records; ``release`` is the agent's (major, minor), if known;
     ``redaction`` says what of L7 records is not shown.
 
-    ``sequence`` numbers records over all connections. Not thread-safe.
+    ``assembler`` and ``numbers`` are for other sources of the same agent as well. Not
+    thread-safe.
     """
 
     def __init__(
@@ -130,34 +127,21 @@ class MonitorPipeline:
         self.tables = tables
         self.directory = directory
         self.ledger = ledger
-        self.release = release
-        self.sequence = 0
+        self.numbers = RecordNumbers()
+        self.assembler = FlowAssembler(tables, directory, release)
         self.guessed_headers = 0  # records of a version newer than we know
         self._layout = Layout.of(release)
-        self._details = DetailBuilder(tables, directory, self._site_of, release)
         self._agent_events = AgentEventDecoder(release)
         self._access_logs = AccessLogFlows(tables.conversations.entities, release, redaction)
-        self._last_time = 0
 
     def label_queries(self, *, wanted: bool) -> None:
         """Whether ``DnsLabels`` say the name that was asked for; at first they do not."""
         self._access_logs.label_queries(wanted=wanted)
 
-    def live_clock(self, now: int) -> Clock:
-        """Times of records read at ``now`` (ns): that and rising, never one twice."""
-
-        def times(sequence: NDArray[np.uint64]) -> NDArray[np.int64]:
-            first = max(now, self._last_time + 1)
-            self._last_time = first + max(0, len(sequence) - 1)
-            return np.arange(first, first + len(sequence), dtype=np.int64)
-
-        return times
-
     def parse(self, payloads: PayloadBatch, clock: Clock) -> ParsedBatch:
         """Everything the payloads say. Raises nothing for what they contain."""
         count = len(payloads)
-        sequence = np.arange(self.sequence, self.sequence + count, dtype=np.uint64)
-        self.sequence += count
+        sequence = self.numbers.take(count)
         time = clock(sequence)
         buffer = payloads.buffer
         sample = (payloads.kind == PAYLOAD_SAMPLE) & (payloads.length > 0)
@@ -182,7 +166,7 @@ class MonitorPipeline:
             flows, errors = self._access_logs.flows(logs, payloads.records(logs))
             problems.update(errors)
             parts.append(flows)
-        batch = self._finish(parts, time, sequence)
+        batch = self.assembler.assemble(parts, time, sequence)
         parsed = ParsedBatch(count, batch)
         self._events(payloads, route, time, sequence, parsed, problems)
         self._other_records(payloads, route, time, sequence, parsed, problems)
@@ -205,35 +189,6 @@ class MonitorPipeline:
         packets = read_packets(payloads.buffer, offset + records.length, records)
         flows, errors = datapath_flows(rows, records, packets)
         return _without(flows, errors, problems)
-
-    def _finish(
-        self, parts: list[FlowColumns], time: NDArray[np.int64], sequence: NDArray[np.uint64]
-    ) -> FlowBatch:
-        """Name, class and detail the flows, and put them in order of arrival."""
-        flows = _joined(parts)
-        tables = self.tables
-        conversations = tables.conversations
-        at = time[flows.row]
-        conversation = conversations.lookup(flows.key, at, self.directory)
-        owner = conversations.entities.endpoint_id[conversations.source_entity[conversation]]
-        flow_class = flows.flow_class
-        flow_class["direction"] = directions(
-            flows.direction_rule, flows.reporter == owner & 0xFFFF, flow_class["direction"]
-        )
-        classes, _ = tables.classes.lookup(flow_class)
-        columns: tuple[NDArray[Any], ...] = (
-            at,
-            sequence[flows.row],
-            classes,
-            conversation,
-            flows.source_port,
-            flows.destination_port,
-            self._details.build(flows, conversation, at),
-        )
-        if len(parts) > 1:
-            order = np.argsort(flows.row, kind="stable")
-            columns = tuple(column[order] for column in columns)
-        return FlowBatch(tables, *columns)
 
     def _events(
         self,
@@ -298,9 +253,6 @@ class MonitorPipeline:
                     f"record has unknown type {first}", error_class="invalid-type"
                 )
 
-    def _site_of(self, number: int, version: int) -> str:
-        return file_name(number, version, self.release)
-
     def _book(self, parsed: ParsedBatch) -> None:
         ledger = self.ledger
         ledger.book("parser", incoming=parsed.records)
@@ -331,27 +283,3 @@ def _without(
     place = np.cumsum(keep) - 1
     extra = {int(place[i]): fields for i, fields in flows.extra.items() if keep[i]}
     return FlowColumns.of((column[keep] for column in flows.columns()), extra)
-
-
-def _joined(parts: list[FlowColumns]) -> FlowColumns:
-    """All parts, one behind the other."""
-    if len(parts) == 1:
-        return parts[0]
-    if not parts:
-        return no_flows()
-    extra: dict[int, dict[str, Any]] = {}
-    start = 0
-    for part in parts:
-        extra.update((start + index, fields) for index, fields in part.extra.items())
-        start += len(part.row)
-    columns = zip(*(part.columns() for part in parts), strict=True)
-    return FlowColumns.of(map(_concatenated, columns), extra)
-
-
-def _concatenated(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    dtype = columns[0].dtype
-    if dtype.names is None:
-        return np.concatenate(columns)
-    # As bytes: numpy compares structs field by field, in Python, before it joins them.
-    raw = f"V{dtype.itemsize}"
-    return np.concatenate([column.view(raw) for column in columns]).view(dtype)

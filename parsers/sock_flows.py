@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsers.addresses import MAPPED
-from parsers.datapath_flows import FIXED, FlowColumns
 from parsers.directory import Directory
 from parsers.errors import ProtocolError
 from parsers.flow_batch import CONVERSATION, FLOW_CLASS, L4_TCP, L4_UDP, ORIGIN_CILIUM
+from parsers.flow_columns import FIXED, FlowColumns
 from parsers.headers import TRACE_SOCK, Layout
 from parsers.windows import Columns
 

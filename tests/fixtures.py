@@ -70,7 +70,7 @@ def _path(release: str, name: str) -> Path:
     return FIXTURES / release / f"{name}.xz"
 
 
-def _uint(data: bytes, at: int) -> tuple[int, int]:
+def gob_uint(data: bytes, at: int) -> tuple[int, int]:
     """A gob unsigned integer: one byte below 128, else 256 - n and n bytes big-endian."""
     first = data[at]
     if first < 128:
@@ -88,9 +88,9 @@ def split_stream(stream: bytes) -> list[Payload]:
     found: list[Payload] = []
     at = 0
     while at < len(stream):
-        length, at = _uint(stream, at)
+        length, at = gob_uint(stream, at)
         stop = at + length
-        type_id, at = _uint(stream, at)
+        type_id, at = gob_uint(stream, at)
         if not type_id & 1:  # a positive id: a value and not a definition
             found.append(_payload(stream, at))
         at = stop
@@ -102,7 +102,7 @@ def _payload(stream: bytes, at: int) -> Payload:
     data, numbers, field = b"", [0, 0, 0, 0], -1
     while stream[at]:
         field += stream[at]
-        number, at = _uint(stream, at + 1)
+        number, at = gob_uint(stream, at + 1)
         if field == 0:
             data, at = stream[at : at + number], at + number
         else:

@@ -1,5 +1,7 @@
 """A ring of flows as columns, 28 bytes a flow, in memory that is touched as it fills.
 
+Packets and bytes take 12 more, from the first batch on that has them.
+
 Flows are numbered by position: the n-th flow ever appended has position n, wherever it
 lies. A position below ``oldest`` was overwritten. Readers keep a position and nothing
 else, so that any number of them costs the ring nothing.
@@ -27,7 +29,9 @@ _COLUMNS = {
     "destination_port": np.uint16,
     "detail": np.uint32,
 }
+_COUNTS = {"packets": np.uint32, "bytes": np.uint64}
 FLOW_BYTES = sum(np.dtype(t).itemsize for t in _COLUMNS.values())
+COUNT_BYTES = sum(np.dtype(t).itemsize for t in _COUNTS.values())
 
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -64,8 +68,13 @@ class FlowRing:
         skipped = max(0, len(batch) - self.capacity)
         start = (self.end + skipped) % self.capacity
         first = min(len(batch) - skipped, self.capacity - start)
+        if batch.packets is not None and "packets" not in self._columns:
+            # All at once, but only what is written takes memory.
+            self._columns |= {n: np.zeros(self.capacity, dtype=t) for n, t in _COUNTS.items()}
         for name, column in self._columns.items():
-            values = getattr(batch, name)[skipped:]
+            values = getattr(batch, name)
+            values = np.zeros(len(batch), dtype=np.uint8) if values is None else values
+            values = values[skipped:]
             # Assigning a wider unsigned column keeps its low bits.
             column[start : start + first] = values[:first]
             column[: len(values) - first] = values[first:]
@@ -126,7 +135,8 @@ class FlowRing:
 
     def nbytes(self) -> int:
         """Bytes of the columns that were ever filled: memory that was touched stays."""
-        return min(self.end, self.capacity) * FLOW_BYTES
+        counted = COUNT_BYTES if "packets" in self._columns else 0
+        return min(self.end, self.capacity) * (FLOW_BYTES + counted)
 
     def _batch(self, places: slice | NDArray[np.int64]) -> FlowBatch:
         columns: dict[str, NDArray[Any]] = {

@@ -29,6 +29,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from api.hubble.extension import extension_counts, extension_head, number
 from api.hubble.mask import FieldMask
 from api.hubble.messages import FlowMessages, put_endpoint
 from api.hubble.node import LocalNode
@@ -44,6 +45,9 @@ from parsers.flow_batch import (
     L4_TCP,
     L4_UDP,
     L4_VRRP,
+    ORIGIN_CILIUM,
+    U32,
+    U64,
     FlowBatch,
     FlowTables,
 )
@@ -54,6 +58,7 @@ CACHED = 1 << 16
 """Fragments kept of each kind; a full cache starts anew (at 100-400 bytes each, 6-25 MB)."""
 
 _EMPTY = Detail()
+_FLAG_BITS = 10  # below a detail in the key of an extension: its reason, counted, of Cilium
 _FLOW = 1 << 3 | 2  # tags of GetFlowsResponse: field number and wire type
 _NODE_NAME = 1000 << 3 | 2
 _TIME = 1001 << 3 | 2
@@ -69,7 +74,7 @@ class FlowEncoder:
     """
 
     __slots__ = (
-        "_classes", "_conversations", "_destinations", "_details", "_generation", "_mask",
+        "_classes", "_conversations", "_destinations", "_details", "_generation", "_heads", "_mask",
         "_messages", "_node", "_plain_only", "_sources", "_tables",
     )  # fmt: skip
 
@@ -78,19 +83,21 @@ class FlowEncoder:
         self._node = node
         self._mask = mask or FieldMask()
         self._messages = FlowMessages(tables, node)
-        self._plain_only = None in {self._mask.whole("l4"), self._mask.whole("time")}
+        parts = ("l4", "time", "extensions")
+        self._plain_only = None in {self._mask.whole(part) for part in parts}
         self._classes = _Fragments(self._class)
         self._conversations = _Fragments(self._conversation)
         self._sources = _Fragments(self._source)
         self._destinations = _Fragments(self._destination)
         self._details = _Fragments(self._detail)
-
+        self._heads = _Fragments(self._head)
         self._generation = (0, 0, 0)
 
     def forget(self) -> None:
         """Drop what is cached, as when interfaces got other names. Reclaimed rows need no call."""
         for fragments in (
             self._classes, self._conversations, self._sources, self._destinations, self._details,
+            self._heads,
         ):  # fmt: skip
             fragments.clear()
 
@@ -145,6 +152,9 @@ class FlowEncoder:
                 key = int(batch.conversation[i]) << 1 | int(encrypted[i])
                 conversation[i] = self._conversation(key, extra)
         own, envelope = self._own_parts(batch)
+        if batch.packets is not None and batch.bytes is not None:
+            extensions = self._extensions(batch, batch.packets, batch.bytes)
+            own = [part + extension for part, extension in zip(own, extensions, strict=True)]
         head, join = _Prefixes(), b"".join
         return [
             join((head[len(c) + len(s) + len(d) + len(e) + len(k) + len(o)], c, s, d, e, k, o, t))
@@ -159,6 +169,26 @@ class FlowEncoder:
                 own,
                 envelope,
                 strict=True,
+            )
+        ]
+
+    def _extensions(self, batch: FlowBatch, packets: U32, octets: U64) -> list[bytes]:
+        """What own probes tell beyond the API, of each flow; nothing of Cilium's."""
+        if not self._mask.whole("extensions"):
+            return [b""] * len(batch)
+        counted = packets != 0
+        flags = batch.attribute("own_reason").astype(np.int64) << 2 | counted << 1
+        flags |= batch.attribute("origin") == ORIGIN_CILIUM
+        # An L7 record is as good as unique: nothing to cache.
+        is_l7 = batch.attribute("flags") & FLAG_L7 != 0
+        rows = np.where(is_l7, 0, batch.detail).astype(np.int64)
+        heads = self._heads.take((rows << _FLAG_BITS | flags).tolist())
+        for i in np.flatnonzero(is_l7).tolist():
+            heads[i] = self._head(int(batch.detail[i]) << _FLAG_BITS | int(flags[i]))
+        return [
+            head + counts if has else head
+            for head, counts, has in zip(
+                heads, extension_counts(packets, octets), counted.tolist(), strict=True
             )
         ]
 
@@ -194,7 +224,7 @@ class FlowEncoder:
                 p + e if has else e for p, e, has in zip(ports, flow_end, has_ports, strict=True)
             ]
         name = self._node.name.encode()
-        node_name = _tag(_NODE_NAME) + _number(len(name)) + name
+        node_name = _tag(_NODE_NAME) + number(len(name)) + name
         return flow_end, _rows([_constant(n, node_name + _tag(_TIME) + bytes((size,))), *time], n)
 
     def _class(self, row: int) -> bytes:
@@ -247,6 +277,14 @@ class FlowEncoder:
         self._messages.put_detail(flow, flow_class, self._tables.details[row])
         return self._masked(flow)
 
+    def _head(self, key: int) -> bytes:
+        """The extension up to its counts."""
+        if key & 1:
+            return b""
+        reason = self._tables.reasons[key >> 2 & 0xFF]
+        detail = self._tables.details[key >> _FLAG_BITS]
+        return extension_head(detail, reason, counted=bool(key & 2))
+
     def _l7_detail(self, class_row: int, row: int) -> bytes:
         flow = flow_pb2.Flow()
         flow_class = self._tables.classes.rows[class_row]
@@ -281,21 +319,11 @@ class _Prefixes(dict[int, bytes]):
     """Tag and length of ``GetFlowsResponse.flow`` by length."""
 
     def __missing__(self, length: int) -> bytes:
-        prefix = self[length] = _tag(_FLOW) + _number(length)
+        prefix = self[length] = _tag(_FLOW) + number(length)
         return prefix
 
 
-def _number(value: int) -> bytes:
-    """A varint."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-_tag = _number
+_tag = number
 
 
 def _varint(values: NDArray[np.generic], width: int) -> Bytes:

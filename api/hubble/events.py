@@ -60,5 +60,6 @@ def debug_event_message(record: DebugRecord) -> flow_pb2.DebugEvent:
 def lost_event_message(lost: LostRecords) -> flow_pb2.LostEvent:
     """flow.LostEvent of the kernel's perf ring."""
     message = flow_pb2.LostEvent(source=flow_pb2.PERF_EVENT_RING_BUFFER, num_events_lost=lost.count)
-    message.cpu.value = (lost.cpu + (1 << 31)) % (1 << 32) - (1 << 31)
+    if lost.cpu is not None:
+        message.cpu.value = (lost.cpu + (1 << 31)) % (1 << 32) - (1 << 31)
     return message

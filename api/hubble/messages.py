@@ -13,6 +13,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
+from api.hubble.extension import extension_counts, extension_head
 from api.hubble.node import LocalNode
 from api.v1.flow import flow_pb2
 from parsers.addresses import address_text
@@ -31,6 +32,7 @@ from parsers.flow_batch import (
     L4_TCP,
     L4_UDP,
     L4_VRRP,
+    ORIGIN_CILIUM,
     REPLY_TRUE,
     REPLY_UNKNOWN,
     FlowBatch,
@@ -64,6 +66,11 @@ class FlowMessages:
         self.put_class(flow, flow_class)
         self.put_l4(flow, flow_class, *ports, detail)
         self.put_detail(flow, flow_class, detail)
+        if batch.packets is not None and batch.bytes is not None:
+            row = slice(index, index + 1)
+            counts = extension_counts(batch.packets[row], batch.bytes[row])
+            counted = bool(batch.packets[index])
+            self.put_extension(flow, flow_class, detail, counts[0] if counted else b"")
         seconds, nanos = divmod(int(batch.time[index]), 1_000_000_000)
         flow.time.seconds, flow.time.nanos = seconds, nanos
         flow.uuid = self._node.uuid(int(batch.sequence[index]))
@@ -134,6 +141,8 @@ class FlowMessages:
             flow.interface.index = index
             flow.interface.name = self._node.interface_name(index)
         summary = _summary(flow_class)
+        if flow_class["own_reason"]:
+            summary = f"{summary}; {self._tables.reasons[flow_class['own_reason']]}"
         if summary:
             flow.Summary = summary
 
@@ -193,6 +202,14 @@ class FlowMessages:
             flow.ip_trace_id.ip_option_type = self._node.ip_option_type
         flow.socket_cookie = detail.socket_cookie
         flow.cgroup_id = detail.cgroup_id
+
+    def put_extension(
+        self, flow: flow_pb2.Flow, flow_class: Any, detail: Detail, counts: bytes
+    ) -> None:
+        """What own probes tell beyond the API; nothing for Cilium's flows."""
+        if flow_class["origin"] != ORIGIN_CILIUM:
+            reason = self._tables.reasons[flow_class["own_reason"]]
+            flow.MergeFromString(extension_head(detail, reason, counted=bool(counts)) + counts)
 
 
 def to_json(message: Any) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import trio
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -21,6 +22,7 @@ from api.metrics.family import Counters
 from parsers.ledger import NOT_OBSERVABLE, Ledger
 
 _BATCH_BOUNDS: Final = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000)
+_DIRECTIONS: Final = ("ingress", "egress")  # as the interface sees it, by observation point
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -51,6 +53,9 @@ class AgentMetrics:
             ("source",),
             registry=registry,
         )
+        self.covered_interfaces = self._gauge(
+            "interfaces_covered", "Interfaces that own probes observe now."
+        )
         self.waiting_bytes = self._gauge(
             "source_waiting_bytes", "Read from the source and not parsed yet."
         )
@@ -77,12 +82,31 @@ class AgentMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._interface_packets = Counter(
+            "ciliary_interface_packets_total",
+            "Packets on the wire at an interface that own probes observe.",
+            ("interface", "direction"),
+            registry=registry,
+        )
+        self._interface_bytes = Counter(
+            "ciliary_interface_bytes_total",
+            "Their bytes, as the interface counts them.",
+            ("interface", "direction"),
+            registry=registry,
+        )
         self.loop_lag = Histogram(
             "ciliary_loop_lag_seconds",
             "How much later than asked the event loop woke a sleeper.",
             buckets=_SECONDS,
             registry=registry,
         )
+
+    def count_interfaces(self, totals: NDArray[Any], name_of: Callable[[int], str]) -> None:
+        """Count INTERFACE_TOTALS rows, of what interfaces received and sent."""
+        for ifindex, point, packets, _, octets in totals.tolist():
+            labels = name_of(ifindex) or str(ifindex), _DIRECTIONS[point]
+            self._interface_packets.labels(*labels).inc(packets)
+            self._interface_bytes.labels(*labels).inc(octets)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"ciliary_{name}", text, labels, registry=self.registry)

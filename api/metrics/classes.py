@@ -47,6 +47,7 @@ class MetricClass(NamedTuple):
     l7_record: int
     tcp_flags: int
     drop_reason: int
+    own_reason: int
 
 
 class Key(NamedTuple):
@@ -175,7 +176,7 @@ class MetricClasses:
         keys = source.rows[fresh]
         words = keys.view(np.uint64)
         words &= np.tile(_COUNTED.view(np.uint64), len(keys))
-        keys["reserved"] = 1  # so that no key is zero
+        keys["origin"] = 1  # so that no key is zero
         self._of[fresh] = self._table.lookup(keys)[0]
 
 

@@ -31,8 +31,11 @@ from api.metrics.options import QUERY, HandlerSpec, parse_handlers
 from api.v1.flow import flow_pb2
 from parsers.errors import UsageError
 from parsers.flow_batch import U32, FlowBatch, FlowTables
+from parsers.reason_names import ReasonNames
 
-DEFAULT_HANDLERS: Final = ("dns", "drop", "flow", "http", "icmp", "port-distribution", "tcp")
+DEFAULT_HANDLERS: Final = (
+    "dns", "drop", "flow", "http", "icmp", "port-distribution", "tcp", "volume",
+)  # fmt: skip
 
 LOST_SOURCES: Final = ("hubble_ring_buffer", "observer_events_queue", "perf_event_ring_buffer")
 """flow.LostEventSource in lower case."""
@@ -59,10 +62,13 @@ class HubbleMetrics:
     """``hubble_*`` by the handlers of Hubble's option; wrong ones raise ``UsageError``.
 
     ``handlers``: texts as in the option, or what they were parsed to. ``series``: budget of
-    each family. ``node`` is known to filters.
+    each family. ``node`` is known to filters, ``reasons`` are those of the flows' tables.
     """
 
-    __slots__ = ("_classes", "_folded", "_groups", "_lost", "_node", "_series", "families", "specs")
+    __slots__ = (
+        "_classes", "_folded", "_groups", "_lost", "_node", "_reasons", "_series", "families",
+        "specs",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -70,10 +76,12 @@ class HubbleMetrics:
         *,
         series: int = SERIES,
         node: LocalNode | None = None,
+        reasons: ReasonNames | None = None,
     ) -> None:
         self._classes = MetricClasses()
         self._series = series
         self._node = node or LocalNode("")
+        self._reasons = reasons or ReasonNames()
         self._groups: list[_Group] = []
         self._lost = Counters("hubble_lost_events_total", "Number of lost events", ("source",))
         # Hubble shows these two from its start, the third from its first loss.
@@ -98,7 +106,8 @@ class HubbleMetrics:
         known = {group.of: group for group in self._groups}
         counted = {spec.series: families for g in self._groups for spec, families in g.counted()}
         self._groups = [
-            known.get(key) or _Group(key, self._classes, self._series, self._node) for key in wanted
+            known.get(key) or _Group(key, self._classes, self._series, self._node, self._reasons)
+            for key in wanted
         ]
         for group in self._groups:
             group.configure(wanted[group.of], counted)
@@ -189,14 +198,22 @@ class _Group:
 
     __slots__ = (
         "_base", "_budget", "_by_name", "_context", "_counter", "_folded", "_handlers", "_node",
-         "_recorders", "_selection", "_tables", "_wanted", "families", "of",
+        "_reasons", "_recorders", "_selection", "_tables", "_wanted", "families", "of",
     )  # fmt: skip
 
-    def __init__(self, of: _Sight, base: MetricClasses, budget: int, node: LocalNode) -> None:
+    def __init__(
+        self,
+        of: _Sight,
+        base: MetricClasses,
+        budget: int,
+        node: LocalNode,
+        reasons: ReasonNames,
+    ) -> None:
         self.of = of
         self._base = base
         self._budget = budget
         self._node = node
+        self._reasons = reasons
         self._context = ContextClasses(base, Contexts(of.context)) if of.context.names else None
         self._counter = ClassCounter(self._context or base)
         self._by_name: dict[HandlerSpec, Handler] = {}
@@ -225,7 +242,7 @@ class _Group:
         for spec in specs:
             families = counted.get(spec.series, ())
             settings = Settings(
-                classes, self.of.context.names, spec.options, self._budget, families
+                classes, self.of.context.names, spec.options, self._budget, families, self._reasons
             )
             if spec.name in BY_NAME:
                 handlers[spec] = self._by_name.get(spec) or BY_NAME[spec.name](settings)

@@ -41,6 +41,7 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "port-distribution": (),
     "sctp": (),
     "tcp": (),
+    "volume": (),
 }
 """Handlers, and the options of each beside those of ``CONTEXT_OPTIONS``."""
 

@@ -78,7 +78,7 @@ class MonitorClient:
     """Reads the socket at ``path`` and hands batches of payloads to ``deliver``.
 
     ``deliver`` is called on the loop; ``watched`` says whether somebody waits for flows;
-    ``on_connect`` is told of each connection made.
+    ``on_connect`` is told of each connection made, ``on_end`` of its end.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class MonitorClient:
         log: EventLog,
         watched: Callable[[], bool] = lambda: True,
         on_connect: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
         backoff: Backoff | None = None,
     ) -> None:
         self._path = path
@@ -98,6 +99,7 @@ class MonitorClient:
         self._log = log
         self._watched = watched
         self._on_connect = on_connect
+        self._on_end = on_end
         self._backoff = backoff or Backoff()
         self._state = self._told = "not tried yet"
         self._fruitful = True  # whether the last connection brought payloads
@@ -169,6 +171,7 @@ class MonitorClient:
                 nursery.cancel_scope.cancel()
         finally:
             self._connected = False
+            self._on_end()
             self._tell_overload()
         torn = f" inside a message, {self._stream.waiting} bytes dropped"
         self._say(f"connection lost: {self._over}{torn if self._stream.waiting else ''}")

@@ -26,6 +26,8 @@ _COMMANDS = {
     "bench": ("bridge.cli.bench:bench", "Measure the pipeline's throughput on this machine."),
     "config": ("bridge.cli.config:config", "Check, document or show the configuration."),
     "decode": ("bridge.cli.decode:decode", "Print a recording as JSON lines."),
+    "detach": ("bridge.cli.detach:detach", "Remove filters that a killed agent left behind."),
+    "doctor": ("bridge.cli.doctor:doctor", "Say what works here, what does not, and the remedy."),
     "demo": ("bridge.cli.demo:demo", "Run the agent on a packaged recording and watch it."),
     "record": ("bridge.cli.record:record", "Save what a monitor socket says."),
     "serve": ("bridge.cli.serve:serve", "Serve a recording behind the Hubble API."),

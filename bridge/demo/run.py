@@ -88,6 +88,7 @@ class Demo:
         world.write_bytes(lzma.decompress(packed))
         listen = {name: f"{_HOST}:{port}" for name, port in self._ports.items()}
         sections = {
+            "source": "cilium",
             "cilium": {"socket": str(self._directory / "monitor1_2.sock")},
             "identity": {"file": str(world)},
             "hubble": {

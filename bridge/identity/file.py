@@ -212,6 +212,10 @@ def parse_identity(raw: bytes, name: str, *, yaml: bool = False) -> dict[str, An
         msgspec.convert(plain, World)
     except msgspec.MsgspecError as error:
         raise UsageError(f"identity file {name}: {_plain(error)}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"identity file {name}: it is no UTF-8 text ({error.reason}); save it as UTF-8"
+        ) from None
     found: dict[str, Any] = plain
     return found
 

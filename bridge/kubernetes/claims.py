@@ -15,6 +15,7 @@ node by two kinds of objects. The strongest has it. When changes took place:
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -79,6 +80,12 @@ class AddressClaims:
     def __len__(self) -> int:
         """Addresses that are claimed."""
         return len(self._claims)
+
+    def contested(self) -> Iterator[int]:
+        """Rows of owners that claim an address which somebody else may have."""
+        for found in self._claims.values():
+            if isinstance(found, list):
+                yield from (claimant.row for claimant in found)
 
     def publish(
         self,

@@ -58,6 +58,7 @@ from parsers.directory import (
 )
 
 _PIECE = 50  # entries worked out by one step: about 1 ms
+_RECLAIMED = 1 << 12  # owners gone; freeing them takes some 2 ms
 _OF_NAMESPACE = "io.cilium.k8s.namespace.labels."
 _ZONE = "topology.kubernetes.io/zone"
 _API_SERVER: Key = ("default", "kubernetes")
@@ -146,6 +147,7 @@ class Names:
         self._cilium = False
         self._synced = False
         self._nodes_changed = False
+        self._owners = 0  # in the directory after the last reclaim
         self._waiting: dict[PodEntry, int] = {}
         self._apply: dict[type[Object], Callable[[Any, int], None]] = {
             Pod: self._pod, Namespace: self._namespace, Node: self._a_node,
@@ -192,6 +194,12 @@ class Names:
                 self._directory.set_address(prefix, AddressRecord(WORLD))
             self._directory.synced = True
         return bool(self._waiting)
+
+    def reclaim(self) -> None:
+        """Free what the directory keeps of those that are gone, when that has become much."""
+        if len(self._directory.owners) > self._owners + _RECLAIMED:
+            self._directory.reclaim(self._claims.contested())
+            self._owners = len(self._directory.owners)
 
     # Pods and what Cilium says of them
 

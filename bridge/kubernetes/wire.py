@@ -120,7 +120,7 @@ def refusal(
     text = told.message[:300] or told.reason or "no reason given"
     remedy = {
         401: "; are the credentials still valid?",
-        403: f"; the agent's role needs get, list and watch on {resource}",
+        403: f"; the agent's role needs list and watch on {resource}",
     }.get(code, "")
     return RefusedError(
         f"{resource}: {code} {text}{remedy}",

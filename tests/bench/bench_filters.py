@@ -64,7 +64,9 @@ class Recording:
         framing.feed(stream)
         self._batches = []
         while (payloads := framing.take(BATCH)) is not None:
-            self._batches.append(pipeline.parse(payloads, pipeline.live_clock(10**18)).flows)
+            self._batches.append(
+                pipeline.parse(payloads, pipeline.numbers.live_clock(10**18)).flows
+            )
 
     def batches(self, flows: int) -> Iterator[FlowBatch]:
         """So many flows in batches of ``BATCH``, with times and numbers that rise."""

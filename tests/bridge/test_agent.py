@@ -54,6 +54,7 @@ class Place:
 
     def sections(self) -> dict[str, Any]:
         return {
+            "source": "cilium",
             "cilium": {"socket": str(self.monitor), "release": "1.18"},
             "identity": {"file": str(self.world)},
             "hubble": {"unix_socket": str(self.hubble), "listen": f"{LOOPBACK}:{self.tcp}"},

@@ -76,6 +76,8 @@ def test_text_that_is_no_json_is_told() -> None:
         parse_identity(b"{", "w.json")
     with pytest.raises(UsageError, match="JSON is malformed"):
         parse_identity(b"{x", "w.json")
+    with pytest.raises(UsageError, match=r"no UTF-8 text .*; save it as UTF-8"):
+        parse_identity(b'{"node": {"name": "\xe0"}}', "w.json")
 
 
 def test_a_missing_file_is_told() -> None:

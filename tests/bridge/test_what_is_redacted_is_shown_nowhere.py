@@ -64,7 +64,7 @@ async def test_no_output_shows_a_secret() -> None:
     observer = Observer(History(tables, ledger, 10_000), LocalNode("node"), ledger)
     metrics = HubbleMetrics(["http", "kafka", "dns"])
     for payloads in batches(stream_bytes("v1.19", "l7")):
-        parsed = pipeline.parse(payloads, pipeline.live_clock(0))
+        parsed = pipeline.parse(payloads, pipeline.numbers.live_clock(0))
         metrics.count(parsed.flows)
         observer.publish(parsed)
     metrics.fold()

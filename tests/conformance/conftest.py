@@ -6,60 +6,36 @@ Built from tests/conformance/oracle into ``.cache/oracle``; ``CILIARY_ORACLE``,
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
 from tests.conformance.relay_cluster import Cluster
-from tests.programs import absent
+from tests.programs import built
 
 ROOT = Path(__file__).resolve().parents[2]
-Tell: TypeAlias = Callable[[str], None]
-_TOLD = pytest.StashKey[list[str]]()
-
-
-@pytest.fixture(scope="session")
-def tell(pytestconfig: pytest.Config) -> Tell:
-    """Say something that a run shall show at its end whether it passed or not: seeds, figures."""
-    return pytestconfig.stash.setdefault(_TOLD, []).append
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    for line in config.stash.get(_TOLD, []):
-        terminalreporter.write_line(line)
-
-
-def _binary(name: str, variable: str) -> Path:
-    path = Path(os.environ.get(variable, ROOT / ".cache" / "oracle" / name))
-    if not path.is_file():
-        absent(f"{path} is missing: build tests/conformance/oracle (needs Go) or set {variable}")
-    return path
 
 
 @pytest.fixture(scope="session")
 def oracle() -> Path:
     """The program around Hubble's own packages."""
-    return _binary("oracle", "CILIARY_ORACLE")
+    return built("oracle", "CILIARY_ORACLE")
 
 
 @pytest.fixture(scope="session")
 def hubble() -> Path:
     """Hubble's command line."""
-    return _binary("hubble", "CILIARY_HUBBLE")
+    return built("hubble", "CILIARY_HUBBLE")
 
 
 @pytest.fixture(scope="session")
 def relay() -> Path:
     """Hubble's relay."""
-    return _binary("hubble-relay", "CILIARY_HUBBLE_RELAY")
+    return built("hubble-relay", "CILIARY_HUBBLE_RELAY")
 
 
 @pytest.fixture

@@ -99,6 +99,7 @@ class Cluster:
         place = self.directory
         sections: dict[str, Any] = {
             "node": {"name": name, "cluster": "default"},
+            "source": "cilium",
             "cilium": {"socket": str(place / "no.sock"), "release": "1.18"},
             "identity": {"file": str(place / "world.json")},
             "hubble": {

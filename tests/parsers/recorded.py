@@ -74,7 +74,7 @@ class Parser:
 
     def parse(self, batch: PayloadBatch) -> ParsedBatch:
         """A batch; every record of it has one result, and the books say so."""
-        first = self.pipeline.sequence
+        first = self.pipeline.numbers.next
         parsed = self.pipeline.parse(
             batch, lambda sequence: self._start + sequence.astype(np.int64) * self._step
         )
@@ -83,7 +83,7 @@ class Parser:
         assert parsed.records == len(batch)
         assert self.ledger.imbalance() == {}
         account = self.ledger.stages["parser"]
-        assert account.incoming == self.pipeline.sequence
+        assert account.incoming == self.pipeline.numbers.next
         return parsed
 
     def results(self, parsed: ParsedBatch) -> Iterator[tuple[int, Callable[[], Result]]]:

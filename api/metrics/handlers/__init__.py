@@ -1,8 +1,8 @@
 """Hubble's metric handlers: which flows each counts, under which labels.
 
 Three kinds, by what the labels need: the class of a flow alone (``by_class.py``, and
-``packets.py``, ``policy.py``, ``world.py`` on it), its port (``ports.py``), its L7 record
-(``l7.py``). ``BY_NAME`` and ``RECORDERS`` hold them under the names of Hubble's option.
+``packets.py``, ``policy.py``, ``volume.py``, ``world.py`` on it), its port (``ports.py``), its
+L7 record (``l7.py``). ``BY_NAME`` and ``RECORDERS`` hold them under the names of Hubble's option.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from api.metrics.classes import MetricClass
 from api.metrics.family import Counters
-from api.metrics.handlers import l7, packets, policy, ports, world
+from api.metrics.handlers import l7, packets, policy, ports, volume, world
 from api.metrics.handlers.settings import Settings
 from parsers.flow_batch import I64, U32, FlowBatch
 
@@ -41,6 +41,7 @@ BY_NAME: Final[Mapping[str, Callable[[Settings], Handler]]] = {
     "port-distribution": ports.PortDistribution,
     "sctp": packets.sctp,
     "tcp": packets.tcp,
+    "volume": volume.Volume,
 }
 
 RECORDERS: Final[Mapping[str, Callable[[Settings], l7.Recorder]]] = {

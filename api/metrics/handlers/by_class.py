@@ -48,7 +48,7 @@ class ClassColumn:
 
 
 class ClassCounter:
-    """Flows (int64) by metric class."""
+    """Flows (int64), or what they stand for, by metric class."""
 
     __slots__ = ("_classes", "_counts")
 
@@ -56,13 +56,13 @@ class ClassCounter:
         self._classes = classes
         self._counts: I64 = np.zeros(64, dtype=np.int64)
 
-    def add(self, classes: U32) -> None:
-        """Count one flow for each class row."""
+    def add(self, classes: U32, amounts: NDArray[Any] | int = 1) -> None:
+        """Count one flow, or an amount (int64), for each class row."""
         if len(self._counts) < len(self._classes):
             grown = np.zeros(2 * len(self._classes), dtype=np.int64)
             grown[: len(self._counts)] = self._counts
             self._counts = grown
-        np.add.at(self._counts, classes, 1)
+        np.add.at(self._counts, classes, amounts)
 
     def take(self) -> I64:
         """The counts since the last call."""

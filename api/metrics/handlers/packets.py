@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from api.metrics import label_values as say
 from api.metrics.classes import ACK, FIN, RST, SYN, MetricClass
@@ -11,6 +12,7 @@ from api.metrics.handlers.by_class import ClassHandler
 from api.metrics.handlers.settings import Settings
 from api.v1.flow import flow_pb2
 from parsers.flow_batch import FLAG_TCP_FLAGS, L4_ICMPV4, L4_ICMPV6, L4_SCTP
+from parsers.reason_names import ReasonNames
 
 PASSED = (flow_pb2.FORWARDED, flow_pb2.REDIRECTED)
 """Verdicts of a packet that went on."""
@@ -28,11 +30,11 @@ def flow(settings: Settings) -> ClassHandler:
 
 
 def drop(settings: Settings) -> ClassHandler:
-    """Flows with the verdict DROPPED, whatever their type."""
+    """Flows with the verdict DROPPED, whatever their type, by the kernel's own reason if any."""
     family = settings.counters(
         "hubble_drop_total", "Number of drops", ("protocol", "reason"), kept=("protocol", "reason")
     )
-    return ClassHandler(settings.classes, family, _drop_labels)
+    return ClassHandler(settings.classes, family, partial(_drop_labels, settings.reasons))
 
 
 def tcp(settings: Settings) -> ClassHandler:
@@ -77,9 +79,9 @@ def _flow_labels(flow: MetricClass) -> Iterator[Labels]:
     yield say.protocol(flow), subtype, kind, say.verdict(flow.verdict)
 
 
-def _drop_labels(flow: MetricClass) -> Iterator[Labels]:
+def _drop_labels(reasons: ReasonNames, flow: MetricClass) -> Iterator[Labels]:
     if flow.verdict == flow_pb2.DROPPED:
-        yield say.protocol(flow), say.drop_reason(flow.drop_reason)
+        yield say.protocol(flow), reasons[flow.own_reason] or say.drop_reason(flow.drop_reason)
 
 
 def _tcp_labels(flow: MetricClass) -> Iterator[Labels]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from api.metrics.classes import Classes
 from api.metrics.family import SERIES, Counters, Histograms, Labels
+from parsers.reason_names import ReasonNames
 
 Family = TypeVar("Family", bound=Counters)
 
@@ -17,6 +18,7 @@ class Settings:
     """Of one handler. ``context``: the labels that ``classes`` bring; ``budget``: series.
 
     ``families``: those of a handler that this one takes the place of, whose counts go on.
+    ``reasons``: a source's own names of drop reasons.
     """
 
     classes: Classes
@@ -24,6 +26,7 @@ class Settings:
     options: frozenset[str] = frozenset()
     budget: int = SERIES
     families: tuple[Counters, ...] = ()
+    reasons: ReasonNames = field(default_factory=ReasonNames)
 
     def counters(
         self, name: str, text: str, labels: Sequence[str], *, kept: Sequence[str] = ()

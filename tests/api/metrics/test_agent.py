@@ -15,6 +15,7 @@ from api.metrics.hubble import DEFAULT_HANDLERS, HubbleMetrics
 from api.metrics.scrapes import ScrapeCounts
 from parsers.errors import UsageError
 from parsers.ledger import NOT_OBSERVABLE, STAGES, Ledger
+from tests.api.hubble.probe_flows import as_probes_tell
 from tests.api.metrics.readers import read_openmetrics
 from tests.api.metrics.recorded_flows import batches, flows, new_tables, recorded_batches
 from tests.api.metrics.test_golden_counts import RECORDED
@@ -121,9 +122,10 @@ def test_promtool_has_nothing_to_say(option: str) -> None:
 
 
 def test_openmetrics_readers_take_every_family() -> None:
-    metrics, tables = HubbleMetrics(), new_tables()
+    tables = new_tables()
+    metrics = HubbleMetrics(reasons=tables.reasons)
     for batch in batches(tables, flows("v1.19", "all")):
-        metrics.count(batch)
+        metrics.count(as_probes_tell(batch))
     metrics.fold()
     text = b"".join(render(metrics.families, Format.OPENMETRICS)).decode()
     read = {family.name: family for family in read_openmetrics(text)}

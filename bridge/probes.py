@@ -1,0 +1,78 @@
+"""Own probes as a part of the agent: made of the configuration, run when they are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from bridge.config import NativeProbes
+from bridge.event_log import EventLog
+from native_probes import drops, tcp
+from native_probes.family import StartFamily
+from native_probes.interfaces import InterfacePatterns
+from native_probes.report import Finding
+from native_probes.source import ProbeSource, SourceSettings
+from native_probes.traffic import NAME as TRAFFIC
+from native_probes.traffic import TrafficSettings
+from parsers.probe_batch import ProbeBatch
+
+
+def source_settings(config: NativeProbes) -> SourceSettings:
+    """What the configuration asks for."""
+    families: dict[str, StartFamily] = {
+        drops.NAME: partial(drops.DropProbe, settings=drops.DropSettings(quiet=config.quiet_drops)),
+        tcp.NAME: partial(tcp.TcpProbe, settings=tcp.TcpSettings()),
+    }
+    return SourceSettings(
+        traffic=TrafficSettings(flows=config.flows, sample=config.sample)
+        if TRAFFIC not in config.disabled
+        else None,
+        families={name: start for name, start in families.items() if name not in config.disabled},
+        interfaces=InterfacePatterns(
+            config.pod_interfaces, config.uplinks, config.excluded_interfaces
+        ),
+        interval_seconds=config.interval,
+    )
+
+
+class Probes:
+    """Makes a source of its own for each time that own probes run."""
+
+    __slots__ = ("_deliver", "_log", "_settings", "_source", "running")
+
+    def __init__(
+        self, config: NativeProbes, deliver: Callable[[ProbeBatch], None], log: EventLog
+    ) -> None:
+        self._settings = source_settings(config)
+        self._deliver = deliver
+        self._log = log
+        self._source: ProbeSource | None = None
+        self.running = False
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Until cancelled; ``ProbeUnavailableError`` if no probe works here."""
+        self._source = ProbeSource(self._settings, self._deliver, self._log)
+
+        def begun() -> None:
+            self.running = True
+            ready()
+
+        try:
+            await self._source.run(begun)
+        finally:
+            self.running = False
+
+    def findings(self) -> tuple[Finding, ...]:
+        """How each probe did when they ran last."""
+        return self._source.findings() if self._source is not None else ()
+
+    def covered(self) -> int:
+        """How many interfaces are observed now."""
+        if not self.running or self._source is None:
+            return 0
+        interfaces = self._source.statistics().interfaces
+        return interfaces.covered if interfaces is not None else 0
+
+    def interface_name(self, index: int) -> str:
+        """The name of an interface of the node, "" if it is not known."""
+        return self._source.interface_name(index) if self._source is not None else ""

@@ -1,0 +1,31 @@
+"""Counters that programs keep for each CPU, by what they count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from native_probes import syscalls
+from native_probes.counters import possible_cpus
+
+
+class EventCounters:
+    """A per-CPU array of 64-bit counters; ``names`` are those of its entries in order."""
+
+    __slots__ = ("_before", "_fd", "_names")
+
+    def __init__(self, map_fd: int, names: Sequence[str]) -> None:
+        self._fd = map_fd
+        self._names = tuple(names)
+        self._before = np.zeros(len(self._names), np.uint64)
+
+    def new(self) -> dict[str, int]:
+        """What was counted since the last call."""
+        now = np.zeros(len(self._names), np.uint64)
+        value = np.zeros(possible_cpus(), np.uint64)
+        for index in range(len(now)):
+            syscalls.look_up(self._fd, np.array([index], "<u4"), value)
+            now[index] = value.sum()
+        new, self._before = now - self._before, now
+        return dict(zip(self._names, map(int, new), strict=True))

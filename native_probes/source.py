@@ -1,0 +1,274 @@
+"""The source of own probes: loads them, follows the interfaces, drains, delivers.
+
+Each family stands alone: one that cannot start is found (``findings``) and left out, and
+only when none starts does ``run`` fail. Loading, attaching and reading are done in threads;
+the loop sees batches. When ``run`` is cancelled, everything is detached and what was
+counted until then is delivered.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+
+from native_probes import links
+from native_probes.engine import Engine, LibbpfEngine, refused
+from native_probes.family import Drained, Family, Place, StartFamily
+from native_probes.interfaces import (
+    Coverage,
+    CoverageStatistics,
+    InterfacePatterns,
+    judge_hooks,
+    ways_in,
+)
+from native_probes.report import Finding, ProbeUnavailableError
+from native_probes.tc import TcHooks
+from native_probes.traffic import NAME as TRAFFIC
+from native_probes.traffic import TrafficProbe, TrafficSettings
+from parsers.probe_batch import ProbeBatch
+from parsers.probe_records import POINT_INGRESS
+
+_RECEIVE_BYTES = 1 << 16
+
+
+def _own_namespace() -> int:
+    """Inode of the calling thread's network namespace."""
+    return Path("/proc/thread-self/ns/net").stat().st_ino
+
+
+class Log(Protocol):
+    """Where the source says what happened; one event a line."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """A change of state that is as it should be."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Something is degraded."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """``interval_seconds``: between two drains. ``traffic``: None leaves that probe out.
+
+    ``families`` are the other probes by name.
+    """
+
+    traffic: TrafficSettings | None = field(default_factory=TrafficSettings)
+    families: Mapping[str, StartFamily] = field(default_factory=dict)
+    interfaces: InterfacePatterns = field(default_factory=InterfacePatterns)
+    interval_seconds: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatistics:
+    """Since the source was made. ``interfaces`` is None without the traffic probe."""
+
+    interfaces: CoverageStatistics | None
+    batches: int
+    seen: Mapping[str, int]
+    lost: Mapping[tuple[str, str], int]
+
+
+class ProbeSource:
+    """Runs the probes of one node; ``deliver`` is called on the loop with each batch."""
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        deliver: Callable[[ProbeBatch], None],
+        log: Log,
+        *,
+        engine: Engine | None = None,
+        hooks: TcHooks | None = None,
+    ) -> None:
+        self._settings = settings
+        self._deliver = deliver
+        self._log = log
+        self._engine = engine or LibbpfEngine()
+        self._hooks = hooks or TcHooks()
+        self._families: dict[str, Family] = {}
+        self._refused: dict[str, Finding] = {}
+        self._coverage: Coverage | None = None
+        self._links: dict[int, links.Link] = {}
+        self._missed = 0
+        self._batches = 0
+        self._netns = 0
+        self._seen: Counter[str] = Counter()
+        self._lost: Counter[tuple[str, str]] = Counter()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Until cancelled. Raises ``ProbeUnavailableError`` if no probe works."""
+        self._netns = _own_namespace()
+        try:
+            await trio.to_thread.run_sync(self._start)
+            traffic = self._families.get(TRAFFIC)
+            if isinstance(traffic, TrafficProbe):
+                # here, as its thread acts in the network namespace of this one
+                self._coverage = Coverage(traffic, self._hooks)
+            async with trio.open_nursery() as nursery:
+                if self._coverage:
+                    await nursery.start(self._follow_links, self._coverage)
+                ready()
+                while True:
+                    await trio.sleep(self._settings.interval_seconds)
+                    self._hand_over(await trio.to_thread.run_sync(self._drain))
+        finally:
+            with trio.CancelScope(shield=True):
+                self._hand_over(await trio.to_thread.run_sync(self._stop))
+
+    def examine(self) -> tuple[Finding, ...]:
+        """How each probe does here: load all of them, and let them go. For a thread.
+
+        Tracing probes are attached for that time; nothing is left at any interface.
+        """
+        try:
+            self._start()
+            traffic = self._families.get(TRAFFIC)
+            if isinstance(traffic, TrafficProbe):
+                self._hooks.look(traffic.program(POINT_INGRESS, link_header=True))
+        except ProbeUnavailableError:
+            pass  # each is in the findings
+        except OSError as error:
+            self._refused[TRAFFIC] = refused(TRAFFIC, error).finding(TRAFFIC)
+            self._families.pop(TRAFFIC).close()
+        try:
+            return tuple(
+                judge_hooks(f, self._hooks) if f.probe == TRAFFIC and f.state == "works" else f
+                for f in self.findings()
+            )
+        finally:
+            self._stop()
+
+    def findings(self) -> tuple[Finding, ...]:
+        """One for each probe that was to run; empty before ``run`` tried."""
+        works = [family.finding() for family in self._families.values()]
+        if self._coverage and TRAFFIC in self._families:
+            works = [self._coverage.judge(f) if f.probe == TRAFFIC else f for f in works]
+        return tuple(sorted([*works, *self._refused.values()], key=lambda f: f.probe))
+
+    def interface_name(self, ifindex: int) -> str:
+        """Of an interface that is there, or was covered lately; "" for others."""
+        link = self._links.get(ifindex)
+        if link is None and self._coverage:
+            link = self._coverage.covered_lately().get(ifindex)
+        return link.name if link else ""
+
+    def statistics(self) -> SourceStatistics:
+        """As of now."""
+        return SourceStatistics(
+            self._coverage.statistics() if self._coverage else None,
+            self._batches,
+            dict(self._seen),
+            dict(self._lost),
+        )
+
+    def _start(self) -> None:
+        starts: dict[str, StartFamily] = {}
+        traffic = self._settings.traffic
+        if traffic is not None:
+            starts[TRAFFIC] = lambda place: TrafficProbe(place.engine, traffic)
+        starts.update(self._settings.families)
+        self._refused.clear()
+        first: ProbeUnavailableError | None = None
+        for name, start in starts.items():
+            probe = self._families.get(TRAFFIC)
+            place = Place(self._engine, probe if isinstance(probe, TrafficProbe) else None)
+            try:
+                self._families[name] = start(place)
+            except ProbeUnavailableError as error:
+                first = first or error
+                self._refused[name] = error.finding(name)
+                self._log.warning("probe.unavailable", probe=name, reason=str(error))
+            else:
+                self._log.info("probe.loaded", probe=name, engine=self._engine.name)
+        if first and not self._families:
+            raise first
+
+    def _drain(self) -> ProbeBatch:
+        now_ns = time.monotonic_ns()
+        return self._batch({n: f.drain(now_ns=now_ns) for n, f in self._families.items()})
+
+    def _stop(self) -> ProbeBatch:
+        if self._coverage:
+            self._coverage.stop()
+        batch = self._batch({n: f.last_drain() for n, f in self._families.items()})
+        while self._families:
+            self._families.popitem()[1].close()
+        return batch
+
+    def _batch(self, drained: Mapping[str, Drained]) -> ProbeBatch:
+        fields: dict[str, Any] = {}
+        for part in drained.values():
+            fields |= part.records
+            fields |= part.about
+        lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
+        seen = {name: part.seen for name, part in drained.items() if part.seen}
+        if self._coverage:
+            missed = self._coverage.statistics().missed_packets
+            if missed > self._missed:
+                lost[TRAFFIC, "not_covered"] = missed - self._missed
+                seen[TRAFFIC] = seen.get(TRAFFIC, 0) + missed - self._missed
+                self._missed = missed
+        boot_offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        patterns = self._settings.interfaces
+        covered = self._coverage.covered_lately() if self._coverage else {}
+        return ProbeBatch(
+            boot_offset=boot_offset,
+            covered=frozenset(ways_in(list(self._links.values()), covered)),
+            pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
+            lost=lost,
+            seen=seen,
+            netns=self._netns,
+            **fields,
+        )
+
+    def _hand_over(self, batch: ProbeBatch) -> None:
+        if len(batch) or len(batch.totals) or batch.lost:
+            self._batches += 1
+            self._seen.update(batch.seen)
+            self._lost.update(batch.lost)
+            self._deliver(batch)
+
+    async def _follow_links(
+        self,
+        coverage: Coverage,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        listening = trio.socket.from_stdlib_socket(links.open_link_socket())
+        with listening:
+            self._list_links(coverage, at_start=True)
+            task_status.started()
+            while True:
+                try:
+                    data = await listening.recv(_RECEIVE_BYTES)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    self._log.warning("probe.link_news_overran")
+                    self._list_links(coverage, at_start=False)
+                    continue
+                for news in links.read_news(data):
+                    self._take(coverage, news.link, gone=news.gone, is_new=True)
+
+    def _list_links(self, coverage: Coverage, *, at_start: bool) -> None:
+        present = {link.ifindex: link for link in links.all_links()}
+        for link in [link for link in self._links.values() if link.ifindex not in present]:
+            self._take(coverage, link, gone=True, is_new=False)
+        for link in present.values():
+            self._take(coverage, link, gone=False, is_new=not at_start)
+
+    def _take(self, coverage: Coverage, link: links.Link, *, gone: bool, is_new: bool) -> None:
+        known = self._links.pop(link.ifindex, None)
+        if not gone:
+            self._links[link.ifindex] = link
+        if not gone and self._settings.interfaces.match(link):
+            coverage.cover(link, is_new=is_new and known is None)
+        elif known and self._settings.interfaces.match(known):
+            coverage.uncover(link.ifindex)

@@ -1,0 +1,101 @@
+"""The TCP probe: retransmits, resets, opens and closes, with round-trip times.
+
+``bpf/tcp.bpf.c`` hangs on tracepoints that hand over the socket. Failed tries to connect
+show as ``open_failed``: the state goes from SYN_SENT to CLOSE.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from native_probes.engine import LoadedProbe, refused
+from native_probes.event_counters import EventCounters
+from native_probes.family import Drained, Place
+from native_probes.kernel_enums import enum_members
+from native_probes.namespaces import list_namespaces
+from native_probes.report import Finding
+from native_probes.ring import Ring
+from native_probes.spec import ProbeSpec
+from parsers.probe_tcp import TCP_RECORD
+
+NAME = "tcp"
+PROGRAMS = (
+    "tcp_retransmit",
+    "tcp_retransmit_answer",
+    "tcp_reset_sent",
+    "tcp_reset_received",
+    "tcp_state_change",
+)
+COUNTERS = ("seen", "ring_full", "foreign")
+"""``enum tcp_counter`` of ``bpf/tcp.h``."""
+
+_RESET_PREFIX = "SK_RST_REASON_"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpSettings:
+    """``all_states``: every change of state, which are nine a connection; else opens and closes.
+
+    ``connections``: whose opening is remembered until they close.
+    """
+
+    all_states: bool = False
+    connections: int = 65536
+    ring_bytes: int = 1 << 20
+
+
+def tcp_spec(settings: TcpSettings, place: Place) -> ProbeSpec:
+    """The spec of the probe, set so."""
+    return ProbeSpec(
+        NAME,
+        constants=struct.pack("<II", settings.all_states, place.namespaces is not None),
+        sizes={"tcp_events": settings.ring_bytes, "tcp_connections": settings.connections},
+    )
+
+
+class TcpProbe:
+    """The loaded and attached probe; a ``Family``.
+
+    ``foreign``: events of other nodes' namespaces that were left out.
+    """
+
+    def __init__(self, place: Place, settings: TcpSettings) -> None:
+        self.foreign = 0
+        self._reset_reasons = {
+            number: name.removeprefix(_RESET_PREFIX)
+            for number, name in enum_members("sk_rst_reason").items()
+        }
+        self.loaded: LoadedProbe = place.engine.load(tcp_spec(settings, place))
+        try:
+            list_namespaces(self.loaded.map_fd("namespaces"), place.namespaces or ())
+            self._counters = EventCounters(self.loaded.map_fd("tcp_counters"), COUNTERS)
+            self._ring = Ring(self.loaded.map_fd("tcp_events"), settings.ring_bytes, TCP_RECORD)
+            for program in PROGRAMS:
+                self.loaded.attach(program)
+        except OSError as error:
+            self.loaded.close()
+            raise refused(NAME, error) from error
+        except BaseException:
+            self.loaded.close()
+            raise
+
+    def drain(self, *, now_ns: int) -> Drained:
+        """See ``Family``."""
+        return self.last_drain()
+
+    def last_drain(self) -> Drained:
+        """See ``Family``."""
+        records = self._ring.read()
+        new = self._counters.new()
+        self.foreign += new["foreign"]
+        lost = {"ring_full": new["ring_full"]} if new["ring_full"] else {}
+        return Drained({"tcp": records}, lost, {"reset_reasons": self._reset_reasons})
+
+    def finding(self) -> Finding:
+        """See ``Family``."""
+        return Finding(NAME, "works")
+
+    def close(self) -> None:
+        """Detach and unload."""
+        self.loaded.close()

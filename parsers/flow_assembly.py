@@ -1,0 +1,57 @@
+"""From flow columns to a batch: naming, classing and details, the same for every source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.directory import Directory
+from parsers.drop_sites import file_name
+from parsers.flow_batch import I64, U64, FlowBatch, FlowTables
+from parsers.flow_columns import FlowColumns, directions, joined
+from parsers.flow_details import DetailBuilder
+from parsers.headers import Release
+
+
+class FlowAssembler:
+    """Makes batches over ``tables``; ``release`` is the agent's (major, minor), if known."""
+
+    __slots__ = ("_details", "_release", "directory", "tables")
+
+    def __init__(self, tables: FlowTables, directory: Directory, release: Release = None) -> None:
+        self.tables = tables
+        self.directory = directory
+        self._release = release
+        self._details = DetailBuilder(tables, directory, self._site_of, release)
+
+    def assemble(self, parts: list[FlowColumns], time: I64, sequence: U64) -> FlowBatch:
+        """The flows of all parts in order of their rows, which ``time`` and ``sequence`` have."""
+        flows = joined(parts)
+        tables = self.tables
+        conversations = tables.conversations
+        at = time[flows.row]
+        conversation = conversations.lookup(flows.key, at, self.directory)
+        owner = conversations.entities.endpoint_id[conversations.source_entity[conversation]]
+        flow_class = flows.flow_class
+        flow_class["direction"] = directions(
+            flows.direction_rule, flows.reporter == owner & 0xFFFF, flow_class["direction"]
+        )
+        classes, _ = tables.classes.lookup(flow_class)
+        columns: tuple[NDArray[Any], ...] = (
+            at,
+            sequence[flows.row],
+            classes,
+            conversation,
+            flows.source_port,
+            flows.destination_port,
+            self._details.build(flows, conversation, at),
+        )
+        if len(parts) > 1:
+            order = np.argsort(flows.row, kind="stable")
+            columns = tuple(column[order] for column in columns)
+        return FlowBatch(tables, *columns)
+
+    def _site_of(self, number: int, version: int) -> str:
+        return file_name(number, version, self._release)

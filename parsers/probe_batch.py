@@ -1,0 +1,64 @@
+"""What own probes deliver: one drain of their maps and rings, as columns of structs.
+
+The dtypes are those of ``probe_records``, which mirror the structs of ``bpf/record.h``.
+
+One observation point a packet: a packet counts in flows and metrics where this node first
+sees it. At an ingress hook that is always so. At an egress hook it is so unless the packet
+came in by another covered interface, which the kernel tells by itself
+(``skb->ingress_ifindex``, 0 for what the host sends). So the key of a flow in the kernel
+has ``received_on`` beside ``ifindex``, and nobody has to know whose address is whose:
+traffic between two pods of the node counts at the sender's veth, what comes from outside
+at the uplink, what a pod sends outside at its veth (before its source is translated), and
+what the host sends where it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parsers.kernel_drop_reasons import KernelReasons
+from parsers.windows import Columns
+
+
+def _no_records() -> Columns:
+    return np.empty(0, dtype=np.void)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeBatch:
+    """What the probes delivered in one drain; a part of length 0 may have any dtype.
+
+    ``covered``: indices of the interfaces that are observed now, and of bridges whose ports
+    are; ``pods``: of those that lead to a pod.
+
+    ``netns``: inode of the network namespace that these interfaces are in, the node's.
+    ``drop_reasons``: names of the kernel's drop reasons; ``reset_reasons``: of those for which
+    TCP sends resets, by number.
+
+    ``boot_offset``: ns to add to the kernel's boot-clock times for times since the epoch.
+    ``lost``: (probe, reason) -> records lost in the kernel since the last drain; reasons
+    are "ring_full" and "map_full".
+    ``seen``: probe -> records the kernel had since the last drain, delivered and lost.
+    Probes are called after their parts: "traffic", "drops", "tcp", "dns".
+    """
+
+    boot_offset: int
+    covered: frozenset[int] = frozenset()
+    pods: frozenset[int] = frozenset()
+    netns: int = 0
+    drop_reasons: KernelReasons = field(default_factory=lambda: KernelReasons({}))
+    reset_reasons: Mapping[int, str] = field(default_factory=dict)
+    traffic: Columns = field(default_factory=_no_records)  # FLOW_REPORT: since the last drain
+    drops: Columns = field(default_factory=_no_records)  # DROP_RECORD
+    tcp: Columns = field(default_factory=_no_records)  # TCP_RECORD: retransmit, reset, state, RTT
+    dns: Columns = field(default_factory=_no_records)  # DNS_RECORD
+    totals: Columns = field(default_factory=_no_records)  # INTERFACE_TOTALS: counters, no flows
+    lost: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    seen: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Records that may become flows."""
+        return len(self.traffic) + len(self.drops) + len(self.tcp) + len(self.dns)

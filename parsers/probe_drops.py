@@ -1,0 +1,201 @@
+"""Flows of packets that the kernel dropped, one flow a packet.
+
+Verdict, direction and addresses are in Hubble's terms, and so is the reason as far as it
+has one (``kernel_drop_reasons``). The kernel's own name of the reason is the class's
+``own_reason``; the flow's extension has it together with the function that gave the packet up
+and, for netfilter, the hook.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.flow_batch import (
+    FLAG_TCP_FLAGS,
+    L4_ICMPV4,
+    L4_ICMPV6,
+    L4_NONE,
+    L4_SCTP,
+    L4_TCP,
+    L4_UDP,
+    ORIGIN_TRACEPOINT,
+    U32,
+)
+from parsers.intern import InternTable, lengthened
+from parsers.kernel_drop_reasons import KernelReasons, hubble_reason
+from parsers.packets import SCTP_CHUNK_TYPES
+from parsers.probe_flows import ProbeFlows, empty_flows
+from parsers.probe_traffic import L4_OF
+from parsers.reason_names import ReasonNames
+from parsers.windows import Columns
+
+HAS_ETHERNET, IS_FRAGMENT, HAS_VLAN = 1, 2, 4
+"""Bits of ``flags``."""
+
+DROP_RECORD = np.dtype(
+    [
+        ("time_ns", "<u8"),  # boot clock
+        ("packet", "<u8"),  # address of the skb
+        ("location", "<u8"),  # code address at which it was freed
+        ("reason", "<u4"),  # the running kernel's number
+        ("length", "<u4"),  # bytes
+        ("interface", "<u4"),  # ifindex, 0 when there was none yet or no longer
+        ("netns", "<u4"),  # inode of the network namespace, 0 when nothing tells it
+        ("segments", "<u2"),  # packets on the wire, at least 1
+        ("ether_type", "<u2"),
+        ("vlan", "<u2"),  # tag control information, with HAS_VLAN
+        ("source_port", "<u2"),
+        ("destination_port", "<u2"),
+        ("tcp_flags", "<u2"),
+        ("ip_version", "u1"),  # 4, 6; 0 without an IP header
+        ("protocol", "u1"),
+        ("l4_type", "u1"),  # ICMP type, SCTP chunk
+        ("l4_code", "u1"),
+        ("source_ip", "u1", (16,)),
+        ("destination_ip", "u1", (16,)),
+        ("source_mac", "u1", (6,)),
+        ("destination_mac", "u1", (6,)),
+        ("direction", "u1"),  # flow.TrafficDirection, as the interface's namespace sees it
+        ("hook", "u1"),  # index of HOOKS
+        ("flags", "u1"),
+        ("reserved", "u1"),
+        ("symbol", "S40"),  # name of location
+    ]
+)
+"""``struct drop_record`` of ``bpf/drops.h``."""
+
+HOOKS = ("", "PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+"""Netfilter's hooks by ``hook``; 0 is no hook, or none that the stack shows."""
+
+_DROP, _DROPPED, _L3_L4 = 1, 2, 1  # monitor message type, flow.Verdict, flow.FlowType
+
+_SITE = np.dtype([("location", "<u8"), ("reason", "<u4"), ("hook", "u1"), ("pad", "V3")])
+_MOST_SITES = 1 << 12
+
+_WITH_PORTS = np.zeros(8, dtype=np.bool_)
+_WITH_PORTS[[L4_TCP, L4_UDP, L4_SCTP]] = True
+_CHUNKS = np.zeros(256, dtype=np.uint8)
+for _wire, _number in SCTP_CHUNK_TYPES.items():
+    _CHUNKS[_wire] = _number
+
+Extension = tuple[tuple[str, str | float], ...]
+
+
+def symbol_name(symbol: bytes) -> str:
+    """A function's name without its module and without what compilers append to it."""
+    return symbol.decode("ascii", "replace").split(" ")[0].split(".")[0]
+
+
+class DropFlows:
+    """Makes flows of drop records; remembers places and reasons, which are few.
+
+    ``own``: numbers of the kernel's names in the classes of flows.
+    """
+
+    __slots__ = ("_extensions", "_hubble", "_numbers", "_own", "_sites")
+
+    def __init__(self, own: ReasonNames) -> None:
+        self._own = own
+        self._forget()
+
+    def _forget(self) -> None:
+        self._sites = InternTable(_SITE)
+        self._extensions: list[Extension] = [()]
+        self._hubble = np.zeros(_MOST_SITES + 1, dtype=np.uint32)
+        self._numbers = np.zeros(_MOST_SITES + 1, dtype=np.uint8)
+
+    def flows(
+        self, drops: Columns, names: KernelReasons, node: int, pods: frozenset[int]
+    ) -> ProbeFlows:
+        """The flow of each DROP_RECORD; ``names`` are the running kernel's.
+
+        ``node``: inode of the node's network namespace; ``pods``: its interfaces that lead to
+        pods. Numbers of interfaces mean nothing in other namespaces.
+        """
+        found = empty_flows(len(drops))
+        site = self._sites_of(drops, names)
+        flows, key, flow_class = found.flows, found.flows.key, found.flows.flow_class
+        version = drops["ip_version"]
+        for name in ("source_ip", "destination_ip", "source_mac", "destination_mac"):
+            key[name] = drops[name]
+        key["ip_version"] = (version == 4) + 2 * (version == 6)
+        key["has_ethernet"] = drops["flags"] & HAS_ETHERNET
+        l4 = np.where(version != 0, L4_OF[drops["protocol"]], L4_NONE).astype(np.uint8)
+        ports = (drops["source_port"] != 0) | (drops["destination_port"] != 0)
+        later = (drops["flags"] & IS_FRAGMENT != 0) & ~ports
+        l4[later & _WITH_PORTS[l4]] = L4_NONE  # where the ports are is another fragment
+        flows.source_port[:] = drops["source_port"]
+        flows.destination_port[:] = drops["destination_port"]
+        portless = ~_WITH_PORTS[l4]
+        flows.source_port[portless] = flows.destination_port[portless] = 0
+        reason = self._hubble[site]
+        flow_class["event_type"], flow_class["verdict"] = _DROP, _DROPPED
+        flow_class["flow_type"], flow_class["origin"] = _L3_L4, ORIGIN_TRACEPOINT
+        flow_class["sub_type"] = flow_class["drop_reason"] = reason
+        flow_class["own_reason"] = self._numbers[site]
+        on_node = drops["netns"] == node
+        at_pod = on_node & np.isin(drops["interface"], np.fromiter(pods, np.uint32, len(pods)))
+        direction = drops["direction"]
+        flow_class["direction"] = np.where(at_pod & (direction != 0), 3 - direction, direction)
+        flow_class["ip_version"] = key["ip_version"]
+        flow_class["l4"] = l4
+        flow_class["interface"] = np.where(on_node, drops["interface"], 0)
+        tcp = l4 == L4_TCP
+        flow_class["flags"] = tcp * np.uint8(FLAG_TCP_FLAGS)
+        flow_class["tcp_flags"] = np.where(tcp, drops["tcp_flags"], 0)
+        icmp = (l4 == L4_ICMPV4) | (l4 == L4_ICMPV6)
+        chunk = np.where(l4 == L4_SCTP, _CHUNKS[drops["l4_type"]], 0)
+        flow_class["l4_type"] = np.where(icmp, drops["l4_type"], chunk)
+        flow_class["l4_code"] = np.where(icmp, drops["l4_code"], 0)
+        self._set_extensions(found, drops, site)
+        found.time[:] = drops["time_ns"]
+        found.packets[:] = drops["segments"]
+        found.bytes[:] = drops["length"]
+        return found
+
+    def _sites_of(self, drops: Columns, names: KernelReasons) -> U32:
+        """Row of ``_sites`` for each drop."""
+        if len(self._sites) + len(drops) > _MOST_SITES and len(self._sites) > 1:
+            self._forget()
+        keys = np.zeros(len(drops), dtype=_SITE)
+        for name in ("location", "reason", "hook"):
+            keys[name] = drops[name]
+        numbers, made = self._sites.lookup(keys)
+        if len(made):
+            first = dict(zip(numbers[::-1].tolist(), range(len(drops) - 1, -1, -1), strict=True))
+            for row in made.tolist():
+                self._add(row, drops[first[row]], names)
+        return numbers
+
+    def _add(self, row: int, drop: Any, names: KernelReasons) -> None:
+        reason = names.name(int(drop["reason"]))
+        if row >= len(self._hubble):
+            self._hubble = lengthened(self._hubble, 2 * row)
+            self._numbers = lengthened(self._numbers, 2 * row)
+        self._hubble[row] = hubble_reason(reason)
+        self._numbers[row] = self._own.number(reason)
+        fields: list[tuple[str, str | float]] = []
+        symbol = symbol_name(drop["symbol"])
+        if symbol:
+            fields.append(("location", symbol))
+        if drop["hook"]:
+            fields.append(("netfilter_hook", HOOKS[drop["hook"]]))
+        self._extensions += [()] * (row + 1 - len(self._extensions))
+        self._extensions[row] = tuple(fields)
+
+    def _set_extensions(self, found: ProbeFlows, drops: Columns, site: NDArray[np.uint32]) -> None:
+        extensions = self._extensions
+        odd = drops["flags"] & (HAS_VLAN | IS_FRAGMENT) != 0
+        shared = [{"extension": extension} for extension in extensions]
+        found.flows.extra.update((row, shared[number]) for row, number in enumerate(site.tolist()))
+        for row in odd.nonzero()[0].tolist():
+            fields = list(extensions[site[row]])
+            if drops["flags"][row] & IS_FRAGMENT:
+                later = not drops["source_port"][row] and not drops["destination_port"][row]
+                fields.append(("fragment", "later" if later else "first"))
+            if drops["flags"][row] & HAS_VLAN:
+                fields.append(("vlan", float(drops["vlan"][row] & 0xFFF)))
+            found.flows.extra[row] = {"extension": tuple(sorted(fields))}

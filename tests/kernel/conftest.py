@@ -1,0 +1,53 @@
+"""Tests that load programs into this kernel; all of them act in namespaces of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+from native_probes.engine import LibbpfEngine
+from native_probes.report import ProbeUnavailableError
+from native_probes.traffic import TrafficSettings, traffic_spec
+from tests.kernel.lab import Lab, Pod
+from tests.kernel.tracing import reachable, wait_for
+
+
+@cache
+def _obstacle() -> str:
+    if os.geteuid():
+        return "these tests want root"
+    try:
+        LibbpfEngine().load(traffic_spec(TrafficSettings())).close()
+    except ProbeUnavailableError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def a_kernel_that_lets_us() -> None:
+    """Skips, except in CI, whose machine has all that is needed."""
+    obstacle = _obstacle()
+    if obstacle and os.environ.get("CI") == "true":
+        pytest.fail(obstacle)
+    if obstacle:
+        pytest.skip(obstacle)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    lab = Lab()
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture
+def pods(lab: Lab) -> tuple[Pod, Pod]:
+    """Two pods that know each other as neighbours."""
+    pods = lab.add_pod(), lab.add_pod()
+    wait_for(lambda: reachable(*pods) and reachable(*pods[::-1]))
+    return pods

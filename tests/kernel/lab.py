@@ -1,0 +1,141 @@
+"""Network namespaces with veths between them, as a CNI would make them; gone at the end.
+
+A lab is one node and its pods: each pod's veth has its other end in the node, on a bridge
+that has the node's address. All names are the lab's own, so that several labs may exist
+on one kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_numbers = itertools.count()
+_CLONE_NEWNET = 0x40000000
+
+
+def run(*command: str) -> str:
+    """The output of a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
+    return done.stdout
+
+
+@contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """The calling thread is in a network namespace; sockets made there stay there."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        _set_namespace(there)
+        try:
+            yield
+        finally:
+            _set_namespace(home)
+    finally:
+        os.close(there)
+        os.close(home)
+
+
+def _set_namespace(fd: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(fd, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """``interface`` is the node's end of its veth; the pod's is eth0."""
+
+    namespace: str
+    interface: str
+    ipv4: str
+    ipv6: str
+
+
+@dataclass(slots=True)
+class Lab:
+    """``node`` is a namespace with a bridge of 10.77.0.1/24 and fd77::1/64."""
+
+    prefix: str = field(default_factory=lambda: f"cy{os.getpid()}x{next(_numbers)}")
+    pods: list[Pod] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        run("ip", "netns", "add", self.node)
+        self.quiet(self.node)
+        self.ip("link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+        self.ip("addr", "add", "10.77.0.1/24", "dev", "br0")
+        self.ip("addr", "add", "fd77::1/64", "dev", "br0", "nodad")
+        self.ip("link", "set", "br0", "up")
+        self.ip("link", "set", "lo", "up")
+
+    @property
+    def node(self) -> str:
+        """The node's namespace."""
+        return f"{self.prefix}n"
+
+    def ip(self, *arguments: str) -> str:
+        """``ip`` in the node."""
+        return run("ip", "-n", self.node, *arguments)
+
+    def tc(self, *arguments: str) -> str:
+        """``tc`` in the node."""
+        return run("tc", "-n", self.node, *arguments)
+
+    def quiet(self, namespace: str) -> None:
+        """No packets of the kernel's own: no router solicitations, no DAD, no link-local."""
+        with inside(namespace):
+            for name in ("all", "default"):
+                for setting, value in (
+                    ("accept_dad", "0"),
+                    ("router_solicitations", "0"),
+                    ("addr_gen_mode", "1"),
+                ):
+                    Path(f"/proc/sys/net/ipv6/conf/{name}/{setting}").write_text(value)
+
+    def add_pod(self) -> Pod:
+        """A namespace with a veth to the node, neighbours known in both directions."""
+        number = len(self.pods) + 2
+        pod = Pod(
+            f"{self.prefix}p{number}", f"veth{number}", f"10.77.0.{number}", f"fd77::{number:x}"
+        )
+        run("ip", "netns", "add", pod.namespace)
+        self.pods.append(pod)
+        self.quiet(pod.namespace)
+        self.ip(
+            "link",
+            "add",
+            pod.interface,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            pod.namespace,
+        )
+        self.ip("link", "set", pod.interface, "master", "br0")
+        inner = ("ip", "-n", pod.namespace)
+        run(*inner, "addr", "add", f"{pod.ipv4}/24", "dev", "eth0")
+        run(*inner, "addr", "add", f"{pod.ipv6}/64", "dev", "eth0", "nodad")
+        run(*inner, "link", "set", "lo", "up")
+        run(*inner, "link", "set", "eth0", "up")
+        run(*inner, "route", "add", "default", "via", "10.77.0.1")
+        self.ip("link", "set", pod.interface, "up")
+        return pod
+
+    def ifindex(self, interface: str) -> int:
+        """Of an interface of the node."""
+        return int(self.ip("-o", "link", "show", interface).split(":")[0])
+
+    def close(self) -> None:
+        """Remove everything."""
+        for pod in self.pods:
+            subprocess.run(["ip", "netns", "del", pod.namespace], check=False)
+        subprocess.run(["ip", "netns", "del", self.node], check=False)

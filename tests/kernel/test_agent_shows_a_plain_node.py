@@ -1,0 +1,209 @@
+"""The whole agent on a node without Cilium, looked at with Hubble's own command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from native_probes.syscalls import TCX_EGRESS, TCX_INGRESS, attached
+from tests import fixtures
+from tests.kernel.lab import Lab, inside, run
+from tests.kernel.senders import send_udp
+from tests.programs import built
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60.0
+UDP_PORT, CLOSED_PORT = 9999, 81
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """What becomes true, when it does."""
+    end = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass(slots=True)
+class RunningAgent:
+    """An agent in the node's namespace; ``said`` has its log lines."""
+
+    lab: Lab
+    directory: Path
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+
+    def has_said(self, *words: str) -> bool:
+        return any(all(word in line for word in words) for line in self.said)
+
+    def page(self, port: int, path: str) -> str:
+        code = (
+            "import sys, urllib.request as u;"
+            "sys.stdout.write(u.urlopen(sys.argv[1], timeout=30).read().decode())"
+        )
+        url = f"http://127.0.0.1:{port}{path}"
+        return run("ip", "netns", "exec", self.lab.node, sys.executable, "-c", code, url)
+
+    def samples(self, port: int, name: str, **labels: str) -> float:
+        families = text_string_to_metric_families(self.page(port, "/metrics"))
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def observe(self, *options: str) -> list[dict[str, Any]]:
+        hubble = built("hubble", "CILIARY_HUBBLE")
+        server = f"unix://{self.directory}/hubble.sock"
+        told = run(str(hubble), "observe", "--server", server, "-o", "json", *options)
+        return [json.loads(line)["flow"] for line in told.splitlines() if '"flow"' in line]
+
+
+@contextmanager
+def agent(lab: Lab, directory: Path, **sections: Any) -> Iterator[RunningAgent]:
+    config = {
+        "cilium": {"socket": f"{directory}/monitor.sock", "release": "1.18"},
+        "hubble": {"unix_socket": f"{directory}/hubble.sock"},
+        "history": {"flows": 100_000},
+        **sections,
+    }
+    file = directory / "agent.yaml"
+    file.write_text(json.dumps(config))
+    command = [sys.executable, "-m", "bridge", "agent", "--config", str(file)]
+    with subprocess.Popen(
+        ["ip", "netns", "exec", lab.node, *command],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        running = RunningAgent(lab, directory, process)
+        assert process.stderr is not None
+        reader = Thread(target=running.said.extend, args=(process.stderr,))
+        reader.start()
+        try:
+            yield running
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+            reader.join()
+
+
+def fields_of(flow: dict[str, Any]) -> dict[str, Any]:
+    extensions = flow["extensions"]
+    assert extensions["@type"] == "type.googleapis.com/google.protobuf.Struct"
+    fields: dict[str, Any] = extensions["value"]
+    return fields
+
+
+def knock(namespace: str, address: str) -> None:
+    """Try to connect where nobody listens."""
+    with inside(namespace):
+        tcp = socket.socket()
+    with tcp, pytest.raises(ConnectionRefusedError):
+        tcp.connect((address, CLOSED_PORT))
+
+
+def test_flows_and_drops_of_pods_are_seen_by_hubble_and_counted_by_metrics(
+    lab: Lab, tmp_path: Path
+) -> None:
+    client, server = lab.add_pod(), lab.add_pod()
+    indices = [lab.ifindex(pod.interface) for pod in lab.pods]
+    with inside(server.namespace):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener.bind((server.ipv4, UDP_PORT))
+    with listener, agent(lab, tmp_path) as node:
+        until(lambda: node.has_said("source.changed", "probes"))
+        until(lambda: node.samples(10093, "ciliary_interfaces_covered") == len(lab.pods))
+        sizes = [10, 100, 1000]
+        port = send_udp(client.namespace, (server.ipv4, UDP_PORT), sizes)
+        knock(client.namespace, server.ipv4)
+
+        def sent() -> list[dict[str, Any]]:
+            flows = node.observe("--last", "10000", "--from-ip", client.ipv4, "--protocol", "udp")
+            told = sum(fields_of(flow)["packets"] for flow in flows)
+            return flows if told >= len(sizes) else []
+
+        flows = until(sent)
+        # One observation point, though two veths have seen them.
+        assert sum(fields_of(flow)["packets"] for flow in flows) == len(sizes)
+        assert sum(fields_of(flow)["bytes"] for flow in flows) == sum(sizes) + len(sizes) * 42
+        for flow in flows:
+            assert flow["IP"]["destination"] == server.ipv4
+            assert flow["l4"]["UDP"] == {"source_port": port, "destination_port": UDP_PORT}
+            assert flow["interface"] == {"index": indices[0], "name": client.interface}
+            assert flow["verdict"] == "FORWARDED"
+            assert flow["traffic_direction"] == "EGRESS"
+            assert flow["is_reply"] is False
+
+        def dropped() -> list[dict[str, Any]]:
+            return node.observe(
+                "--last", "10000", "--verdict", "DROPPED", "--to-ip", server.ipv4,
+                "--from-ip", client.ipv4,
+            )  # fmt: skip
+
+        (drop,) = until(dropped)
+        assert drop["l4"]["TCP"]["destination_port"] == CLOSED_PORT
+        assert fields_of(drop)["drop_reason"] == "NO_SOCKET"
+        assert drop["Summary"].endswith("NO_SOCKET")
+
+        assert node.samples(9965, "hubble_drop_total", protocol="TCP", reason="NO_SOCKET") >= 1
+        udp = {"protocol": "UDP", "verdict": "FORWARDED", "direction": "egress"}
+        assert node.samples(9965, "ciliary_flow_packets_total", **udp) == len(sizes)
+        seen = {"interface": server.interface, "direction": "egress"}
+        assert node.samples(10093, "ciliary_interface_packets_total", **seen) >= len(sizes)
+        books = json.loads(node.page(10094, "/debug/ledger"))
+        assert books["balanced"]
+        assert books["stages"]["probes"]["in"] > 0
+        assert node.page(10094, "/readyz")
+    assert node.process.returncode == 0
+    with inside(lab.node):
+        assert [attached(i, hook) for i in indices for hook in (TCX_INGRESS, TCX_EGRESS)] == [
+            [], [], [], [],
+        ]  # fmt: skip
+
+
+def test_cilium_that_comes_and_goes_is_followed(lab: Lab, tmp_path: Path) -> None:
+    client, server = lab.add_pod(), lab.add_pod()
+    recording = tmp_path / "stream"
+    recording.write_bytes(fixtures.stream_bytes("v1.18", "steady"))
+    replay = [sys.executable, "-m", "bridge", "replay", str(recording), f"{tmp_path}/monitor.sock"]
+    with agent(lab, tmp_path) as node:
+        until(lambda: node.has_said("source.changed", "probes"))
+        with subprocess.Popen(
+            [*replay, "--loop", "--rate", "500"],
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL,
+        ) as cilium:  # fmt: skip
+            try:
+                until(lambda: node.has_said("source.changed", "cilium"))
+                until(lambda: node.samples(10093, "ciliary_events_passed_total", stage="framing"))
+                until(lambda: not node.samples(10093, "ciliary_interfaces_covered"))
+                probed = node.samples(10093, "ciliary_events_passed_total", stage="probes")
+                send_udp(client.namespace, (server.ipv4, UDP_PORT), [100])
+                until(
+                    lambda: node.samples(9965, "hubble_flows_processed_total", type="Trace") > 100
+                )
+                after = node.samples(10093, "ciliary_events_passed_total", stage="probes")
+                assert after == probed
+            finally:
+                cilium.terminate()
+        until(lambda: node.samples(10093, "ciliary_interfaces_covered") == len(lab.pods))
+        books = json.loads(node.page(10094, "/debug/ledger"))
+        assert books["balanced"]
+        gaps = {entry["stage"]: entry["occasions"] for entry in books["not_observable"]
+                if entry["reason"] == "gap"}  # fmt: skip
+        assert gaps == {"socket": 1, "probes": 1}
+    assert node.process.returncode == 0
