@@ -20,9 +20,6 @@ from parsers.policies import EGRESS, INGRESS, PolicyEntry, PolicyMap, policy_fro
 def directory_of(world: Mapping[str, Any]) -> Directory:
     """Everything the snapshot knows, valid since ever."""
     directory = Directory()
-    for record in world.get("endpoints") or ():
-        endpoint, addresses = _endpoint(record)
-        directory.set_endpoint(endpoint, addresses)
     for record in world.get("ips") or ():
         directory.set_address(
             record["cidr"],
@@ -30,6 +27,10 @@ def directory_of(world: Mapping[str, Any]) -> Directory:
                 record.get("identity", 0), record.get("namespace", ""), record.get("pod", "")
             ),
         )
+    # After the prefixes: an endpoint knows itself.
+    for record in world.get("endpoints") or ():
+        endpoint, addresses = _endpoint(record)
+        directory.set_endpoint(endpoint, addresses)
     directory.set_identities(
         {i["id"]: tuple(i.get("labels") or ()) for i in world.get("identities") or ()}
     )

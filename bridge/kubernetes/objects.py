@@ -47,6 +47,8 @@ class Metadata(_Part, frozen=True):
     name: Text
     namespace: Text = ""
     uid: Text = ""
+    generate_name: Text = ""
+    creation_timestamp: Text = ""
     resource_version: Text = ""
     labels: Labels | None = None
     owner_references: tuple[Owner, ...] | None = None
@@ -97,6 +99,14 @@ class PodIP(_Part, frozen=True):
     ip: Text = ""
 
 
+class PodCondition(_Part, frozen=True):
+    """``type``: PodReadyToStartContainers, which is true once the network is there, ..."""
+
+    type: Text = ""
+    status: Text = ""
+    last_transition_time: Text | None = None
+
+
 class PodStatus(_Part, frozen=True):
     """``phase``: Pending, Running, Succeeded, Failed; the last two have given back their
     addresses.
@@ -107,6 +117,7 @@ class PodStatus(_Part, frozen=True):
     pod_ips: tuple[PodIP, ...] | None = field(default=None, name="podIPs")
     host_ip: Text = field(default="", name="hostIP")
     start_time: Text | None = None
+    conditions: tuple[PodCondition, ...] | None = None
 
 
 class Pod(Object, frozen=True):
