@@ -29,6 +29,7 @@ from api.metrics.agent import AgentMetrics, GuessedHeaders, SeriesCollector, wat
 from api.metrics.departed import DepartedPods
 from api.metrics.exposition import Writable
 from api.metrics.hubble import HubbleMetrics
+from api.metrics.names import CorrectedFlows, UnnamedSides
 from api.metrics.options import HandlerSpec, parse_handlers
 from api.metrics.routes import health_route, ledger_route, metrics_route
 from api.metrics.scrapes import ScrapeCounts
@@ -43,11 +44,14 @@ from bridge.http_listener import http_part
 from bridge.hubble_listener import hubble_part
 from bridge.identity.file import load_identity_file
 from bridge.kubernetes.credentials import from_kubeconfig, in_cluster, is_in_cluster
+from bridge.kubernetes.label_filter import LabelFilter
 from bridge.kubernetes.metrics import KubernetesCollector
-from bridge.kubernetes.pod_names import PodNames
+from bridge.kubernetes.names import Names
+from bridge.kubernetes.naming import Naming
 from bridge.kubernetes.source import KubernetesSource
 from bridge.memory_limit import flows_that_fit
 from bridge.metrics_file import follow_metrics_file
+from bridge.neighbours import Neighbours
 from bridge.node_address import hubble_address
 from bridge.probes import Probes
 from bridge.rising_clock import RisingClock
@@ -99,11 +103,14 @@ class Agent:
         self.registry.register(SeriesCollector(lambda: self.metrics.families))
         self.registry.register(GuessedHeaders(lambda: pipeline.guessed_headers))
         self.agent_metrics = AgentMetrics(self.registry, self.ledger, __version__)
+        unnamed = UnnamedSides()
+        self.registry.register(unnamed)
         rising = RisingClock(clock)
         self.path = FlowPath(
             pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=rising
         )
         self.path.followers.append(self._note_departures)
+        self.path.followers.append(lambda parsed: unnamed.count(parsed.flows))
         self.switch = SourceSwitch(config.source, self.path, log)
         self.probes = Probes(config.native_probes, self._take_probes, log)
         self.client = MonitorClient(
@@ -115,6 +122,7 @@ class Agent:
             on_connect=self._on_connect,
             on_end=self.switch.disconnected,
         )
+        self.naming = self._naming(rising)
         self.kubernetes = self._kubernetes_source(rising)
         self.supervisor = Supervisor(log)
         self._scrapes = ScrapeCounts()
@@ -160,6 +168,8 @@ class Agent:
             yield "probes", partial(self.switch.keep_probes, self.probes.run)
         if self.kubernetes is not None:
             yield "kubernetes", partial(self._watch_kubernetes, self.kubernetes)
+            if self.naming is not None:
+                yield "names", self.naming.keep
         elif not self._directory.synced:
             yield "identity", self._learn
         if (socket_path := config.cilium.api) is not None:
@@ -215,26 +225,51 @@ class Agent:
         file = self.config.identity.file
         world, known = await trio.to_thread.run_sync(_read_identity, file)
         self._directory.replace_by(known)
-        node = _local_node(self.config, world, self._link_name)
-        # The uuids of flows go on as they began.
-        node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
-        self.node = self.observer.node = node
-        self.metrics.move_to(node)
-        self.peers.replace([Peer.of(node)])
+        self.peers.replace([Peer.of(self._move_to(world.get("node") or {}))])
         ready()
         await trio.sleep_forever()
 
-    def _kubernetes_source(self, clock: Callable[[], int]) -> KubernetesSource | None:
-        identity, node = self.config.identity, self.config.node
-        if not identity.asks_kubernetes(in_cluster=is_in_cluster()):
+    def _move_to(self, told: Mapping[str, Any]) -> LocalNode:
+        """Be the node that is told of, as in an identity file."""
+        node = _local_node(self.config, {"node": told}, self._link_name)
+        # The uuids of flows go on as they began.
+        node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
+        if node != self.node:
+            self.node = self.observer.node = node
+            self.metrics.move_to(node)
+        return node
+
+    def _naming(self, clock: Callable[[], int]) -> Naming | None:
+        """What makes names of Kubernetes' objects, where they come from there."""
+        config, settings = self.config, self.config.identity.kubernetes
+        if not config.identity.asks_kubernetes(in_cluster=is_in_cluster()):
             return None
         self._directory.synced = False
+        here = config.node.name or socket.gethostname()
+        names = Names(
+            self._directory,
+            node=here,
+            cluster=config.node.cluster,
+            labels=LabelFilter(settings.labels),
+            everywhere=settings.scope == "all",
+            listener=Neighbours(
+                config, here, move=self._move_to, peers=self.peers, departed=self._departed
+            ),
+        )
+        naming = Naming(names, self._directory, self.history, clock)
+        self.registry.register(CorrectedFlows(naming.corrected))
+        return naming
+
+    def _kubernetes_source(self, clock: Callable[[], int]) -> KubernetesSource | None:
+        if self.naming is None:
+            return None
+        node = self.config.node
         here = node.name or socket.gethostname()
         source = KubernetesSource(
-            PodNames(self._directory),
+            self.naming.names,
             self.log,
             agent=f"ciliary/{__version__}",
-            node=here if identity.kubernetes.scope == "node" else "",
+            node=here if self.config.identity.kubernetes.scope == "node" else "",
             clock=clock,
         )
         self.registry.register(KubernetesCollector(source))

@@ -32,6 +32,7 @@ from api.metrics.family import SERIES
 from api.metrics.hubble import DEFAULT_HANDLERS
 from api.metrics.options import parse_handlers
 from bridge.addresses import is_loopback, split_address
+from bridge.kubernetes.label_filter import LabelFilter
 from bridge.os_errors import reason_of
 from bridge.source_switch import Choice
 from native_probes.drops import DEFAULT_QUIET
@@ -95,6 +96,14 @@ def _checked_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     except UsageError as error:
         raise ValueError(str(error)) from None
     return names
+
+
+def _checked_label_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        LabelFilter(patterns)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return patterns
 
 
 def _shown(value: object) -> str:
@@ -180,6 +189,12 @@ class Kubernetes(_Section):
         default="all",
         description="Pods to watch: all, or those of node.name; others then have the names that "
         "endpoint slices and Cilium's objects give.",
+    )
+
+    labels: Annotated[tuple[str, ...], AfterValidator(_checked_label_patterns)] = Field(
+        default=(),
+        description="Which labels of pods count for identities, beside the defaults: the patterns "
+        "of Cilium's labels option.",
     )
 
     @model_validator(mode="after")
