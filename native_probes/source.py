@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import trio
 
 from native_probes import links
@@ -227,7 +228,8 @@ class ProbeSource:
     def _batch(self, drained: Mapping[str, Drained]) -> ProbeBatch:
         fields: dict[str, Any] = {}
         for part in drained.values():
-            fields |= part.records
+            for name, rows in part.records.items():
+                fields[name] = np.concatenate([fields[name], rows]) if name in fields else rows
             fields |= part.about
         if self._translations and "traffic" in fields:
             try:

@@ -53,6 +53,7 @@ class ProbeBatch:
     netns: int = 0
     drop_reasons: KernelReasons = field(default_factory=lambda: KernelReasons({}))
     reset_reasons: Mapping[int, str] = field(default_factory=dict)
+    verdicts: Columns = field(default_factory=_no_records)  # VERDICT_RECORD: about drops
     traffic: Columns = field(default_factory=_no_records)  # FLOW_REPORT: since the last drain
     drops: Columns = field(default_factory=_no_records)  # DROP_RECORD
     tcp: Columns = field(default_factory=_no_records)  # TCP_RECORD: retransmit, reset, state, RTT

@@ -67,7 +67,9 @@ class ProbePipeline:
         if len(batch.traffic):
             yield traffic_flows(batch.traffic, batch.covered, batch.pods, self._assembler.directory)
         if len(batch.drops):
-            yield self._drops.flows(batch.drops, batch.drop_reasons, batch.netns, batch.pods)
+            yield self._drops.flows(
+                batch.drops, batch.verdicts, batch.drop_reasons, batch.netns, batch.pods
+            )
         if len(batch.tcp):
             yield tcp_flows(batch.tcp, batch.reset_reasons)
 
