@@ -22,8 +22,6 @@ were seen since the flow began, so there those three are left out: metrics count
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +51,6 @@ from parsers.probe_records import (
     OPENER_DESTINATION,
     OPENER_SOURCE,
     POINT_INGRESS,
-    TRANSLATION,
     TUNNEL_GENEVE,
     TUNNEL_GRE,
     TUNNEL_IPIP,
@@ -85,12 +82,17 @@ _TUNNELS = {
 
 
 def traffic_flows(
-    reports: Columns, covered: frozenset[int], pods: frozenset[int], directory: Directory
+    reports: Columns,
+    covered: frozenset[int],
+    pods: frozenset[int],
+    directory: Directory,
+    boot_offset: int,
 ) -> ProbeFlows:
     """The flows of FLOW_REPORT rows, but not of packets that count elsewhere or are no IP.
 
     ``covered``: indices of the interfaces that are observed, and of bridges whose ports are;
-    ``pods``: of those that lead to pods. ``directory`` knows the services.
+    ``pods``: of those that lead to pods. ``directory`` knows the services,
+    at times that are ``boot_offset`` (ns) later than the kernel's.
     """
     reports = reports[_seen_first(reports, covered) & (reports["family"] != 0)]
     found = empty_flows(len(reports))
@@ -137,7 +139,7 @@ def traffic_flows(
     flow_class["l4_code"] = np.where(icmp, reports["icmp_code"], 0)
     flow_class["interface"] = reports["ifindex"]
     _set_extensions(found, reports)
-    _set_translated(found, reports, directory)
+    _set_translated(found, reports, directory, boot_offset)
     found.time[:] = reports["last_ns"]
     found.packets[:] = packet_counts(reports["packets"])
     found.bytes[:] = reports["bytes"]
@@ -172,41 +174,31 @@ def _is_reply(reports: Columns, l4: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.select(conditions, answers, by_first).astype(np.uint8)
 
 
-def _set_translated(found: ProbeFlows, reports: Columns, directory: Directory) -> None:
-    """What clients and servers know each other by, where the node translates addresses.
-
-    Flows of one connection, and of many to one service, share what is said.
-    """
+def _set_translated(
+    found: ProbeFlows, reports: Columns, directory: Directory, boot_offset: int
+) -> None:
+    """What clients and servers know each other by, where the node translates addresses."""
     rows = ((reports["front_port"] | reports["masked_port"]) != 0).nonzero()[0]
-    told: dict[bytes, dict[str, Any]] = {}
-    known_as = reports[rows][list(TRANSLATION.names or ())].astype(TRANSLATION)
-    keys: list[bytes] = known_as.view(f"V{TRANSLATION.itemsize}").tolist()
-    for index, (row, key) in enumerate(zip(rows.tolist(), keys, strict=True)):
-        fields = told.get(key)
-        if fields is None:
-            fields = told[key] = _translation(known_as[index], directory)
-        odd = found.flows.extra.get(row)
-        if odd is not None:
-            fields = fields | {"extension": (*odd["extension"], *fields["extension"])}
-        found.flows.extra[row] = fields
-
-
-def _translation(known_as: Columns, directory: Directory) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    told: list[tuple[str, str]] = []
-    side = "destination" if known_as["from_client"] else "source"
-    if port := int(known_as["front_port"]):
-        front = known_as["front"].tobytes()
-        told.append(("front", _end_text(front, port)))
-        service = directory.service(front, port)
-        if service is not None:
-            fields[f"{side}_service"] = service
-    if port := int(known_as["masked_port"]):
-        masked = known_as["masked"].tobytes()
-        told.append(("masked", _end_text(masked, port)))
-        if known_as["from_client"]:
-            fields["source_xlated"] = address_text(masked)
-    return fields | {"extension": tuple(told)}
+    times = reports["last_ns"][rows].astype(np.int64) + boot_offset
+    served = directory.at(np.ascontiguousarray(reports["front"][rows]), times).frontends
+    for row, frontends in zip(rows.tolist(), served.tolist(), strict=True):
+        report = reports[row]
+        fields = found.flows.extra.setdefault(row, {})
+        told: list[tuple[str, str | float]] = list(fields.get("extension", ()))
+        if report["front_port"]:
+            front = report["front"].tobytes()
+            told += [("front", _end_text(front, report["front_port"]))]
+            by_port = directory.frontends[frontends].by_port
+            service = by_port.get(int(report["front_port"]))
+            if service is not None:
+                side = "destination" if report["from_client"] else "source"
+                fields[f"{side}_service"] = service
+        if report["masked_port"]:
+            masked = report["masked"].tobytes()
+            told += [("masked", _end_text(masked, report["masked_port"]))]
+            if report["from_client"]:
+                fields["source_xlated"] = address_text(masked)
+        fields["extension"] = tuple(sorted(told))
 
 
 def _end_text(address: bytes, port: int) -> str:

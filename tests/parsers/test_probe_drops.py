@@ -145,13 +145,13 @@ def test_a_verdict_names_the_chain_of_its_drop_and_of_no_other(parser: Parser) -
     verdicts["table"], verdicts["chain"] = [b"filter", b"nat"], [b"FORWARD", b"POSTROUTING"]
     dropped = {"reason": 12, "hook": 3, "packet": 0xF00}
     words = parser.own_words(
-        drop(time_ns=1_000_000, **dropped),
         drop(time_ns=0, reason=12, hook=3, packet=0xF0F),  # an older packet in that place
+        drop(time_ns=1_000_000, **dropped),
         drop(time_ns=1_000_000, reason=12, hook=3, packet=0xBAD),
         verdicts=verdicts,
     )
     named = [(word.get("netfilter_table"), word.get("netfilter_chain")) for word in words]
-    assert named == [("filter", "FORWARD"), (None, None), (None, None)]
+    assert named == [(None, None), ("filter", "FORWARD"), (None, None)]
 
 
 @pytest.mark.parametrize(
