@@ -8,7 +8,7 @@ entities once, not per flow.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -391,15 +391,19 @@ class Conversations:
         the owner adds to that.
         """
         owner, identity, named = key
-        entity = directory.entity_of(owner, identity)
         if named:
-            named_entity = self.entities[named]
-            entity = replace(
-                named_entity,
-                namespace=entity.namespace or named_entity.namespace,
-                pod_name=entity.pod_name or named_entity.pod_name,
-                workloads=entity.workloads or named_entity.workloads,
+            record, pod = self.entities[named], directory.owners[owner]
+            entity = Entity(
+                record.endpoint_id,
+                record.identity,
+                pod.namespace or record.namespace,
+                pod.pod_name or record.pod_name,
+                record.labels,
+                pod.workloads or record.workloads,
+                record.cluster_name,
             )
+        else:
+            entity = directory.entity_of(owner, identity)
         if len(self._entity_of) >= _ENTITY_CACHE:
             self._entity_of.clear()
         tells = named != 0 or 0 < identity < FIRST_OF_CLUSTER or identity >= LOCAL_SCOPE

@@ -80,8 +80,8 @@ class LabelFilter:
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         given = [_Pattern.of(text) for text in patterns]
-        patterns = (*map(_Pattern.of, DEFAULTS), *given)
-        self._patterns = [pattern for pattern in patterns if pattern.source == SOURCE]
+        every = (*map(_Pattern.of, DEFAULTS), *given)
+        self._patterns = [pattern for pattern in every if pattern.source == SOURCE]
         self._only_included = not all(pattern.excludes for pattern in given)
         self.counts = lru_cache(maxsize=_REMEMBERED)(self._counts)
 

@@ -218,8 +218,8 @@ def test_services_are_found_at_all_their_addresses_and_headless_ones_at_backends
         },
         status={"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"hostname": "lb"}]}},
     )  # fmt: skip
-    addresses = ("10.96.0.1", "fd00::1", "203.0.113.1", "192.168.0.1", "192.168.0.2")
-    everywhere = {address: cluster.services(address) for address in addresses}
+    where = ("10.96.0.1", "fd00::1", "203.0.113.1", "192.168.0.1", "192.168.0.2")
+    everywhere = {address: cluster.services(address) for address in where}
     assert everywhere == {
         "10.96.0.1": {80: "shop/web"}, "fd00::1": {80: "shop/web"},
         "203.0.113.1": {80: "shop/web"}, "192.168.0.1": {30080: "shop/web"},
