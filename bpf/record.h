@@ -92,6 +92,7 @@ struct interface_value {
 	__u64 skbs;
 	__u64 more_segments;
 	__u64 bytes;
+	__u64 inserted;     /* flows */
 	__u64 not_inserted; /* packets whose flow found no room */
 	__u64 folded;       /* events that found no room and were counted with their flow */
 };
@@ -100,7 +101,7 @@ _Static_assert(sizeof(struct flow_key) == 48, "flow_key");
 _Static_assert(sizeof(struct flow_value) == 88, "flow_value");
 _Static_assert(sizeof(struct flow_event) == 88, "flow_event");
 _Static_assert(sizeof(struct interface_key) == 8, "interface_key");
-_Static_assert(sizeof(struct interface_value) == 40, "interface_value");
+_Static_assert(sizeof(struct interface_value) == 48, "interface_value");
 
 /* Never called, so never loaded: puts a layout that is in no map's definition into the
  * object's type information, for the test that compares it.

@@ -203,7 +203,8 @@ static __always_inline int count(struct __sk_buff *skb, __u32 link_header, __u32
 		};
 
 		/* another CPU may be first: then its entry is the one to count in */
-		bpf_map_update_elem(&flows, &key, &fresh, BPF_NOEXIST);
+		if (!bpf_map_update_elem(&flows, &key, &fresh, BPF_NOEXIST))
+			interface->inserted++;
 		flow = bpf_map_lookup_elem(&flows, &key);
 		if (!flow) {
 			interface->not_inserted++;

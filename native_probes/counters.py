@@ -17,17 +17,13 @@ from parsers.windows import Columns
 
 
 class Differences:
-    """``count`` counters an id, as they were last time.
+    """``count`` counters an id, as they were last time."""
 
-    ``vanished`` is how many ids of the time before were not there any more.
-    """
-
-    __slots__ = ("_ids", "_seen", "vanished")
+    __slots__ = ("_ids", "_seen")
 
     def __init__(self, count: int) -> None:
         self._ids = np.empty(0, np.uint64)
         self._seen = np.empty((0, count), np.uint64)
-        self.vanished = 0
 
     def update(self, ids: NDArray[np.uint64], counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """What is new of ``counters`` (a row for each of the distinct ``ids``)."""
@@ -36,7 +32,6 @@ class Differences:
             at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
             known = self._ids[at] == ids
             new[known] -= self._seen[at[known]]
-            self.vanished = len(self._ids) - int(np.count_nonzero(known))
         order = np.argsort(ids)
         self._ids, self._seen = ids[order], counters[order]
         return new

@@ -51,6 +51,7 @@ PROGRAMS = {
 
 _INTERFACES = 4096  # times points; as in the source
 _COUNTED = ("skbs", "more_segments", "bytes")
+_ALSO_COUNTED = ("inserted", "not_inserted", "folded")  # of an interface
 _ICMP, _ICMPV6 = 1, 58
 
 
@@ -92,6 +93,19 @@ class TrafficSweep:
     lost: int
 
 
+@dataclass(slots=True)
+class TrafficStatistics:
+    """Since the beginning. What the first two cost in packets is booked as lost.
+
+    ``evicted``: flows that were thrown out for others; ``not_inserted``: packets whose flow
+    found no room; ``folded``: events that found no room and were counted with their flow.
+    """
+
+    evicted: int = 0
+    not_inserted: int = 0
+    folded: int = 0
+
+
 class TrafficProbe:
     """The loaded probe. One thread reads; interfaces may be put in by another."""
 
@@ -104,10 +118,12 @@ class TrafficProbe:
             self.loaded.map_fd("interfaces"), _INTERFACES, INTERFACE_KEY, per_cpu(INTERFACE_VALUE)
         )
         self._flow_news = Differences(2 * len(_COUNTED))
-        self._interface_news = Differences(len(_COUNTED))
+        self._interface_news = Differences(len(_COUNTED) + len(_ALSO_COUNTED))
+        self._statistics = TrafficStatistics()
         self._departed: deque[int] = deque()
         self._sweep_ns = round(settings.sweep_seconds * 1e9)
         self._next_sweep = 0
+        self._inserted = self._deleted = 0  # flows since the beginning
         self._counted = self._told = self._lost = 0  # packets since the beginning
 
     def program(self, point: int, *, link_header: bool) -> int:
@@ -152,6 +168,10 @@ class TrafficProbe:
         self._lost += lost
         return TrafficSweep(reports, totals, lost)
 
+    def statistics(self) -> TrafficStatistics:
+        """As of the last sweep."""
+        return self._statistics
+
     def extend(self, point: int, program: int, *, link_header: bool) -> None:
         """Let a program (its fd) have the packets of DNS ports, after they are counted."""
         index = point + (0 if link_header else 2)
@@ -188,9 +208,13 @@ class TrafficProbe:
     def _interface_totals(self) -> Columns:
         departed = [self._departed.popleft() for _ in range(len(self._departed))]
         keys, values = self._interfaces.read()
-        counted = np.stack([values[name].sum(axis=1) for name in _COUNTED], axis=1)
+        counted = np.stack([values[name].sum(axis=1) for name in _COUNTED + _ALSO_COUNTED], axis=1)
         ids = keys["ifindex"].astype(np.uint64) << np.uint64(32) | keys["point"]
         new = self._interface_news.update(ids, counted)
+        inserted, not_inserted, folded = new[:, len(_COUNTED) :].sum(axis=0)
+        self._inserted += int(inserted)
+        self._statistics.not_inserted += int(not_inserted)
+        self._statistics.folded += int(folded)
         gone = np.isin(keys["ifindex"], departed)
         if gone.any():  # and read for the last time
             self._interfaces.delete(keys[gone])
@@ -206,6 +230,8 @@ class TrafficProbe:
         ids = values["id"].copy()
         counters = np.concatenate([values[name] for name in _COUNTED], axis=1)
         new = self._flow_news.update(ids, counters)
+        evicted = self._inserted - self._deleted - len(ids)
+        self._statistics.evicted = max(self._statistics.evicted, evicted)
         parts = []
         for back in (0, 1):
             rows = np.flatnonzero(new[:, back])
@@ -224,7 +250,7 @@ class TrafficProbe:
         now = time.monotonic_ns()
         idle = values["last_ns"] + np.uint64(self._idle_ns) < np.uint64(now)
         if idle.any():
-            self._flows.delete(keys[idle])
+            self._deleted += self._flows.delete(keys[idle])
             self._flow_news.forget(ids[idle])
         return np.concatenate(parts)
 
