@@ -51,6 +51,14 @@ struct {
 
 TELL_LAYOUT(flow_event)
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct told);
+} told_flows SEC(".maps"), told_interfaces SEC(".maps");
+
 /* Programs that want DNS packets, by point (and 2 more without a link header). */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
