@@ -29,22 +29,32 @@ from api.metrics.agent import AgentMetrics, GuessedHeaders, SeriesCollector, wat
 from api.metrics.departed import DepartedPods
 from api.metrics.exposition import Writable
 from api.metrics.hubble import HubbleMetrics
+from api.metrics.names import CorrectedFlows, UnnamedSides
 from api.metrics.options import HandlerSpec, parse_handlers
 from api.metrics.routes import health_route, ledger_route, metrics_route
 from api.metrics.scrapes import ScrapeCounts
 from bridge import __version__
 from bridge.certificates import CertificateFiles
 from bridge.cilium.client import MonitorClient
+from bridge.cilium.rest import CiliumApi
 from bridge.config import Config
 from bridge.event_log import EventLog
 from bridge.flow_path import FlowPath
 from bridge.http_listener import http_part
 from bridge.hubble_listener import hubble_part
 from bridge.identity.file import load_identity_file
+from bridge.kubernetes.credentials import from_kubeconfig, in_cluster, is_in_cluster
+from bridge.kubernetes.label_filter import LabelFilter
+from bridge.kubernetes.metrics import KubernetesCollector
+from bridge.kubernetes.names import Names
+from bridge.kubernetes.naming import Naming
+from bridge.kubernetes.source import KubernetesSource
 from bridge.memory_limit import flows_that_fit
 from bridge.metrics_file import follow_metrics_file
+from bridge.neighbours import Neighbours
 from bridge.node_address import hubble_address
 from bridge.probes import Probes
+from bridge.rising_clock import RisingClock
 from bridge.source_switch import SourceSwitch
 from bridge.supervision import Part, Supervisor
 from parsers.directory import Directory
@@ -93,10 +103,14 @@ class Agent:
         self.registry.register(SeriesCollector(lambda: self.metrics.families))
         self.registry.register(GuessedHeaders(lambda: pipeline.guessed_headers))
         self.agent_metrics = AgentMetrics(self.registry, self.ledger, __version__)
+        unnamed = UnnamedSides()
+        self.registry.register(unnamed)
+        rising = RisingClock(clock)
         self.path = FlowPath(
-            pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=clock
+            pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=rising
         )
         self.path.followers.append(self._note_departures)
+        self.path.followers.append(lambda parsed: unnamed.count(parsed.flows))
         self.switch = SourceSwitch(config.source, self.path, log)
         self.probes = Probes(config.native_probes, self._take_probes, log)
         self.client = MonitorClient(
@@ -108,6 +122,8 @@ class Agent:
             on_connect=self._on_connect,
             on_end=self.switch.disconnected,
         )
+        self.naming = self._naming(rising)
+        self.kubernetes = self._kubernetes_source(rising)
         self.supervisor = Supervisor(log)
         self._scrapes = ScrapeCounts()
         self._feed_gauges()
@@ -126,6 +142,8 @@ class Agent:
         statistics = self.client.statistics()
         if self.switch.reads_cilium and not statistics.connected:
             found["cilium"] = statistics.state
+        if self.kubernetes is not None and (complaint := self.kubernetes.complaint()):
+            found["kubernetes"] = complaint
         if self.config.source == "auto":
             # One source is enough; without any, both say why.
             if self.switch.source == "cilium":
@@ -148,8 +166,14 @@ class Agent:
             yield "cilium", self._read
         if self.switch.may_probe:
             yield "probes", partial(self.switch.keep_probes, self.probes.run)
-        if not self._directory.synced:
+        if self.kubernetes is not None:
+            yield "kubernetes", partial(self._watch_kubernetes, self.kubernetes)
+            if self.naming is not None:
+                yield "names", self.naming.keep
+        elif not self._directory.synced:
             yield "identity", self._learn
+        if (socket_path := config.cilium.api) is not None:
+            yield "cilium api", CiliumApi(socket_path, self._directory).run
         services = services_of(self.observer, self.peers, version=__version__)
         yield "hubble", hubble_part(services, config.hubble, self.supervisor)
         if (file := config.metrics.hubble.dynamic) is not None:
@@ -201,14 +225,63 @@ class Agent:
         file = self.config.identity.file
         world, known = await trio.to_thread.run_sync(_read_identity, file)
         self._directory.replace_by(known)
-        node = _local_node(self.config, world, self._link_name)
-        # The uuids of flows go on as they began.
-        node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
-        self.node = self.observer.node = node
-        self.metrics.move_to(node)
-        self.peers.replace([Peer.of(node)])
+        self.peers.replace([Peer.of(self._move_to(world.get("node") or {}))])
         ready()
         await trio.sleep_forever()
+
+    def _move_to(self, told: Mapping[str, Any]) -> LocalNode:
+        """Be the node that is told of, as in an identity file."""
+        node = _local_node(self.config, {"node": told}, self._link_name)
+        # The uuids of flows go on as they began.
+        node = dataclasses.replace(node, uuid_prefix=self.node.uuid_prefix)
+        if node != self.node:
+            self.node = self.observer.node = node
+            self.metrics.move_to(node)
+        return node
+
+    def _naming(self, clock: Callable[[], int]) -> Naming | None:
+        """What makes names of Kubernetes' objects, where they come from there."""
+        config, settings = self.config, self.config.identity.kubernetes
+        if not config.identity.asks_kubernetes(in_cluster=is_in_cluster()):
+            return None
+        self._directory.synced = False
+        here = config.node.name or socket.gethostname()
+        names = Names(
+            self._directory,
+            node=here,
+            cluster=config.node.cluster,
+            labels=LabelFilter(settings.labels),
+            everywhere=settings.scope == "all",
+            listener=Neighbours(
+                config, here, move=self._move_to, peers=self.peers, departed=self._departed
+            ),
+        )
+        naming = Naming(names, self._directory, self.history, clock)
+        self.registry.register(CorrectedFlows(naming.corrected))
+        return naming
+
+    def _kubernetes_source(self, clock: Callable[[], int]) -> KubernetesSource | None:
+        if self.naming is None:
+            return None
+        node = self.config.node
+        here = node.name or socket.gethostname()
+        source = KubernetesSource(
+            self.naming.names,
+            self.log,
+            agent=f"ciliary/{__version__}",
+            node=here if self.config.identity.kubernetes.scope == "node" else "",
+            clock=clock,
+        )
+        self.registry.register(KubernetesCollector(source))
+        return source
+
+    async def _watch_kubernetes(self, source: KubernetesSource, ready: Callable[[], None]) -> None:
+        settings = self.config.identity.kubernetes
+        if settings.kubeconfig is not None:
+            access = await from_kubeconfig(settings.kubeconfig, settings.context)
+        else:
+            access = in_cluster(settings.service_account)
+        await source.run(access, ready)
 
     def _count_by(self, handlers: tuple[HandlerSpec, ...]) -> None:
         if handlers != self.metrics.specs:

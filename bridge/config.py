@@ -32,6 +32,7 @@ from api.metrics.family import SERIES
 from api.metrics.hubble import DEFAULT_HANDLERS
 from api.metrics.options import parse_handlers
 from bridge.addresses import is_loopback, split_address
+from bridge.kubernetes.label_filter import LabelFilter
 from bridge.os_errors import reason_of
 from bridge.source_switch import Choice
 from native_probes.drops import DEFAULT_QUIET
@@ -42,6 +43,7 @@ from parsers.errors import UsageError
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 ProbeName: TypeAlias = Literal["traffic", "drops", "tcp", "dns"]
+OptionalProbeName: TypeAlias = Literal["sockets", "netfilter"]
 
 PREFIX = "CILIARY_"
 _JOINT = "__"
@@ -97,6 +99,14 @@ def _checked_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _checked_label_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        LabelFilter(patterns)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return patterns
+
+
 def _shown(value: object) -> str:
     return json.dumps(value, default=str)  # as YAML has it, too
 
@@ -141,6 +151,11 @@ class Cilium(_Section):
         default=Path("/var/run/cilium/monitor1_2.sock"),
         description="The monitor socket. It may be missing: the agent waits for it.",
     )
+    api: Path | None = Field(
+        default=None,
+        description="The agent's own socket, such as /var/run/cilium/cilium.sock, to ask for "
+        "identities of prefixes and for cgroups; null for not to ask. It would take orders, too.",
+    )
     release: Annotated[str, AfterValidator(_checked_release)] | None = Field(
         default=None,
         description="The agent's release, such as 1.18, where records do not tell.",
@@ -155,11 +170,51 @@ class Cilium(_Section):
         return int(major), int(minor)
 
 
+class Kubernetes(_Section):
+    """Names from the API server."""
+
+    enabled: bool | Literal["auto"] = Field(
+        default="auto",
+        description="auto for where there is a kubeconfig or, in a cluster, a service account, "
+        "and no identity.file.",
+    )
+    kubeconfig: Path | None = Field(
+        default=None, description="How to log in; null for the pod's service account."
+    )
+    service_account: Path = Field(
+        default=Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="Where the pod has its token and ca.crt.",
+    )
+    context: str = Field(default="", description="Of the kubeconfig; empty for its current one.")
+    scope: Literal["all", "node"] = Field(
+        default="all",
+        description="Pods to watch: all, or those of node.name; others then have the names that "
+        "endpoint slices and Cilium's objects give.",
+    )
+
+    labels: Annotated[tuple[str, ...], AfterValidator(_checked_label_patterns)] = Field(
+        default=(),
+        description="Which labels of pods count for identities, beside the defaults: the patterns "
+        "of Cilium's labels option.",
+    )
+
+    @model_validator(mode="after")
+    def _context_is_of_a_kubeconfig(self) -> Kubernetes:
+        if self.context and self.kubeconfig is None:
+            raise ValueError("context is one of a kubeconfig; set kubeconfig as well")
+        return self
+
+
 class NativeProbes(_Section):
     """Own probes, the source where there is no Cilium."""
 
     disabled: tuple[ProbeName, ...] = Field(
         default=(), description="Probes that do not run: " + ", ".join(get_args(ProbeName)) + "."
+    )
+    optional: tuple[OptionalProbeName, ...] = Field(
+        default=(),
+        description="Probes that run only if they are named here, as they want a kernel that lets "
+        "programs onto the exits of its functions: " + ", ".join(get_args(OptionalProbeName)) + ".",
     )
     pod_interfaces: tuple[str, ...] = Field(
         default=InterfacePatterns().pods,
@@ -211,6 +266,19 @@ class Identity(_Section):
         description="A JSON or YAML file with endpoints, identities and addresses. "
         "It may come later.",
     )
+    kubernetes: Kubernetes = Kubernetes()
+
+    @model_validator(mode="after")
+    def _names_come_from_one_place(self) -> Identity:
+        if self.file is not None and self.kubernetes.enabled is True:
+            raise ValueError("file and kubernetes.enabled: both give all names; leave one out")
+        return self
+
+    def asks_kubernetes(self, *, in_cluster: bool) -> bool:
+        """Whether names come from an API server, for a process that runs there or not."""
+        if self.kubernetes.enabled != "auto":
+            return self.kubernetes.enabled
+        return self.file is None and (in_cluster or self.kubernetes.kubeconfig is not None)
 
 
 class Tls(_Section):

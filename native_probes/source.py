@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import trio
 
 from native_probes import links
@@ -40,6 +41,7 @@ from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_records import POINT_INGRESS
 
+_REPORTS_AT_ONCE = 4000  # so that nobody on the loop waits for a sweep of many flows
 _RECEIVE_BYTES = 1 << 16
 
 
@@ -131,10 +133,10 @@ class ProbeSource:
                 ready()
                 while True:
                     await trio.sleep(self._settings.interval_seconds)
-                    self._hand_over(await trio.to_thread.run_sync(self._drain))
+                    await self._hand_over(await trio.to_thread.run_sync(self._drain))
         finally:
             with trio.CancelScope(shield=True):
-                self._hand_over(await trio.to_thread.run_sync(self._stop))
+                await self._hand_over(await trio.to_thread.run_sync(self._stop))
 
     def examine(self) -> tuple[Finding, ...]:
         """How each probe does here: load all of them, and let them go. For a thread.
@@ -232,7 +234,8 @@ class ProbeSource:
     def _batch(self, drained: Mapping[str, Drained]) -> ProbeBatch:
         fields: dict[str, Any] = {}
         for part in drained.values():
-            fields |= part.records
+            for name, rows in part.records.items():
+                fields[name] = np.concatenate([fields[name], rows]) if name in fields else rows
             fields |= part.about
         if self._translations and "traffic" in fields:
             try:
@@ -262,12 +265,15 @@ class ProbeSource:
             **fields,
         )
 
-    def _hand_over(self, batch: ProbeBatch) -> None:
+    async def _hand_over(self, batch: ProbeBatch) -> None:
         if len(batch) or len(batch.totals) or batch.lost:
             self._batches += 1
             self._seen.update(batch.seen)
             self._lost.update(batch.lost)
-            self._deliver(batch)
+            with trio.CancelScope(shield=True):  # what was drained is delivered
+                for piece in batch.pieces(_REPORTS_AT_ONCE):
+                    self._deliver(piece)
+                    await trio.lowlevel.checkpoint()
 
     async def _follow_namespaces(self) -> None:
         while True:

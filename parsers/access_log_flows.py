@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from parsers.access_log import AccessLogDecoder
 from parsers.access_log_meaning import AccessLogKind, AccessLogSide
-from parsers.directory import Directory
 from parsers.entities import Entities, Entity
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
@@ -45,26 +44,24 @@ class AccessLogFlows:
     """Makes flow columns of access-log records; remembers requests and entities."""
 
     __slots__ = (
-        "_classes", "_conversations", "_decoder", "_directory", "_entities", "_generation",
+        "_classes", "_conversations", "_decoder", "_entities", "_generation",
         "_rows",
     )  # fmt: skip
 
     def __init__(
         self,
         entities: Entities,
-        directory: Directory,
         release: Release,
         redaction: Redaction = DEFAULT_REDACTION,
     ) -> None:
         self._decoder = AccessLogDecoder(release, redaction=redaction)
-        self._directory = directory
         self._entities = entities
         self._rows: dict[AccessLogSide, int] = {}
         self._conversations: dict[
             tuple[AccessLogSide, AccessLogSide, int], tuple[bytes, dict[str, str]]
         ] = {}
         self._classes: dict[AccessLogKind, bytes] = {}
-        self._generation = (-1, -1)
+        self._generation = -1
 
     def label_queries(self, *, wanted: bool) -> None:
         """See ``MonitorPipeline``."""
@@ -77,10 +74,10 @@ class AccessLogFlows:
         }  # fmt: skip
 
     def flows(
-        self, rows: NDArray[np.int64], records: Iterable[bytes], time: NDArray[np.int64]
+        self, rows: NDArray[np.int64], records: Iterable[bytes]
     ) -> tuple[FlowColumns, dict[int, ProtocolError]]:
         """Flows of the records at ``rows``, and the error of each row that gives none."""
-        generation = (self._directory.generation, self._entities.generation)
+        generation = self._entities.generation
         if generation != self._generation or len(self._conversations) > _CONVERSATIONS:
             self._rows.clear()
             self._conversations.clear()
@@ -91,7 +88,7 @@ class AccessLogFlows:
         extra: dict[int, dict[str, Any]] = {}
         errors: dict[int, ProtocolError] = {}
         kept: list[int] = []
-        for data, row, at in zip(records, rows.tolist(), time[rows].tolist(), strict=True):
+        for data, row in zip(records, rows.tolist(), strict=True):
             try:
                 kind, source, destination, source_port, destination_port, l7 = decode(data)
             except ProtocolError as error:
@@ -99,7 +96,7 @@ class AccessLogFlows:
                 continue
             key, texts = conversation_of(
                 (source, destination, kind.ip_version)
-            ) or self._conversation(source, destination, kind.ip_version, at)
+            ) or self._conversation(source, destination, kind.ip_version)
             keys.append(key)
             classes.append(class_of(kind) or self._class(kind))
             ports.append(source_port)
@@ -123,7 +120,7 @@ class AccessLogFlows:
         ), errors
 
     def _conversation(
-        self, source: AccessLogSide, destination: AccessLogSide, version: int, time: int
+        self, source: AccessLogSide, destination: AccessLogSide, version: int
     ) -> tuple[bytes, dict[str, str]]:
         """Key of two sides that were not seen together before, and what it cannot say."""
         key = _KEY.pack(
@@ -131,8 +128,8 @@ class AccessLogFlows:
             destination.address,
             source.identity,
             destination.identity,
-            self._rows.get(source) or self._entity(source, time),
-            self._rows.get(destination) or self._entity(destination, time),
+            self._rows.get(source) or self._entity(source),
+            self._rows.get(destination) or self._entity(destination),
             0,
             version,
             (0 if source.address else ABSENT_SOURCE)
@@ -146,19 +143,13 @@ class AccessLogFlows:
         self._conversations[source, destination, version] = found
         return found
 
-    def _entity(self, side: AccessLogSide, time: int) -> int:
-        """The entity row of a side that was not seen before."""
-        address = side.address or None
-        namespace, pod_name = self._directory.pod_of(address, time)
-        endpoint = self._directory.endpoint(address, time) if address is not None else None
+    def _entity(self, side: AccessLogSide) -> int:
+        """The entity row of a side that was not seen before, without its pod."""
         row = self._entities.intern(
             Entity(
                 endpoint_id=side.endpoint_id,
                 identity=side.identity,
-                namespace=namespace,
-                pod_name=pod_name,
                 labels=side.labels,
-                workloads=endpoint.workloads if endpoint is not None else (),
                 cluster_name=side.cluster_name,
             )
         )

@@ -1,80 +1,52 @@
 """Everything names come from: endpoints, identities, addresses, services, DNS, links.
 
 A ``Directory`` is filled by whoever knows (an identity file, Kubernetes) and asked by the
-pipeline. It does no I/O. What changes over time is kept with the time of the change, so
-that a flow is named by who owned the address when it happened, not when it was read
-(``Timeline``).
+pipeline. It does no I/O. Who an address belongs to and which services it has are kept with
+the time of each change (``AddressTable``), so that a flow is named by who owned the address
+when it happened, not when it was read.
 
 Rules of who is behind an address: those of Hubble's endpoint resolver. A local endpoint
 knows itself; any other address has the identity of the longest matching prefix and, for
-single addresses only, a pod. The identity the datapath reported wins over ours.
+single addresses only, a pod. The identity the datapath reported wins over ours. What is
+better here: an address that somebody had a while ago is not taken for one outside.
+
+Who keeps answers asks ``changes`` which have become void.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_network
-from typing import Generic, TypeVar
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.address_table import ADDRESS, Addresses, AddressTable
+from parsers.addresses import MAPPED
+from parsers.changes import Changes
 from parsers.details import Service
 from parsers.entities import Entity, Workload
+from parsers.flow_batch import I64, U32
+from parsers.host_ports import HostPorts
+from parsers.object_table import ObjectTable
 from parsers.policies import PolicyMap
+from parsers.timeline import EVER, Timeline
 
 CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster="
 
-KNOWN, NOT_SYNCED, UNKNOWN_ADDRESS, EXPIRED = range(4)
-"""Why an address has no name: reason codes of ``Directory.reason``."""
+KNOWN, NOT_SYNCED, UNKNOWN_ADDRESS, EXPIRED, NOT_IN_SCOPE = range(5)
+"""Why an address has no name."""
+
+REASONS = ("known", "not_synced", "unknown_address", "expired", "not_in_scope")
+"""What these codes are called."""
 
 _LOCAL_SCOPE = 0x01000000  # identities of CIDRs and FQDNs, valid on this node only
 _SCOPE_MASK = 0xFF000000
-
-_EVER = -(2**63)
-
-T = TypeVar("T")
-
-
-class Timeline(Generic[T]):
-    """A value over time: who held something from when on."""
-
-    __slots__ = ("_since", "_values")
-
-    def __init__(self) -> None:
-        self._since: list[int] = []
-        self._values: list[T | None] = []
-
-    def set(self, value: T | None, since: int) -> None:
-        """From ``since`` (ns) on it is ``value``; None: nobody."""
-        at = bisect_right(self._since, since)
-        self._since.insert(at, since)
-        self._values.insert(at, value)
-
-    def at(self, time: int) -> T | None:
-        """The value at ``time``."""
-        index = bisect_right(self._since, time) - 1
-        return self._values[index] if index >= 0 else None
-
-    def since(self, time: int) -> int:
-        """When the value at ``time`` began."""
-        index = bisect_right(self._since, time) - 1
-        return self._since[index] if index >= 0 else _EVER
-
-    def until(self, time: int) -> int:
-        """When the value at ``time`` ends."""
-        index = bisect_right(self._since, time)
-        return self._since[index] if index < len(self._since) else 2**63 - 1
-
-    def had_one(self, time: int) -> bool:
-        """Whether there ever was a value before ``time``."""
-        index = bisect_right(self._since, time)
-        return any(value is not None for value in self._values[:index])
-
-    def forget(self, before: int) -> None:
-        """Drop changes that no event after ``before`` can need."""
-        keep = max(0, bisect_right(self._since, before) - 1)
-        del self._since[:keep], self._values[:keep]
+_OWNER, _FRONTENDS = 0, 1  # layers of the table
+_WHOLE_WORLD = (0, 96)  # lengths of ::/0 and 0.0.0.0/0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,36 +64,75 @@ class LocalEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class AddressRecord:
-    """What is known of an address or prefix that is no local endpoint."""
+    """What is known of an address or prefix that is no local endpoint.
+
+    ``unknown``: why there is no more, for prefixes whose owners nobody knows one by one.
+    """
 
     identity: int
     namespace: str = ""
     pod_name: str = ""
+    workloads: tuple[Workload, ...] = ()
+    unknown: int = KNOWN
+
+
+Owner: TypeAlias = LocalEndpoint | AddressRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Frontends:
+    """The services at an address, by port and whatever the protocol."""
+
+    by_port: Mapping[int, Service]
+
+
+class Answers(NamedTuple):
+    """For n addresses: rows of ``owners`` and of ``frontends`` of the directory (uint32, 0 for
+    none), why there is no name (uint8, ``KNOWN`` where there is), since and until when all
+    that holds (int64, ns).
+    """
+
+    owner: U32
+    frontends: U32
+    reason: NDArray[np.uint8]
+    since: I64
+    until: I64
 
 
 class Directory:
     """Look-ups by address (16 bytes, IPv4 mapped) at a time (ns).
 
-    ``generation`` rises with each change; who caches an answer compares it.
-    ``synced`` is false while the source of names has not delivered its first snapshot.
+    ``generation`` rises when policies change and when numbers of owners or frontends are used
+    again: what is kept by those is void then. ``synced`` is false while the source of names
+    has not delivered its first snapshot.
     """
 
     def __init__(self, *, synced: bool = True) -> None:
         self.generation = 0
-        self.synced = synced
-        self._endpoints: dict[bytes, Timeline[LocalEndpoint]] = {}
+        self.changes = Changes()
+        self.owners: ObjectTable[Owner] = ObjectTable(AddressRecord(0))
+        self.frontends: ObjectTable[Frontends] = ObjectTable(Frontends({}))
+        self._synced = synced
+        self.host_ports = HostPorts()
+        self._addresses = AddressTable(layers=2)
         self._endpoint_by_id: dict[int, Timeline[LocalEndpoint]] = {}
-        self._addresses: dict[bytes, Timeline[AddressRecord]] = {}
-        self.changed_addresses: set[bytes] = set()  # addresses that were not always as they are
-        self._prefixes: dict[int, dict[int, AddressRecord]] = {}
+        self._prefixes: dict[int, dict[int, int]] = {}  # owners by length and leading bits
         self._prefix_lengths: list[int] = []
         self._identities: dict[int, tuple[str, ...]] = {}
-        self._services: dict[tuple[bytes, int], Service] = {}
         self._names: dict[tuple[int, bytes], tuple[str, ...]] = {}
         self._links: dict[int, str] = {}
         self._cgroups: dict[int, tuple[bytes, ...]] = {}
-        self.service_addresses: frozenset[bytes] = frozenset()
         self.named_addresses: frozenset[bytes] = frozenset()
+
+    @property
+    def synced(self) -> bool:
+        """Whether who has no name is unknown, and not just not known yet."""
+        return self._synced
+
+    @synced.setter
+    def synced(self, value: bool) -> None:
+        self._synced = value
+        self.changes.everything()
 
     # Filling
 
@@ -130,54 +141,78 @@ class Directory:
         endpoint_id: int | None = None,
     ) -> None:  # fmt: skip
         """From ``since`` (ns; 0: ever) on ``addresses`` belong to ``endpoint``; None: nobody."""
-        for address in addresses:
-            self._endpoints.setdefault(address, Timeline()).set(endpoint, since)
-            if since:
-                self.changed_addresses.add(address)
+        if addresses:
+            self.set_owner(self.owners.add(endpoint) if endpoint else 0, addresses, since)
         number = endpoint.id if endpoint is not None else endpoint_id
         if number is not None:
-            self._endpoint_by_id.setdefault(number, Timeline()).set(endpoint, since)
-        self.generation += 1
+            by_id = self._endpoint_by_id.setdefault(number, Timeline())
+            known = (endpoint, *by_id.values())
+            if any(each is not None and each.policy is not None for each in known):
+                self.generation += 1
+            by_id.set(endpoint, since)
 
     def set_address(self, prefix: str, record: AddressRecord | None, *, since: int = 0) -> None:
         """From ``since`` on ``prefix`` (CIDR text) is ``record`` (None: unknown).
 
-        Only single addresses keep a history; a prefix is as it is now.
+        Only single addresses keep a history, and a pod; a prefix is as it is now.
         """
         network = ip_network(prefix, strict=False)
         packed = network.network_address.packed
         length = network.prefixlen + (96 if network.version == 4 else 0)
-        sixteen = bytes(10) + b"\xff\xff" + packed if network.version == 4 else packed
-        self.generation += 1
+        sixteen = MAPPED + packed if network.version == 4 else packed
         if length == 128:
-            self._addresses.setdefault(sixteen, Timeline()).set(record, since)
-            if since:
-                self.changed_addresses.add(sixteen)
+            self.set_owner(self.owners.add(record) if record else 0, (sixteen,), since)
             return
         table = self._prefixes.setdefault(length, {})
         key = int.from_bytes(sixteen, "big") >> (128 - length)
         if record is None:
             table.pop(key, None)
         else:
-            table[key] = record
+            table[key] = self.owners.intern(replace(record, namespace="", pod_name=""))
         self._prefix_lengths = sorted((n for n, t in self._prefixes.items() if t), reverse=True)
+        self.changes.everything()
+
+    def set_owner(
+        self, number: int, addresses: Iterable[bytes], since: int, *, lasting: bool = False
+    ) -> None:
+        """From ``since`` (ns; 0: ever) on ``addresses`` are ``owners[number]``; 0: nobody.
+
+        Until the next change that is known; ``lasting``: such changes were none.
+        """
+        for address in addresses:
+            self._addresses.set(address, number, since or EVER, _OWNER, lasting=lasting)
+            self.changes.address(address, since or EVER)
+
+    def set_frontends(self, number: int, address: bytes, since: int) -> None:
+        """From ``since`` (ns; 0: ever) on ``address`` has ``frontends[number]``; 0: none."""
+        self._addresses.set(address, number, since or EVER, _FRONTENDS)
+        self.changes.address(address, since or EVER)
+
+    def set_host_port(self, number: int, address: bytes, port: int, since: int) -> None:
+        """From ``since`` (ns; 0: ever) on a port of a node is ``owners[number]``; 0: nobody."""
+        self.host_ports.set(address, port, number, since or EVER)
 
     def set_identities(self, labels: Mapping[int, tuple[str, ...]]) -> None:
         """Labels by security identity."""
-        self._identities.update(labels)
-        self.generation += 1
+        known = self._identities
+        for number, texts in labels.items():
+            if known.get(number) != texts:
+                known[number] = texts
+                self.changes.identity(number)
 
     def set_services(self, services: Mapping[tuple[bytes, int], Service]) -> None:
-        """Frontends by (address, port); replaces all."""
-        self._services = dict(services)
-        self.service_addresses = frozenset(address for address, _ in services)
-        self.generation += 1
+        """Frontends by (address, port), since ever."""
+        by_address: dict[bytes, dict[int, Service]] = {}
+        for (address, port), service in services.items():
+            by_address.setdefault(address, {})[port] = service
+        for address, by_port in by_address.items():
+            self.set_frontends(self.frontends.add(Frontends(by_port)), address, 0)
 
     def set_names(self, names: Mapping[tuple[int, bytes], tuple[str, ...]]) -> None:
         """DNS names by (local endpoint id, address), as that endpoint looked them up."""
         self._names = dict(names)
         self.named_addresses = frozenset(address for _, address in names)
-        self.generation += 1
+        self.changes.everything()
 
     def set_links(self, links: Mapping[int, str]) -> None:
         """Interface names by index."""
@@ -189,77 +224,92 @@ class Directory:
 
     def replace_by(self, other: Directory) -> None:
         """Know what ``other``, a snapshot nobody else keeps, knows; forget all else."""
-        generation = self.generation + 1
+        generation, changes = self.generation + 1, self.changes
         vars(self).update(vars(other))
-        self.generation = generation
+        self.generation, self.changes = generation, changes
+        changes.everything()
 
-    # Asking
+    # Forgetting
 
-    def endpoint(self, address: bytes, time: int) -> LocalEndpoint | None:
-        """The local endpoint that owned ``address``."""
-        timeline = self._endpoints.get(address)
-        return timeline.at(time) if timeline is not None else None
+    def forget(self, before: int) -> bool:
+        """Drop a piece of what no event after ``before`` (ns) needs; whether there is more."""
+        return self._addresses.forget(before) > 0
+
+    def reclaim(self, kept: Iterable[int]) -> int:
+        """Free numbers of owners and frontends that no address has, but for the owners ``kept``.
+
+        Returns how many. About 3 ms for 100,000 addresses.
+        """
+        owners = self._addresses.numbers_in_use(self.owners.end, _OWNER)
+        owners[[row for table in self._prefixes.values() for row in table.values()]] = True
+        owners[[*kept, *self.host_ports.numbers()]] = True
+        frontends = self._addresses.numbers_in_use(self.frontends.end, _FRONTENDS)
+        freed = self.owners.reclaim(owners) + self.frontends.reclaim(frontends)
+        if freed:
+            self.generation += 1
+        return freed
+
+    # Asking, a batch at a time
+
+    def at(self, addresses: Addresses, time: I64) -> Answers:
+        """Who had ``addresses`` at ``time``, or stands for them, and what is served there."""
+        rows = self._addresses.rows_of(addresses)
+        owner, since, until = self._addresses.at(rows, time, _OWNER)
+        frontends = np.zeros(len(rows), dtype=np.uint32)
+        if len(self.frontends) > 1:
+            served = self._addresses.at(rows, time, _FRONTENDS)
+            frontends = served.number
+            since, until = np.maximum(since, served.since), np.minimum(until, served.until)
+        reason = np.zeros(len(owner), dtype=np.uint8)
+        missing = (owner == 0).nonzero()[0]
+        if len(missing):
+            had = self._addresses.had_one(rows[missing], time[missing], _OWNER).tolist()
+            raw = addresses[missing].tobytes()
+            for place, (index, expired) in enumerate(zip(missing.tolist(), had, strict=True)):
+                address = raw[16 * place : 16 * place + 16]
+                owner[index], reason[index] = self._around(address, expired=expired)
+        return Answers(owner, frontends, reason, since, until)
+
+    def entity_of(self, owner: int, identity: int) -> Entity:
+        """Who ``owners[owner]`` is; ``identity`` as the datapath reported it, 0 if it did not."""
+        record = self.owners[owner]
+        if isinstance(record, LocalEndpoint):
+            return local_entity(record, identity or record.identity)
+        number = identity or record.identity
+        labels = self._identities.get(number, ())
+        return Entity(
+            identity=number,
+            namespace=record.namespace,
+            pod_name=record.pod_name,
+            labels=shown_labels(labels, number),
+            workloads=record.workloads,
+            cluster_name=cluster_of(labels),
+        )
+
+    # Asking for one
+
+    def entity(self, address: bytes | None, identity: int, time: int) -> Entity:
+        """Who ``address`` was; ``identity`` as the datapath reported it, 0 if it did not."""
+        owner = int(self._one(address, time).owner[0]) if address is not None else 0
+        return self.entity_of(owner, identity)
+
+    def reason(self, address: bytes | None, time: int) -> int:
+        """Why ``address`` has no name; ``KNOWN`` when it has one."""
+        return int(self._one(address, time).reason[0]) if address is not None else UNKNOWN_ADDRESS
+
+    def service(self, address: bytes, port: int, time: int) -> Service | None:
+        """The service that was at an address and port, whatever the protocol."""
+        number = int(self._one(address, time).frontends[0])
+        return self.frontends[number].by_port.get(port)
 
     def endpoint_by_id(self, number: int, time: int) -> LocalEndpoint | None:
         """The local endpoint of this id."""
         timeline = self._endpoint_by_id.get(number)
         return timeline.at(time) if timeline is not None else None
 
-    def entity(self, address: bytes | None, identity: int, time: int) -> Entity:
-        """Who ``address`` was; ``identity`` as the datapath reported it, 0 if it did not."""
-        if address is None:
-            return self._remote(None, identity)
-        endpoint = self.endpoint(address, time)
-        if endpoint is not None:
-            return local_entity(endpoint, identity or endpoint.identity)
-        return self._remote(self.address(address, time), identity, self._pod(address, time))
-
-    def address(self, address: bytes, time: int) -> AddressRecord | None:
-        """The record of the longest prefix around ``address``."""
-        record = self._pod(address, time)
-        if record is not None:
-            return record
-        value = int.from_bytes(address, "big")
-        mapped = value >> 32 == 0xFFFF
-        for length in self._prefix_lengths:
-            if mapped and length < 96:
-                break  # an IPv4 address is in no IPv6 prefix
-            record = self._prefixes[length].get(value >> (128 - length))
-            if record is not None:
-                return record
-        return None
-
-    def reason(self, address: bytes | None, time: int) -> int:
-        """Why ``address`` has no name; ``KNOWN`` when it has one."""
-        if address is None:
-            return UNKNOWN_ADDRESS
-        if self.endpoint(address, time) or self.address(address, time):
-            return KNOWN
-        if not self.synced:
-            return NOT_SYNCED
-        for table in (self._endpoints, self._addresses):
-            timeline = table.get(address)
-            if timeline is not None and timeline.had_one(time):
-                return EXPIRED
-        return UNKNOWN_ADDRESS
-
-    def valid_between(self, address: bytes, time: int) -> tuple[int, int]:
-        """Since and until when the answer for ``address`` at ``time`` holds (ns)."""
-        since, until = _EVER, 2**63 - 1
-        for table in (self._endpoints, self._addresses):
-            timeline = table.get(address)
-            if timeline is not None:
-                since = max(since, timeline.since(time))
-                until = min(until, timeline.until(time))
-        return since, until
-
     def names_of(self, endpoint_id: int, address: bytes | None) -> tuple[str, ...]:
         """DNS names a local endpoint has looked up for ``address``."""
         return self._names.get((endpoint_id, address), ()) if address is not None else ()
-
-    def service(self, address: bytes | None, port: int) -> Service | None:
-        """The frontend at (address, port), whatever the protocol."""
-        return self._services.get((address, port)) if address is not None else None
 
     def link_name(self, index: int) -> str:
         """Interface name, empty when unknown."""
@@ -269,27 +319,27 @@ class Directory:
         """Addresses of the pod whose container has this cgroup id."""
         return self._cgroups.get(cgroup_id, ())
 
-    def pod_of(self, address: bytes | None, time: int) -> tuple[str, str]:
-        """Namespace and pod name known of a single address."""
-        record = self._pod(address, time) if address is not None else None
-        return (record.namespace, record.pod_name) if record is not None else ("", "")
+    def _one(self, address: bytes, time: int) -> Answers:
+        return self.at(np.frombuffer(address, dtype=ADDRESS), np.array([time], dtype=np.int64))
 
-    def _pod(self, address: bytes, time: int) -> AddressRecord | None:
-        timeline = self._addresses.get(address)
-        return timeline.at(time) if timeline is not None else None
+    def _around(self, address: bytes, *, expired: bool) -> tuple[int, int]:
+        """The owner of the longest prefix around an address, and why there is no name.
 
-    def _remote(
-        self, record: AddressRecord | None, identity: int, pod: AddressRecord | None = None
-    ) -> Entity:
-        number = identity or (record.identity if record is not None else 0)
-        labels = self._identities.get(number, ())
-        return Entity(
-            identity=number,
-            namespace=pod.namespace if pod is not None else "",
-            pod_name=pod.pod_name if pod is not None else "",
-            labels=shown_labels(labels, number),
-            cluster_name=cluster_of(labels),
-        )
+        For an address that somebody had, the whole world is no prefix.
+        """
+        value = int.from_bytes(address, "big")
+        mapped = value >> 32 == 0xFFFF
+        for length in self._prefix_lengths:
+            if mapped and length < 96:
+                break  # an IPv4 address is in no IPv6 prefix
+            row = self._prefixes[length].get(value >> (128 - length))
+            if row is not None and not (expired and length in _WHOLE_WORLD):
+                record = self.owners[row]
+                reason = record.unknown if isinstance(record, AddressRecord) else KNOWN
+                return row, EXPIRED if reason and expired else reason
+        if not self._synced:
+            return 0, NOT_SYNCED
+        return 0, EXPIRED if expired else UNKNOWN_ADDRESS
 
 
 def local_entity(endpoint: LocalEndpoint, identity: int) -> Entity:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from struct import Struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U32
+from parsers.address_table import ADDRESS, buckets_of
+from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U16, U32
 from parsers.intern import InternTable, Keys, lengthened
 from parsers.object_table import ObjectTable
+from parsers.timeline import EVER, FOREVER
 
 if TYPE_CHECKING:
+    from parsers.changes import Voided
     from parsers.directory import Directory
 
 
@@ -65,81 +67,95 @@ class Entities(ObjectTable[Entity]):
         return row
 
 
-# A CONVERSATION without its MACs.
-_KEY = Struct("<16s16s12xIIIIBBH")
-_ANSWER = ("source_entity", "destination_entity", "names", "services", "_until", "_since")
-"""The columns that a conversation is resolved to."""
+FIRST_OF_CLUSTER, LOCAL_SCOPE = 256, 1 << 24
+"""Identities below the first are reserved and say who it is; those from the second on are of
+prefixes and names outside, or of nodes. Between are the pods of clusters.
+"""
 
 NamePair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 
-_SINCE_EVER = -(2**63)
-_FOR_EVER = 2**63 - 1
 _ENTITY_CACHE = 1 << 14
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
+_VERSIONS = 1 << 14
 
-_RESOLVED = np.dtype(
+_ANSWER = (
+    "source_entity", "destination_entity", "names", "source_frontends", "destination_frontends",
+    "unknown",
+)  # fmt: skip
+"""What a conversation is resolved to: uint32 each."""
+
+_KEPT = np.dtype(
     [
-        ("_since", np.int64),
+        ("_since", np.int64),  # by first row, when the answer of the current row holds
         ("_until", np.int64),
-        ("_first_seen", np.int64),  # scratch of ``lookup``
-        ("source_entity", np.uint32),
-        ("destination_entity", np.uint32),
-        ("names", np.uint32),
+        ("_current", np.uint32),  # by first row, the version asked for last; 0: none yet
         ("_first", np.uint32),  # the row of the key's first version
-        ("_current", np.uint32),  # and of its newest, by first row
-        ("_previous", np.uint32),  # version before, 0 for none
-        ("_fresh", np.uint32),  # the directory's generation when it was asked, plus 1
-        ("services", np.uint8),
+        ("_next", np.uint32),  # another version, 0 for none
     ],
     align=True,
 )
-"""Beside each key, in one array: a look-up needs most of it, and it grows in one piece."""
+"""What is kept beside each key, in one array: a look-up needs most of it."""
 
-_COLUMNS = _RESOLVED.names or ()
+# Words of 16 and 4 bytes in a CONVERSATION.
+_ADDRESSES = slice(0, 2)
+_IDENTITIES = slice(11, 13)
+_ENTITIES = slice(13, 15)
 
 
 class Conversations:
-    """Rows of ``CONVERSATION`` and what they resolve to.
+    """Rows of ``CONVERSATION`` and what they resolve to, as columns by row (uint32):
 
-    ``source_entity`` and ``destination_entity`` (uint32, by conversation row) are rows of
-    ``entities``. ``names`` (uint32, by conversation row) is a row of ``name_pairs``:
-    (source_names, destination_names), pair 0 being empty. ``services`` (uint8) has bit 1
-    where the source and bit 2 where the destination is the address of some service.
+    =========================  ==========================================================
+    ``source_entity``,         rows of ``entities``
+    ``destination_entity``
+    ``names``                  row of ``name_pairs``: (source_names, destination_names),
+                               pair 0 being empty
+    ``source_frontends``,      rows of the directory's ``frontends``, 0 for none
+    ``destination_frontends``
+    ``unknown``                why a side has no name: the reason code of the source, and
+                               that of the destination times 16; 0 when both have one
+    ``buckets``                of both addresses (uint16, two by row; see ``buckets_of``)
+    =========================  ==========================================================
+
     The arrays are replaced when they grow: take them anew for each batch.
 
-    A row never changes. When the directory learns something that changes the answer, the
-    same key gets a further row (its version stands in the spare bits of ``absent``) and
-    events are given the row that held at their time.
+    A row never changes. When the answer is another one, because of the time or of what the
+    directory learned, the same key gets a further row (its version stands in the spare bits of
+    ``absent``), and events are given the row that holds at their time. Each key remembers the
+    version asked for last and how long it holds; the directory's changes void that.
     """
 
     __slots__ = (
-        *_COLUMNS, "_entity_of", "_keys", "_resolved", "_seen", "_versions", "entities",
-        "generation", "name_pairs",
+        *_ANSWER, *(_KEPT.names or ()), "_answers", "_entity_of", "_generation",
+        "_kept", "_keys", "_seen", "_versions", "buckets", "entities", "generation", "name_pairs",
     )  # fmt: skip
 
     source_entity: U32
     destination_entity: U32
     names: U32
-    services: NDArray[np.uint8]
+    source_frontends: U32
+    destination_frontends: U32
+    unknown: U32
     _first: U32
     _current: U32
-    _previous: U32
-    _fresh: U32
+    _next: U32
     _since: I64
     _until: I64
-    _first_seen: I64
 
     def __init__(self, entities: Entities) -> None:
         self.entities = entities
         self.generation = 0  # rises when rows or what they name are freed: caches are void then
         self.name_pairs: ObjectTable[NamePair] = ObjectTable(((), ()))
         self._keys = InternTable(CONVERSATION)
-        self._resolved = np.zeros(0, dtype=_RESOLVED)
-        self._seen = -1  # the directory's generation
+        self._kept = np.zeros(0, dtype=_KEPT)
+        self._answers = np.zeros((0, len(_ANSWER)), dtype=np.uint32)
+        self.buckets = np.zeros((0, 2), dtype=np.uint16)  # of both addresses
+        self._seen = 0  # the directory's changes so far
+        self._generation = -1  # and its generation
         self._versions = 0  # rows that are not their key's first
-        self._entity_of: dict[tuple[bytes | None, int, int], int] = {}
+        self._entity_of: dict[tuple[int, int, int], tuple[int, bool]] = {}
         self._grow()
-        self._since[0], self._until[0] = _SINCE_EVER, _FOR_EVER
+        self._since[0], self._until[0] = EVER, FOREVER
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -161,37 +177,74 @@ class Conversations:
 
     def nbytes(self) -> int:
         """Bytes of the rows in use: keys, columns by row, and what they resolved to."""
-        resolved = len(self) * _RESOLVED.itemsize + self.entities.nbytes + self.name_pairs.nbytes
-        return self._keys.nbytes() + resolved
+        resolved = len(self) * (_KEPT.itemsize + 4 * len(_ANSWER) + 4)
+        return self._keys.nbytes() + resolved + self.entities.nbytes + self.name_pairs.nbytes
 
     def lookup(self, keys: Keys, time: I64, directory: Directory) -> U32:
         """The rows of ``keys`` as they were named at ``time`` (ns, same length)."""
         first, made = self._keys.lookup(keys)
-        if self._seen != directory.generation:
-            self._seen = directory.generation
-            self._entity_of.clear()
         if len(made):
-            self._grow()
-            self._first_seen[first[::-1]] = time[::-1]
-            self._first[made], self._current[made], self._previous[made] = made, made, 0
-            self._fill(made, self._first_seen[made].tolist(), directory)
-        rows = self._current[first]
-        # Answers from before the directory changed, and those that ended; at the earliest
-        # event first, so that a row in use is never resolved for a time it skipped over.
-        stale = (self._fresh[rows] != self._seen + 1) | (time >= self._until[rows])
-        while stale.any():
-            order = stale.nonzero()[0][np.argsort(-time[stale], kind="stable")]
-            when = dict(zip(first[order].tolist(), time[order].tolist(), strict=True))
-            for row, at in when.items():
-                self._renew(row, at, directory)
-            rows = self._current[first]
-            stale = time >= self._until[rows]
-        for index in (time < self._since[rows]).nonzero()[0].tolist():
-            row = int(rows[index])
-            while time[index] < self._since[row] and self._previous[row]:
-                row = int(self._previous[row])
-            rows[index] = row
+            self._begin(made)
+        return self._at(first, time, directory)
+
+    def lookup_host_ports(
+        self, keys: Keys, rows: U32, ports: tuple[U16, U16], time: I64, directory: Directory
+    ) -> U32:
+        """``rows`` of ``keys``, those anew whose source or destination port is a certain pod's."""
+        hosts, named = directory.host_ports, dict[int, Keys]()
+        for side, (name, port) in enumerate(zip(("source", "destination"), ports, strict=True)):
+            may_have = hosts.may_have(self.buckets[rows, side], port)
+            for index in may_have.nonzero()[0].tolist():
+                address = keys[f"{name}_ip"][index].tobytes()
+                owner = hosts.at(address, int(port[index]), int(time[index]))
+                if owner and not keys[f"{name}_entity"][index]:
+                    key = named.setdefault(index, keys[index : index + 1].copy())
+                    identity = int(self._entity_identity(rows[index], side))
+                    key[f"{name}_entity"] = self._entity((owner, identity, 0), directory)[0]
+        if named:
+            some = np.fromiter(named, dtype=np.int64, count=len(named))
+            rows = rows.copy()
+            rows[some] = self.lookup(np.concatenate([*named.values()]), time[some], directory)
         return rows
+
+    def lookup_again(self, rows: U32, time: I64, directory: Directory) -> U32:
+        """The rows that ``lookup`` would give now for the keys of ``rows``."""
+        return self._at(self._first[rows], time, directory)
+
+    def _at(self, first: U32, time: I64, directory: Directory) -> U32:
+        self._follow(directory)
+        rows = self._current[first]
+        stale = (time >= self._until[first]) | (time < self._since[first])
+        left = stale.nonzero()[0]
+        # Each round asks for one event of each conversation, and answers all events of it for
+        # which the answer holds.
+        while len(left):
+            events = dict(zip(first[left[::-1]].tolist(), left[::-1].tolist(), strict=True))
+            asked = np.fromiter(events, np.uint32, len(events))
+            self._ask(asked, time[np.fromiter(events.values(), np.int64, len(events))], directory)
+            now, at = first[left], time[left]
+            answered = (at < self._until[now]) & (at >= self._since[now])
+            rows[left] = self._current[now]
+            left = left[~answered]
+        return rows
+
+    def has_identity(self, identities: tuple[int, ...]) -> bool:
+        """Whether some entity has one of these security identities."""
+        return bool(identities) and bool(np.isin(self.entities.identity, identities).any())
+
+    def is_void(self, rows: U32, voided: Voided) -> NDArray[np.bool_]:
+        """Which rows may not be what ``lookup`` would give now."""
+        if voided.everything:
+            return np.ones(len(rows), dtype=np.bool_)
+        source, destination = self.buckets[rows].T
+        void: NDArray[np.bool_] = voided.buckets[source] | voided.buckets[destination]
+        if self.has_identity(voided.identities):
+            relabelled = np.isin(self.entities.identity, voided.identities)
+            void |= relabelled[self._answers[rows, :2]].any(axis=1)
+        return void
+
+    def _entity_identity(self, row: int, side: int) -> int:
+        return int(self.entities.identity[self._answers[row, side]])
 
     def mark(self, rows: U32, in_use: NDArray[np.bool_]) -> None:
         """Flag rows that something refers to, and the first version of their keys."""
@@ -202,8 +255,8 @@ class Conversations:
     def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
         """Free the rows of [start, stop) whose flag is false; as ``InternTable.reclaim``.
 
-        Flags are those of ``mark``. Versions of a key go with its first row, or when
-        there is a newer one.
+        Flags are those of ``mark``. Versions of a key go with its first row, or when they are
+        not the one asked for last.
         """
         stop = self.end if stop is None else min(stop, self.end)
         if not start:
@@ -223,6 +276,11 @@ class Conversations:
         """The rows of [start, stop) that are in use."""
         return ((self._keys.is_live(start, stop)).nonzero()[0] + start).astype(np.uint32)
 
+    def entities_of(self, rows: U32) -> U32:
+        """Rows of entities that conversations refer to, some of them repeatedly."""
+        named = _words(self.rows[rows], np.uint32)[:, _ENTITIES]
+        return np.concatenate([self._answers[rows, :2].ravel(), named.ravel()])
+
     def reclaim_resolved(
         self,
         entities: NDArray[np.bool_],
@@ -239,103 +297,192 @@ class Conversations:
 
     def _versions_of(self, first: U32) -> Iterator[U32]:
         """All further versions of keys, by their first rows."""
-        version = self._current[first]
-        while len(version):
-            more = version != first
-            first, version = first[more], version[more]
+        version = self._next[first]
+        while len(version := version[version != 0]):
             yield version
-            version = self._previous[version]
+            version = self._next[version]
 
     def _drop_versions(self, first: U32, in_use: NDArray[np.bool_]) -> Iterator[U32]:
-        """Take unused versions between the first and the newest out of the chains."""
-        newer = self._current[first]
-        version = self._previous[newer]
+        """Take versions that are neither used nor current out of the chains."""
+        before, version = first, self._next[first]
         while len(version):
-            more = (version != first) & (version != 0)
-            first, newer, version = first[more], newer[more], version[more]
-            unused = ~in_use[version]
+            more = version != 0
+            first, before, version = first[more], before[more], version[more]
+            unused = ~in_use[version] & (version != self._current[first])
             yield version[unused]
-            older = self._previous[version]
-            self._previous[newer[unused]] = older[unused]
-            newer, version = np.where(unused, newer, version), older
+            after = self._next[version]
+            self._next[before[unused]] = after[unused]
+            before, version = np.where(unused, before, version), after
 
     def _grow(self) -> None:
-        if self.capacity > len(self._resolved):
-            self._resolved = lengthened(self._resolved, self.capacity)
-            for name in _COLUMNS:
-                setattr(self, name, self._resolved[name])
+        if self.capacity > len(self._kept):
+            self._kept = lengthened(self._kept, self.capacity)
+            self._answers = _taller(self._answers, self.capacity)
+            self.buckets = _taller(self.buckets, self.capacity)
+            for name in _KEPT.names or ():
+                setattr(self, name, self._kept[name])
+            for number, name in enumerate(_ANSWER):
+                setattr(self, name, self._answers[:, number])
 
-    def _fill(self, rows: U32, time: list[int], directory: Directory) -> None:
-        """Resolve ``rows``, each at its time, and fill their columns."""
-        resolve = self._resolve
-        keys = _KEY.iter_unpack(self.rows[rows].tobytes())
-        answers = [resolve(key, at, directory) for key, at in zip(keys, time, strict=True)]
-        for name, values in zip(_ANSWER, zip(*answers, strict=True), strict=True):
-            getattr(self, name)[rows] = values
-        self._fresh[rows] = self._seen + 1
-
-    def _resolve(self, key: tuple[Any, ...], time: int, directory: Directory) -> tuple[int, ...]:
-        """The values of the columns ``_ANSWER`` for a key."""
-        source, destination, identity, peer_identity, entity, peer_entity, _, version, absent = key
-        if not version or absent & ABSENT_SOURCE:
-            source = None
-        if not version or absent & ABSENT_DESTINATION:
-            destination = None
-        changed = directory.changed_addresses
-        since, until = peer_since, peer_until = _SINCE_EVER, _FOR_EVER
-        if source in changed:
-            since, until = directory.valid_between(source, time)
-        if destination in changed:
-            peer_since, peer_until = directory.valid_between(destination, time)
-        entity = (
-            entity
-            or self._entity_of.get((source, identity, since))
-            or self._entity(source, identity, since, time, directory)
-        )
-        peer_entity = (
-            peer_entity
-            or self._entity_of.get((destination, peer_identity, peer_since))
-            or self._entity(destination, peer_identity, peer_since, time, directory)
-        )
-        number = 0
-        if source in directory.named_addresses or destination in directory.named_addresses:
-            pair = (
-                directory.names_of(self.entities[peer_entity].endpoint_id, source),
-                directory.names_of(self.entities[entity].endpoint_id, destination),
-            )
-            number = self.name_pairs.intern(pair) if any(pair) else 0
-        services = directory.service_addresses
-        served = (source in services) | (destination in services) << 1
-        until = min(until, peer_until)
-        return entity, peer_entity, number, served, until, max(since, peer_since)
-
-    def _renew(self, first: int, time: int, directory: Directory) -> None:
-        """Resolve a key again after the directory changed; a new answer gets a new row."""
-        row = int(self._current[first])
-        self._fresh[row] = self._seen + 1
-        before = [int(getattr(self, name)[row]) for name in _ANSWER]
-        answer = self._resolve(_KEY.unpack(self.rows[row].tobytes()), time, directory)
-        if before[:-2] == list(answer[:-2]):
-            self._until[row] = answer[-2]
-            return
-        key = self.rows[row : row + 1].copy()
-        key["absent"] += 1 << _VERSION_SHIFT
-        numbers, _ = self._keys.lookup(key)
-        version = int(numbers[0])
+    def _begin(self, made: U32) -> None:
+        """Prepare the columns of new keys, which nothing was asked for yet."""
         self._grow()
-        for name, value in zip(_ANSWER, answer, strict=True):
-            getattr(self, name)[version] = value
-        self._current[first], self._current[version] = version, version
-        self._previous[version], self._first[version] = row, first
-        self._fresh[version] = self._seen + 1
-        self._versions += 1
+        self._kept[made] = np.array((EVER, EVER, 0, 0, 0), dtype=_KEPT)
+        self._first[made] = made
+        self.buckets[made] = buckets_of(_words(self.rows[made], ADDRESS)[:, _ADDRESSES])
 
-    def _entity(
-        self, address: bytes | None, identity: int, since: int, time: int, directory: Directory
-    ) -> int:
-        """Ask the directory for an entity, and remember it until the directory changes."""
+    def _follow(self, directory: Directory) -> None:
+        """Void the answers that the directory would not give any more."""
+        if directory.generation != self._generation:
+            self._generation = directory.generation
+            self._entity_of.clear()
+        changes, end = directory.changes, self.end
+        if changes.count == self._seen:
+            return
+        voided = changes.since(self._seen)
+        self._seen = changes.count
+        if voided.everything or voided.identities:
+            self._entity_of.clear()
+        void = self.is_void(np.arange(1, end, dtype=np.uint32), voided)
+        self._until[self._first[1:end][void]] = EVER
+
+    def _ask(self, first: U32, time: I64, directory: Directory) -> None:
+        """Ask who distinct conversations were, each at its time."""
+        keys, count = self.rows[first], len(first)
+        # From here on source and destination of each follow one another.
+        addresses = _words(keys, ADDRESS)[:, _ADDRESSES].ravel()
+        owner, frontends, reason, since, until = directory.at(addresses, time.repeat(2))
+        nowhere = _nowhere(keys)
+        if nowhere.any():
+            owner[nowhere], frontends[nowhere], reason[nowhere] = 0, 0, 0
+        words = _words(keys, np.uint32)
+        entities, known = self._entities(
+            owner.tolist(),
+            words[:, _IDENTITIES].ravel().tolist(),
+            words[:, _ENTITIES].ravel().tolist(),
+            directory,
+        )
+        reason[known] = 0
+        sides = reason.reshape(count, 2)
+        answer = np.zeros((count, len(_ANSWER)), dtype=np.uint32)
+        answer[:, :2] = entities.reshape(count, 2)
+        answer[:, 3:5] = frontends.reshape(count, 2)
+        answer[:, 5] = sides[:, 0] | sides[:, 1] << 4
+        if directory.named_addresses:
+            answer[:, 2] = self._names(addresses, nowhere, entities, directory)
+        self._since[first] = since.reshape(count, 2).max(axis=1)
+        self._until[first] = until.reshape(count, 2).min(axis=1)
+        self._give(first, answer)
+
+    def _entities(
+        self, owners: list[int], identities: list[int], named: list[int], directory: Directory
+    ) -> tuple[U32, NDArray[np.bool_]]:
+        """Rows of entities, and which are known whoever has the address."""
+        remembered = self._entity_of
+        found = [
+            remembered.get(key) or self._entity(key, directory)
+            for key in zip(owners, identities, named, strict=True)
+        ]
+        rows, known = zip(*found, strict=True)
+        return np.array(rows, dtype=np.uint32), np.array(known, dtype=np.bool_)
+
+    def _entity(self, key: tuple[int, int, int], directory: Directory) -> tuple[int, bool]:
+        """Row of the entity of an owner with an identity; or as a record names it, with what
+        the owner adds to that.
+        """
+        owner, identity, named = key
+        if named:
+            record, pod = self.entities[named], directory.owners[owner]
+            entity = Entity(
+                record.endpoint_id,
+                record.identity,
+                pod.namespace or record.namespace,
+                pod.pod_name or record.pod_name,
+                record.labels,
+                pod.workloads or record.workloads,
+                record.cluster_name,
+            )
+        else:
+            entity = directory.entity_of(owner, identity)
         if len(self._entity_of) >= _ENTITY_CACHE:
             self._entity_of.clear()
-        row = self.entities.intern(directory.entity(address, identity, time))
-        self._entity_of[address, identity, since] = row
-        return row
+        tells = named != 0 or 0 < identity < FIRST_OF_CLUSTER or identity >= LOCAL_SCOPE
+        found = self._entity_of[key] = self.entities.intern(entity), tells
+        return found
+
+    def _names(
+        self,
+        addresses: NDArray[np.void],
+        nowhere: NDArray[np.bool_],
+        entities: U32,
+        directory: Directory,
+    ) -> list[int]:
+        """Rows of ``name_pairs`` of the conversations that ``_ask`` asks for."""
+        raw, known, found = addresses.tobytes(), directory.named_addresses, []
+        sides = [None if no else raw[16 * n : 16 * n + 16] for n, no in enumerate(nowhere.tolist())]
+        ids = self.entities.endpoint_id[entities].tolist()
+        for source, destination, own, peer in zip(
+            sides[::2], sides[1::2], ids[::2], ids[1::2], strict=True
+        ):
+            pair: NamePair = ((), ())
+            if source in known or destination in known:
+                pair = directory.names_of(peer, source), directory.names_of(own, destination)
+            found.append(self.name_pairs.intern(pair) if any(pair) else 0)
+        return found
+
+    def _give(self, first: U32, answer: U32) -> None:
+        """Make the versions with these answers the current ones of their keys."""
+        current = self._current[first]
+        new = current == 0
+        rows = first[new]
+        self._answers[rows], self._current[rows] = answer[new], rows
+        changed = ~new & (self._answers[current] != answer).any(axis=1)
+        for index in changed.nonzero()[0].tolist():
+            row = int(first[index])
+            self._current[row] = self._version(row, answer[index])
+
+    def _version(self, first: int, answer: U32) -> int:
+        """The row of the key of ``first`` that has this answer, made when there is none."""
+        version = first
+        while version:
+            if np.array_equal(self._answers[version], answer):
+                return version
+            version = int(self._next[version])
+        number = int(self.rows["absent"][int(self._next[first])]) >> _VERSION_SHIFT
+        while True:
+            number = number % (_VERSIONS - 1) + 1
+            key = self.rows[first : first + 1].copy()
+            key["absent"] |= number << _VERSION_SHIFT
+            rows, made = self._keys.lookup(key)
+            if len(made):
+                break
+        self._begin(made)
+        version = int(rows[0])
+        self._answers[version], self._first[version] = answer, first
+        self._next[version], self._next[first] = self._next[first], version
+        self._versions += 1
+        return version
+
+
+def _words(keys: Keys, dtype: DTypeLike) -> NDArray[Any]:
+    """Keys as rows of words."""
+    words = keys.view(dtype)
+    return words.reshape(len(keys), CONVERSATION.itemsize // words.itemsize)
+
+
+def _nowhere(keys: Keys) -> NDArray[np.bool_]:
+    """Which sides have no address: two flags a key."""
+    if not keys["absent"].any() and keys["ip_version"].all():
+        return np.zeros(2 * len(keys), dtype=np.bool_)
+    flags: NDArray[np.bool_] = (
+        keys["absent"][:, np.newaxis] & (ABSENT_SOURCE, ABSENT_DESTINATION) != 0
+    )
+    flags |= (keys["ip_version"] == 0)[:, np.newaxis]
+    return flags.ravel()
+
+
+def _taller(rows: NDArray[Any], capacity: int) -> NDArray[Any]:
+    """A copy with rows of zeros below it; see ``lengthened``."""
+    longer = np.zeros((capacity, rows.shape[1]), dtype=rows.dtype)
+    longer[: len(rows)] = rows
+    return longer

@@ -38,14 +38,14 @@ _COVERING_SINCE = (1, 20)
 _KEY = np.dtype(
     [
         ("site", "u4"),
-        ("conversation", "u4"),
+        ("source_frontends", "u4"),  # rows of the directory's
         ("own", "u4"),  # endpoint id whose policy it is
         ("peer", "u4"),  # identity
         ("judgement", "u4"),  # naming << 24 | direction << 16 | match type << 8 | L4_*
         ("l4_type", "u4"),
         ("source_port", "u2"),
         ("destination_port", "u2"),
-        ("reserved", "u4"),
+        ("destination_frontends", "u4"),
     ]
 )
 """What a detail follows from; a part that does not matter is 0."""
@@ -75,7 +75,11 @@ class DetailBuilder:
         """Rows of ``tables.details``, 0 for none."""
         self._forget_when_stale()
         detail = np.zeros(len(conversation), dtype=np.uint32)
-        services = self._tables.conversations.services[conversation]
+        conversations = self._tables.conversations
+        services = (
+            conversations.source_frontends[conversation]
+            | conversations.destination_frontends[conversation]
+        )
         judged = self._judged(flows.flow_class)
         wanted = (services | judged | flows.site) != 0
         if flows.extra:
@@ -113,9 +117,13 @@ class DetailBuilder:
         """Details of the flows that have extra fields, each its own."""
         details = self._tables.details
         found = []
+        shared: dict[int, int] = {}  # by identity: many flows may have the very same fields
         for row, extra in flows.extra.items():
             key = keys.get(row)
             if key is None:
+                if id(extra) in shared:
+                    found.append(shared[id(extra)])
+                    continue
                 if "l7" in extra and len(extra) == 1:  # most of them
                     found.append(details.add(extra["l7"]))
                     continue
@@ -130,6 +138,8 @@ class DetailBuilder:
             detail = Detail(**fields)
             unique = detail.l7 is not None or detail.socket_cookie
             found.append(details.add(detail) if unique else details.intern(detail))
+            if key is None and not unique:
+                shared[id(extra)] = found[-1]
         return found
 
     def _drop_site(self, site: int) -> DropSite:
@@ -151,21 +161,23 @@ class DetailBuilder:
         flows: FlowColumns,
         rows: NDArray[np.int64],
         conversation: U32,
-        services: NDArray[np.uint8],
+        services: U32,
         judged: NDArray[np.uint8],
     ) -> Columns:
         """The ``_KEY`` of each row."""
         keys = np.zeros(len(rows), dtype=_KEY)
         keys["site"] = flows.site[rows]
         conversation = conversation[rows]
-        served = services[rows]
-        some = served.nonzero()[0]
+        some = services[rows].nonzero()[0]
         if len(some):
-            keys["conversation"][some] = conversation[some]
-            keys["source_port"][some] = flows.source_port[rows[some]] * (served[some] & 1)
-            keys["destination_port"][some] = flows.destination_port[rows[some]] * (
-                served[some] >> 1
-            )
+            conversations = self._tables.conversations
+            for side, port in (
+                ("source_frontends", flows.source_port),
+                ("destination_frontends", flows.destination_port),
+            ):
+                served = getattr(conversations, side)[conversation[some]]
+                keys[side][some] = served
+                keys[side.replace("frontends", "port")][some] = port[rows[some]] * (served != 0)
         some = judged[rows].nonzero()[0]
         if len(some):
             self._judgements(keys, some, flows, rows[some], conversation[some], judged)
@@ -202,15 +214,15 @@ class DetailBuilder:
 
     def _fields(self, key: tuple[int, ...], time: int) -> dict[str, Any]:
         """Fields of the detail that follows from a ``_KEY``."""
-        site, conversation, own, peer, judgement, l4_type, source_port, port, _ = key
+        site, sources, own, peer, judgement, l4_type, source_port, port, destinations = key
         fields: dict[str, Any] = {}
         if site:
             fields["drop_site"] = self._drop_site(site)
-        if conversation:
-            addresses = self._tables.conversations.rows[conversation]
-            service = self._directory.service
-            fields["source_service"] = service(addresses["source_ip"].tobytes(), source_port)
-            fields["destination_service"] = service(addresses["destination_ip"].tobytes(), port)
+        frontends = self._directory.frontends
+        if sources:
+            fields["source_service"] = frontends[sources].by_port.get(source_port)
+        if destinations:
+            fields["destination_service"] = frontends[destinations].by_port.get(port)
         if judgement:
             l4 = judgement & 0xFF
             fields["policy"] = self._policy(

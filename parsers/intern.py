@@ -161,22 +161,20 @@ class InternTable:
         ``keys`` is a contiguous one-dimensional array of ``dtype``. Returns
         (uint32 of the same length, uint32 of the newly made rows in no order).
         """
-        words = self._as_words(keys)
-        hashed = _hashed(words)
-        slots = self._slots.home(hashed)
-        rows = self._slots.numbers[slots]
-        # Freed rows are zero as well, so the zero key, whose hash is 0, is not searched for.
-        zero = (slots == 0).nonzero()[0]
-        rows[zero[~words[zero].any(axis=1)]] = 0
-        # Hashes tell nearly always; that the keys are equal as well is asked of all at once.
-        pending = (self._hashes[rows] != hashed).nonzero()[0]
-        equal = self._voids[rows].view(np.uint64).reshape(words.shape) == words
-        equal[pending] = True
-        if not equal.all():
-            pending = (~self._matches(rows, words)).nonzero()[0]
+        words, hashed, slots, rows, pending = self._first_probe(keys)
         if not len(pending):
             return rows, rows[:0]
-        return self._probe_on(words, hashed, slots, rows, pending)
+        absent = self._search(words, hashed, slots, rows, pending)
+        if not len(absent):
+            return rows, rows[:0]
+        return self._add_absent(words, rows, absent)
+
+    def find(self, keys: Keys) -> Rows:
+        """Row numbers (uint32) of ``keys``; 0 for the zero key and for those not there."""
+        words, hashed, slots, rows, pending = self._first_probe(keys)
+        if len(pending):
+            self._search(words, hashed, slots, rows, pending)  # leaves 0 where nothing is
+        return rows
 
     def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
         """Free the rows of [start, stop) whose flag is false; returns how many. Row 0 stays.
@@ -218,14 +216,34 @@ class InternTable:
         equal: NDArray[np.bool_] = (self._words[rows] == words).all(axis=1)
         return equal
 
-    def _probe_on(
+    def _first_probe(
+        self, keys: Keys
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], Rows, NDArray[np.int64]]:
+        """Words, hashes and home slots of keys, the rows there, and which of them are wrong."""
+        words = self._as_words(keys)
+        hashed = hash_of(words)
+        slots = self._slots.home(hashed)
+        rows = self._slots.numbers[slots]
+        # Freed rows are zero as well, so the zero key, whose hash is 0, is not searched for.
+        zero = (slots == 0).nonzero()[0]
+        rows[zero[~words[zero].any(axis=1)]] = 0
+        # Hashes tell nearly always; that the keys are equal as well is asked of all at once.
+        pending = (self._hashes[rows] != hashed).nonzero()[0]
+        equal = self._voids[rows].view(np.uint64).reshape(words.shape) == words
+        equal[pending] = True
+        if not equal.all():
+            pending = (~self._matches(rows, words)).nonzero()[0]
+        return words, hashed, slots, rows, pending
+
+    def _search(
         self,
         words: NDArray[np.uint64],
         hashed: NDArray[np.uint64],
         slots: NDArray[np.int64],
         rows: Rows,
         pending: NDArray[np.int64],
-    ) -> tuple[Rows, Rows]:
+    ) -> NDArray[np.int64]:
+        """Probe on for the keys of ``pending``, writing into ``rows``; returns the absent."""
         numbers = self._slots.numbers
         mask = len(numbers) - 1
         missing: list[NDArray[np.int64]] = []
@@ -245,9 +263,12 @@ class InternTable:
             slots[pending] = ahead[each, first]
             chosen = rows[pending] = found[each, first]
             pending = pending[(chosen == 0) | ~self._matches(chosen, words[pending])]
-        absent = np.concatenate(missing)
-        if not len(absent):
-            return rows, rows[:0]
+        return np.concatenate(missing)
+
+    def _add_absent(
+        self, words: NDArray[np.uint64], rows: Rows, absent: NDArray[np.int64]
+    ) -> tuple[Rows, Rows]:
+        """Make the rows of the ``absent`` keys, each distinct one once."""
         fresh_words = words[absent]
         distinct: dict[bytes, int] = {}
         size = self.dtype.itemsize
@@ -276,7 +297,7 @@ class InternTable:
             [reused, np.arange(self._next, self._next + grown, dtype=np.uint32)]
         ).astype(np.uint32)
         self._next += grown
-        hashed = _hashed(words)
+        hashed = hash_of(words)
         self._words[numbers] = words
         self._hashes[numbers] = hashed
         self._live[numbers] = True
@@ -318,8 +339,8 @@ class InternTable:
             self._slots, self._successor = successor, None
 
 
-def _hashed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A hash of each key; that of the zero key is 0."""
+def hash_of(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A hash (uint64) of each row of words; that of the zero key is 0."""
     # Of a product's upper half alone the lower would know nothing, and addresses lie there:
     # without this a seventh of all conversations share their hash with another one.
     mixed = words ^ (words >> _HALF)

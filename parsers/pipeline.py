@@ -132,9 +132,7 @@ class MonitorPipeline:
         self.guessed_headers = 0  # records of a version newer than we know
         self._layout = Layout.of(release)
         self._agent_events = AgentEventDecoder(release)
-        self._access_logs = AccessLogFlows(
-            tables.conversations.entities, directory, release, redaction
-        )
+        self._access_logs = AccessLogFlows(tables.conversations.entities, release, redaction)
 
     def label_queries(self, *, wanted: bool) -> None:
         """Whether ``DnsLabels`` say the name that was asked for; at first they do not."""
@@ -165,7 +163,7 @@ class MonitorPipeline:
             parts.append(_without(flows, errors, problems))
         logs = (route == ACCESS_LOG).nonzero()[0]
         if len(logs):
-            flows, errors = self._access_logs.flows(logs, payloads.records(logs), time)
+            flows, errors = self._access_logs.flows(logs, payloads.records(logs))
             problems.update(errors)
             parts.append(flows)
         batch = self.assembler.assemble(parts, time, sequence)

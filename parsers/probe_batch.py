@@ -14,8 +14,8 @@ what the host sends where it leaves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -53,6 +53,7 @@ class ProbeBatch:
     netns: int = 0
     drop_reasons: KernelReasons = field(default_factory=lambda: KernelReasons({}))
     reset_reasons: Mapping[int, str] = field(default_factory=dict)
+    verdicts: Columns = field(default_factory=_no_records)  # VERDICT_RECORD: about drops
     traffic: Columns = field(default_factory=_no_records)  # FLOW_REPORT: since the last drain
     drops: Columns = field(default_factory=_no_records)  # DROP_RECORD
     tcp: Columns = field(default_factory=_no_records)  # TCP_RECORD: retransmit, reset, state, RTT
@@ -60,6 +61,29 @@ class ProbeBatch:
     totals: Columns = field(default_factory=_no_records)  # INTERFACE_TOTALS: counters, no flows
     lost: Mapping[tuple[str, str], int] = field(default_factory=dict)
     seen: Mapping[str, int] = field(default_factory=dict)
+
+    def pieces(self, size: int) -> Iterator[ProbeBatch]:
+        """Batches of at most ``size`` traffic reports each, in the order of their times.
+
+        All else is in the last one.
+        """
+        count = len(self.traffic)
+        if count <= size:
+            yield self
+            return
+        traffic = self.traffic[np.argsort(self.traffic["last_ns"], kind="stable")]
+        last = (count - 1) // size * size
+        for start in range(0, last, size):
+            yield ProbeBatch(
+                boot_offset=self.boot_offset,
+                now_ns=self.now_ns,
+                covered=self.covered,
+                pods=self.pods,
+                traffic=traffic[start : start + size],
+                seen={"traffic": size},
+            )
+        seen = {**self.seen, "traffic": self.seen.get("traffic", count) - last}
+        yield replace(self, traffic=traffic[last:], seen=seen)
 
     def __len__(self) -> int:
         """Records that may become flows."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,14 @@ class ProbePipeline:
 
     def _parts(self, batch: ProbeBatch) -> Iterator[ProbeFlows]:
         if len(batch.traffic):
-            yield traffic_flows(batch.traffic, batch.covered, batch.pods, self._assembler.directory)
+            service_of = partial(
+                self._assembler.directory.service, time=batch.boot_offset + batch.now_ns
+            )
+            yield traffic_flows(batch.traffic, batch.covered, batch.pods, service_of)
         if len(batch.drops):
-            yield self._drops.flows(batch.drops, batch.drop_reasons, batch.netns, batch.pods)
+            yield self._drops.flows(
+                batch.drops, batch.verdicts, batch.drop_reasons, batch.netns, batch.pods
+            )
         if len(batch.tcp):
             yield tcp_flows(batch.tcp, batch.reset_reasons)
 

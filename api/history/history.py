@@ -31,7 +31,7 @@ import numpy as np
 from api.history.reclaim import Reclaimer
 from api.history.ring import FlowRing
 from api.v1.flow import flow_pb2
-from parsers.flow_batch import FlowBatch, FlowTables
+from parsers.flow_batch import U32, FlowBatch, FlowTables
 from parsers.ledger import Ledger
 from parsers.pipeline import AgentRecord, DebugRecord
 
@@ -119,8 +119,8 @@ class History:
         self.debug: EventQueue[DebugRecord] = EventQueue()
         self.byte_limit = max(FEWEST_BYTES, BYTES_PER_FLOW * capacity)
         self._ledger = ledger
-        self._rings = [self.flows] if self.drops is None else [self.flows, self.drops]
-        self._reclaimer = Reclaimer(tables, self._rings)
+        self.rings = [self.flows] if self.drops is None else [self.flows, self.drops]
+        self._reclaimer = Reclaimer(tables, self.rings)
 
     def append(self, batch: FlowBatch) -> None:
         """Add flows in order of arrival; may free some table rows (see above)."""
@@ -145,7 +145,11 @@ class History:
 
     def nbytes(self) -> int:
         """About how much memory the flows take with what they refer to."""
-        return sum(ring.nbytes() for ring in self._rings) + self.tables.nbytes()
+        return sum(ring.nbytes() for ring in self.rings) + self.tables.nbytes()
+
+    def keep(self, conversations: U32) -> None:
+        """Rows that flows were given after they were appended are in use, too."""
+        self._reclaimer.keep(conversations)
 
     def reclaim(self) -> int:
         """Free all rows of the tables that no flow here refers to; returns how many.
@@ -157,7 +161,7 @@ class History:
     def _forget(self, excess: int) -> None:
         """Give up the oldest flows, for ``excess`` bytes and what comes until rows are free."""
         share = min(1.0, excess / max(1, self.tables.nbytes()) + _FORGOTTEN_AHEAD)
-        for ring in self._rings:
+        for ring in self.rings:
             ring.forget(math.ceil(len(ring) * share))
 
     def older_drops(self) -> int:

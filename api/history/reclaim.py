@@ -62,8 +62,7 @@ class _Marks:
         """Flag the entities and names of conversations."""
         conversations = self._tables.conversations
         entities = self.of("entities", conversations.entities.end)
-        entities[conversations.source_entity[conversation]] = True
-        entities[conversations.destination_entity[conversation]] = True
+        entities[conversations.entities_of(conversation)] = True
         pairs = self.of("name_pairs", conversations.name_pairs.end)
         pairs[conversations.names[conversation]] = True
 
@@ -98,6 +97,13 @@ class Reclaimer:
             self._marks.resolved(batch.conversation)
         if next(self._cycle, None) is None:
             self._cycle = None
+
+    def keep(self, conversation: U32) -> None:
+        """Flag conversations that stored flows were given since they were appended."""
+        if self._cycle is not None:
+            conversations = self._tables.conversations
+            conversations.mark(conversation, self._marks.of("conversations", conversations.end))
+            self._marks.resolved(conversation)
 
     def run(self) -> int:
         """A whole cycle at once; returns how many rows of all tables it freed."""

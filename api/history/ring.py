@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsers.errors import UsageError
-from parsers.flow_batch import FlowBatch, FlowTables
+from parsers.flow_batch import I64, U32, FlowBatch, FlowTables
 
 _COLUMNS = {
     "time": np.int64,
@@ -107,6 +107,27 @@ class FlowRing:
             count = min(size, position - start, end)
             position -= count
             yield position, self._batch(slice(end - count, end))
+
+    def since(self, time: int) -> int:
+        """The position of the first flow at or after ``time`` (ns), as far as times rise."""
+        low, high = self.oldest, self.end
+        times = self._columns["time"]
+        while low < high:
+            middle = (low + high) // 2
+            if times[middle % self.capacity] < time:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def named(self, start: int, stop: int) -> Iterator[tuple[I64, U32]]:
+        """Times and conversations of positions [start, stop); the latter may be written to."""
+        start, stop = max(start, self.oldest), min(stop, self.end)
+        while start < stop:
+            place = start % self.capacity
+            end = min(place + stop - start, self.capacity)
+            yield self._columns["time"][place:end], self._columns["conversation"][place:end]
+            start += end - place
 
     def at(self, positions: NDArray[np.int64]) -> FlowBatch:
         """The flows of these positions, all of which are still there."""

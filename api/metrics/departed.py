@@ -2,7 +2,8 @@
 
 A minute later, so that the last counts are scraped, as Hubble does it; a pod that came back
 meanwhile keeps its series. Agent events tell: for pods of this node those about its endpoints,
-for pods of other nodes those about addresses, where Hubble keeps their series for ever.
+for pods of other nodes those about addresses, where Hubble keeps their series for ever. Where
+names come from Kubernetes, its pods tell as well.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ class DepartedPods:
         if record.event.type in (flow_pb2.ENDPOINT_DELETED, flow_pb2.IPCACHE_DELETED):
             self.depart(told.namespace, told.pod_name, now)
         else:
-            self._due.pop((told.namespace, told.pod_name), None)
+            self.arrive(told.namespace, told.pod_name)
+
+    def arrive(self, namespace: str, name: str) -> None:
+        """A pod is there, and keeps its series."""
+        self._due.pop((namespace, name), None)
 
     def depart(self, namespace: str, name: str, now: float) -> None:
         """A pod is gone."""

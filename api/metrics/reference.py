@@ -21,6 +21,7 @@ from api.metrics.family import BUCKETS, OTHER, SERIES, Counters
 from api.metrics.handlers import BY_NAME, RECORDERS
 from api.metrics.handlers.settings import Settings
 from api.metrics.hubble import DEFAULT_HANDLERS, LOST_SOURCES, HubbleMetrics
+from api.metrics.names import CorrectedFlows, UnnamedSides
 from api.metrics.options import CONTEXT_OPTIONS, EXEMPLARS, OPTIONS
 from api.metrics.scrapes import ScrapeCounts
 from parsers.ledger import Ledger
@@ -174,6 +175,8 @@ def _agent() -> Iterator[Entry]:
     agent = AgentMetrics(registry, ledger, "")
     registry.register(SeriesCollector(lambda: HubbleMetrics(()).families))
     registry.register(GuessedHeaders(lambda: 0))
+    registry.register(UnnamedSides())
+    registry.register(CorrectedFlows(lambda: 0))
     agent.source_connected.labels("")
     agent.source_connects.labels("")
     for metric in registry.collect():

@@ -37,7 +37,7 @@ def test_every_mistake_is_told_at_once_with_its_path() -> None:
 
 
 def test_an_unknown_key_is_told_with_the_keys_that_there_are() -> None:
-    assert ["cilium.sockt: there is no such key; there is socket, release"] == problems(
+    assert ["cilium.sockt: there is no such key; there is socket, api, release"] == problems(
         {"cilium": {"sockt": "/x"}}
     )
 

@@ -51,11 +51,11 @@ def test_a_missing_library_is_one_sentence_with_its_remedy(
     code, told = ask(doctor, "--config", file, "--json")
     findings = json.loads(told)["findings"]
     assert code == 1
-    assert "traffic" in [finding["probe"] for finding in findings]
-    for finding in findings:
-        assert finding["state"] == "no"
-        assert "libbpf" in finding["why"]
-        assert "libbpf1" in finding["remedy"]
+    assert {finding["state"] for finding in findings} == {"no"}
+    assert all(finding["why"] and finding["remedy"] for finding in findings)
+    (traffic,) = (finding for finding in findings if finding["probe"] == "traffic")
+    assert "libbpf" in traffic["why"]
+    assert "libbpf1" in traffic["remedy"]
     assert "Traceback" not in ask(doctor, "--config", file)[1]
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
@@ -19,21 +18,6 @@ from tests.conformance.relay_cluster import Cluster
 from tests.programs import built
 
 ROOT = Path(__file__).resolve().parents[2]
-Tell: TypeAlias = Callable[[str], None]
-_TOLD = pytest.StashKey[list[str]]()
-
-
-@pytest.fixture(scope="session")
-def tell(pytestconfig: pytest.Config) -> Tell:
-    """Say something that a run shall show at its end whether it passed or not: seeds, figures."""
-    return pytestconfig.stash.setdefault(_TOLD, []).append
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    for line in config.stash.get(_TOLD, []):
-        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,9 @@ from parsers.pipeline import LostRecords, ParsedBatch, new_tables
 from tests.api.hubble.from_json import batch_of, interfaces_of, node_of
 from tests.api.hubble.test_requests_of_any_bytes import GET_FLOWS, spoiled
 from tests.api.hubble.test_requests_of_any_bytes import parsed as decoded
-from tests.conformance.conftest import Tell, wait_until
+from tests.conformance.conftest import wait_until
 from tests.conformance.random_filters import RandomFilters
+from tests.telling import Tell
 
 COUNT = {"all": "3832", "steady": "2500"}
 ALONE, NEGATED, TOGETHER, PAIRS, MASKS, CHANGED = 6, 6, 1000, 300, 200, 1000

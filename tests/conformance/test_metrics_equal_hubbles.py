@@ -32,8 +32,9 @@ from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.world import directory_of
 from tests.api.metrics.recorded_flows import batches
 from tests.api.metrics.test_golden_counts import as_ours, numbers_apart, text_of
-from tests.conformance.conftest import Tell, serving_hubble
+from tests.conformance.conftest import serving_hubble
 from tests.programs import program
+from tests.telling import Tell
 
 HANDLERS = (
     "dns", "drop", "flow", "flows-to-world", "http", "icmp", "kafka", "policy",

@@ -11,9 +11,9 @@ import pytest
 
 from tests import fixtures
 from tests.conformance import make_rare_fixture as make
-from tests.conformance.conftest import Tell
 from tests.parsers.comparison import compare
 from tests.parsers.redaction_settings import redaction_of
+from tests.telling import Tell
 
 COUNT = {"steady": 30_000, "all": 20_000, "l7": 10_000, "hostile": 30_000}
 RELEASE = "v1.19"  # of the program

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from tests.conformance.conftest import ROOT, Tell
+from tests.conformance.conftest import ROOT
+from tests.telling import Tell
 
 RECORDS = 500_000
 ROUNDS = 3

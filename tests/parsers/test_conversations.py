@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsers.addresses import parse_address
+from parsers.details import Service
 from parsers.directory import Directory, LocalEndpoint
 from parsers.entities import Conversations, Entities, Entity
 from parsers.flow_batch import ABSENT_SOURCE, CONVERSATION
@@ -99,10 +100,12 @@ def test_names_and_services_belong_to_the_pair() -> None:
     table, directory = Conversations(Entities()), Directory()
     directory.set_endpoint(pod(1), (A,), since=0)
     directory.set_names({(1, B): ("web.example",)})
-    directory.set_services({(B, 80): object()})  # type: ignore[dict-item]
+    directory.set_services({(B, 80): Service("web", "shop")})
     (row,) = table.lookup(key_of(), np.array([5]), directory)
     assert table.name_pairs[int(table.names[row])] == ((), ("web.example",))
-    assert table.services[row] == 2
+    frontends = directory.frontends[int(table.destination_frontends[row])]
+    assert frontends.by_port == {80: Service("web", "shop")}
+    assert table.source_frontends[row] == 0
 
 
 def test_reclaim_keeps_the_versions_in_use_and_frees_the_rest() -> None:

@@ -1,0 +1,1 @@
+"""Names from the API server: credentials, transport, watches, objects."""

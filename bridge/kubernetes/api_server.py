@@ -1,0 +1,122 @@
+"""The API server: requests with our credentials, and a watch kept going over them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Final, TypeAlias
+
+import trio
+
+from bridge.http_client import Connection, Head, ServerAwayError
+from bridge.kubernetes.credentials import Access
+from bridge.kubernetes.watch import ObjectWatch, Piece
+from bridge.kubernetes.wire import refusal
+
+_OK = 200
+_UNAUTHORIZED = 401
+_LARGEST_LIST: Final = 1 << 30  # bytes; a list that cannot come in pages
+_LARGEST_REFUSAL: Final = 1 << 20
+_LONGEST_LINE: Final = 8 << 20  # bytes; etcd holds objects of at most 1.5 MiB
+_STEP_LINES: Final = 50  # lines between two checkpoints
+
+Deliver: TypeAlias = Callable[[ObjectWatch, Piece], None]
+
+
+class ApiServer:
+    """One API server; a connection for each user, so that none waits for another."""
+
+    __slots__ = ("_access", "_agent")
+
+    def __init__(self, access: Access, agent: str) -> None:
+        self._access = access
+        self._agent = agent
+
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[ServerConnection]:
+        """A connection of its own. ``ServerAwayError`` when there is none to be had."""
+        stream = await self._access.dial()
+        try:
+            connection = Connection(stream, self._access.address)
+            yield ServerConnection(connection, self._access, self._agent)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def read(self, target: str, resource: str) -> bytearray:
+        """One answer on a connection of its own; ``RefusedError`` when it is not 200."""
+        async with self.connect() as connection:
+            await connection.get(target, resource)
+            return await connection.read_all()
+
+
+class ServerConnection:
+    """Requests one after another on one connection."""
+
+    __slots__ = ("_access", "_agent", "_connection")
+
+    def __init__(self, connection: Connection, access: Access, agent: str) -> None:
+        self._connection = connection
+        self._access = access
+        self._agent = agent
+
+    async def get(self, target: str, resource: str) -> None:
+        """The beginning of an answer with status 200; any other is ``RefusedError``."""
+        head = await self._ask(target, renew=False)
+        if head.status == _UNAUTHORIZED:
+            await self._connection.read_all(_LARGEST_REFUSAL)
+            head = await self._ask(target, renew=True)
+        if head.status != _OK:
+            body = await self._connection.read_all(_LARGEST_REFUSAL)
+            raise refusal(body, resource, head.status, head.headers.get("retry-after", ""))
+
+    async def read(self) -> bytes:
+        """Some of the answer; empty at its end."""
+        return await self._connection.read()
+
+    async def read_all(self) -> bytearray:
+        """The whole answer."""
+        return await self._connection.read_all(_LARGEST_LIST)
+
+    async def _ask(self, target: str, *, renew: bool) -> Head:
+        headers = {"Accept": "application/json", "User-Agent": self._agent}
+        if authorization := await self._access.authorization(renew):
+            headers["Authorization"] = authorization
+        return await self._connection.get(self._access.prefix + target, headers)
+
+
+async def follow(
+    watch: ObjectWatch,
+    connection: ServerConnection,
+    deliver: Deliver,
+    current: Callable[[], None],
+) -> None:
+    """Lists and watches on one connection, until it fails: ``ServerAwayError``, ``RefusedError``.
+
+    ``current`` is called when all that the server has was delivered, and is now watched.
+    """
+    while True:
+        listing = watch.is_listing
+        await connection.get(watch.request(), watch.resource.name)
+        if listing:
+            for piece in watch.page(await connection.read_all()):
+                deliver(watch, piece)
+                await trio.lowlevel.checkpoint()
+        else:
+            watch.began()
+            current()
+            await _read_events(watch, connection, deliver)
+            watch.ended()
+
+
+async def _read_events(watch: ObjectWatch, connection: ServerConnection, deliver: Deliver) -> None:
+    waiting = b""
+    while data := await connection.read():
+        *lines, waiting = (waiting + data).split(b"\n")
+        for start in range(0, len(lines), _STEP_LINES):
+            for piece in watch.lines(lines[start : start + _STEP_LINES]):
+                deliver(watch, piece)
+            await trio.lowlevel.checkpoint()
+        if len(waiting) > _LONGEST_LINE:
+            raise ServerAwayError(
+                f"{watch.resource.name}: an event has more than {_LONGEST_LINE} bytes"
+            )

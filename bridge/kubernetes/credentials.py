@@ -1,0 +1,151 @@
+"""How to reach the API server, and what to say who we are.
+
+In a cluster that is three files and two variables, which take no library. A kubeconfig may
+log in in a dozen ways (certificates, tokens, plugins that are run), which the
+``kubernetes`` package knows; it takes 0.4 s and 38 MiB, so it is imported only when there
+is a kubeconfig, in a thread, and nowhere else.
+
+Tokens are rotated: that of a cluster is read from its file for each request (the kubelet
+replaces it every hour or so), a kubeconfig's is asked for again after the server refused it.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import trio
+import yaml
+
+from bridge.http_client import open_stream
+from bridge.os_errors import reason_of
+from parsers.errors import UsageError
+
+Authorization: TypeAlias = Callable[[bool], Awaitable[str]]
+"""The header's value, empty for none; true asks for a new one, as the last was refused."""
+
+
+Dial: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An API server as we may use it; ``prefix`` comes before each path."""
+
+    address: str  # as the Host header has it
+    dial: Dial
+    authorization: Authorization
+    prefix: str = ""
+
+
+def is_in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process runs in a pod that may know its API server."""
+    return bool(environment.get("KUBERNETES_SERVICE_HOST"))
+
+
+def in_cluster(account: Path, environment: Mapping[str, str] = os.environ) -> Access:
+    """By the pod's service account. ``UsageError`` when that is not mounted."""
+    host = environment.get("KUBERNETES_SERVICE_HOST", "")
+    port = environment.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        raise UsageError(
+            "not in a cluster, as KUBERNETES_SERVICE_HOST is not set; "
+            "set identity.kubernetes.kubeconfig"
+        )
+    authority = account / "ca.crt"
+    try:
+        tls = ssl.create_default_context(cafile=str(authority))
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"cannot use {authority}: {error}; set automountServiceAccountToken: true"
+        ) from None
+
+    async def authorization(_: bool) -> str:
+        return f"Bearer {_token(account / 'token')}"
+
+    return Access(
+        _address(host, int(port)), partial(open_stream, host, int(port), tls, host), authorization
+    )
+
+
+async def from_kubeconfig(path: Path, context: str = "") -> Access:
+    """By a kubeconfig. ``UsageError`` when it cannot be used."""
+    try:
+        configuration = await trio.to_thread.run_sync(_load, path, context)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {reason_of(error)}") from None
+    server = urlsplit(configuration.host)
+    if server.hostname is None:
+        raise UsageError(f"{path}: the server '{configuration.host}' is not a url")
+    tls = _tls_of(configuration) if server.scheme == "https" else None
+    current = [_header(configuration)]
+
+    async def authorization(renew: bool) -> str:
+        if renew:
+            current[0] = _header(await trio.to_thread.run_sync(_load, path, context))
+        return current[0]
+
+    host, port = server.hostname, server.port or (443 if tls else 80)
+    return Access(
+        _address(host, port),
+        partial(open_stream, host, port, tls, configuration.tls_server_name or host),
+        authorization,
+        server.path.rstrip("/"),
+    )
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _token(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise UsageError(f"cannot read the token {file}: {reason_of(error)}") from None
+
+
+def _load(path: Path, context: str) -> Any:
+    from kubernetes import client, config  # noqa: PLC0415 -- see above
+
+    path.open("rb").close()  # the package calls a missing file an invalid one
+    configuration = client.Configuration()
+    try:
+        config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=str(path),
+            context=context or None,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+    except yaml.YAMLError:
+        raise UsageError(f"{path} is not YAML") from None
+    except config.ConfigException as error:
+        raise UsageError(f"cannot use {path}: {error}") from None
+    return configuration
+
+
+def _header(configuration: Any) -> str:
+    """What the login gave; empty where the TLS certificate says it all."""
+    for setting in configuration.auth_settings().values():
+        if setting["key"].lower() == "authorization":
+            return str(setting["value"] or "")
+    return ""
+
+
+def _tls_of(configuration: Any) -> ssl.SSLContext:
+    try:
+        tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+        if configuration.cert_file:
+            tls.load_cert_chain(configuration.cert_file, configuration.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"the kubeconfig's certificates cannot be used: {error}") from None
+    if not configuration.verify_ssl:
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+    return tls

@@ -1,0 +1,149 @@
+"""Where services are found: at addresses of their own, at backends, at ports of every node.
+
+A service has its cluster, external and load balancer addresses; a headless one, which has none,
+those of its backends. Where several have one address and port, the first by namespace and name
+is shown, so that all agents show the same. Ports of nodes are the same at all nodes: one
+mapping for all of them, that is changed in place.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from bridge.kubernetes.objects import EndpointSlice, Key
+from bridge.kubernetes.objects import Service as ServiceObject
+from bridge.kubernetes.pods import addresses_of, nanoseconds
+from parsers.details import Service
+from parsers.directory import Directory, Frontends
+
+SERVICE_NAME = "kubernetes.io/service-name"
+"""The label of an endpoint slice that names its service."""
+
+_HEADLESS = "None"
+
+Points: TypeAlias = Mapping[bytes, frozenset[int]]
+"""Ports by address."""
+
+
+class ServiceFrontends:
+    """Fills a directory's frontends. Times are ns; 0 is since ever."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._points: dict[tuple[str, Key], tuple[Service, Points]] = {}  # of object by kind, key
+        self._at: dict[bytes, dict[int, list[Service]]] = {}
+        self._headless: dict[Key, bool] = {}
+        self._slices: dict[Key, dict[Key, Points]] = {}  # by service, unless it has addresses
+        self._service_of: dict[Key, Key] = {}  # by slice
+        self._node_ports: dict[int, Service] = {}
+        self._ports_of: dict[Key, tuple[int, ...]] = {}  # of nodes, by service
+        self._nodes: set[bytes] = set()
+
+    def service(self, service: ServiceObject, at: int) -> None:
+        """A service is new or different."""
+        key, spec = service.key, service.spec
+        ports = frozenset(port.port for port in spec.ports or () if port.port)
+        ingress = (each.ip for each in service.status.load_balancer.ingress or ())
+        addresses = addresses_of(
+            spec.cluster_ip, *(spec.cluster_ips or ()), *(spec.external_ips or ()),
+            spec.load_balancer_ip, *ingress,
+        )  # fmt: skip
+        began = nanoseconds(service.metadata.creation_timestamp)
+        since = min(began, at) if began else at
+        self._set("service", key, key, dict.fromkeys(addresses, ports), since)
+        headless = spec.cluster_ip == _HEADLESS
+        self._headless[key] = headless
+        for slice_key, points in self._slices.get(key, {}).items():
+            self._set("slice", slice_key, key, points if headless else {}, since)
+        if not headless:
+            self._slices.pop(key, None)
+        self._set_node_ports(key, tuple(p.node_port for p in spec.ports or () if p.node_port))
+
+    def service_gone(self, key: Key, at: int) -> None:
+        """A service is no more."""
+        self._set("service", key, key, {}, at)
+        for slice_key in self._slices.pop(key, {}):
+            self._set("slice", slice_key, key, {}, at)
+        self._headless.pop(key, None)
+        self._set_node_ports(key, ())
+
+    def slice(self, each: EndpointSlice, at: int) -> None:
+        """A slice of endpoints is new or different."""
+        name = (each.metadata.labels or {}).get(SERVICE_NAME, "")
+        service = each.metadata.namespace, name
+        headless = self._headless.get(service)
+        if not name or headless is False:
+            return
+        ports = frozenset(port.port for port in each.ports or () if port.port)
+        texts = (text for point in each.endpoints or () for text in point.addresses or ())
+        points = dict.fromkeys(addresses_of(*texts), ports)
+        self._service_of[each.key] = service
+        self._slices.setdefault(service, {})[each.key] = points
+        if headless:
+            self._set("slice", each.key, service, points, at)
+
+    def slice_gone(self, key: Key, at: int) -> None:
+        """A slice is no more."""
+        service = self._service_of.pop(key, None)
+        if service is not None:
+            slices = self._slices.get(service, {})
+            slices.pop(key, None)
+            if not slices:
+                self._slices.pop(service, None)
+            self._set("slice", key, service, {}, at)
+
+    def node(self, before: Iterable[bytes], now: Iterable[bytes], at: int) -> None:
+        """A node has other addresses than before."""
+        before, now = frozenset(before), frozenset(now)
+        self._nodes -= before
+        self._nodes |= now
+        for address in before ^ now:
+            self._publish(address, at)
+
+    def _set(self, kind: str, key: Key, name: Key, points: Points, since: int) -> None:
+        """An object's service is found at ``points`` and nowhere else."""
+        before_service, before = self._points.pop((kind, key), (None, {}))
+        service = Service(name[1], name[0])
+        if points:
+            self._points[kind, key] = service, points
+        for address in before.keys() | points.keys():
+            old, new = before.get(address, frozenset()), points.get(address, frozenset())
+            if old == new and before_service == service:
+                continue
+            by_port = self._at.setdefault(address, {})
+            for port in old:
+                by_port[port].remove(before_service)  # type: ignore[arg-type]
+                if not by_port[port]:
+                    del by_port[port]
+            for port in new:
+                by_port.setdefault(port, []).append(service)
+            if not by_port:
+                del self._at[address]
+            self._publish(address, since)
+
+    def _set_node_ports(self, key: Key, ports: tuple[int, ...]) -> None:
+        before = self._ports_of.pop(key, ())
+        if ports:
+            self._ports_of[key] = ports
+        if before == ports:
+            return
+        for port in before:
+            self._node_ports.pop(port, None)
+        service = Service(key[1], key[0])
+        self._node_ports.update(dict.fromkeys(ports, service))
+        self._directory.generation += 1
+
+    def _publish(self, address: bytes, since: int) -> None:
+        own = {
+            port: min(services, key=lambda s: (s.namespace, s.name))
+            for port, services in self._at.get(address, {}).items()
+        }
+        number = 0
+        if address in self._nodes:
+            by_port = ChainMap(own, self._node_ports) if own else self._node_ports
+            number = self._directory.frontends.add(Frontends(by_port))
+        elif own:
+            number = self._directory.frontends.add(Frontends(own))
+        self._directory.set_frontends(number, address, since)

@@ -1,0 +1,76 @@
+"""What has become void of answers that a directory gave, for any number of readers.
+
+A reader keeps the number of changes it has seen, and asks what came since. A change of one
+address is told by its bucket (``buckets_of``): a few other addresses have the same one and
+are asked about again in vain, which costs little and bounds the memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.address_table import ADDRESS, BUCKETS, buckets_of
+
+_REMEMBERED = 1 << 10  # identities; when more change at once, all is void
+
+
+@dataclass(frozen=True, slots=True)
+class Voided:
+    """What is void: all answers, or those of addresses in ``buckets`` (bool, by bucket) and
+    of entities with one of ``identities``.
+    """
+
+    everything: bool
+    buckets: NDArray[np.bool_]
+    identities: tuple[int, ...]
+
+
+class Changes:
+    """``count`` rises with each change."""
+
+    __slots__ = ("_buckets", "_everything", "_identities", "_late", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._buckets = np.zeros(BUCKETS, dtype=np.uint64)  # count at the last change
+        self._identities: deque[tuple[int, int]] = deque()
+        self._everything = 0
+        self._late: dict[bytes, int] = {}
+
+    def address(self, address: bytes, since: int) -> None:
+        """An address has another owner or other services from ``since`` (ns) on."""
+        self.count += 1
+        self._buckets[buckets_of(np.frombuffer(address, dtype=ADDRESS))] = self.count
+        self._late[address] = min(self._late.get(address, since), since)
+
+    def identity(self, number: int) -> None:
+        """A security identity has other labels."""
+        self.count += 1
+        self._identities.append((self.count, number))
+        if len(self._identities) > _REMEMBERED:
+            self._everything, _ = self._identities.popleft()
+
+    def everything(self) -> None:
+        """Any answer may be another one now."""
+        self.count += 1
+        self._everything = self.count
+
+    def since(self, seen: int) -> Voided:
+        """What changed after the ``seen``-th change."""
+        return Voided(
+            self._everything > seen,
+            self._buckets > seen,
+            tuple(number for at, number in self._identities if at > seen),
+        )
+
+    def take_late(self) -> dict[bytes, int]:
+        """The addresses that changed since this was asked last, and since when (ns) they differ.
+
+        For the one who corrects what was named too early.
+        """
+        late, self._late = self._late, {}
+        return late

@@ -1,0 +1,153 @@
+"""However late changes are heard of, in the end every flow has the name of its time.
+
+A plain model knows who has which address when: one pod after the other, with a second between
+them at least. Changes are heard in their order, up to four seconds late; flows are read and
+named as they happen, by what is known then.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+
+from api.history import History
+from api.history.corrector import Corrector
+from bridge.kubernetes.names import Names
+from bridge.kubernetes.objects import Key, Metadata, Node, NodeSpec, Pod, PodSpec, PodStatus
+from parsers.addresses import parse_address
+from parsers.directory import EXPIRED, KNOWN, UNKNOWN_ADDRESS, Directory
+from parsers.flow_batch import CONVERSATION, FlowBatch
+from parsers.ledger import Ledger
+from parsers.pipeline import new_tables
+from tests.bridge.kubernetes.times import SECOND, text_of
+
+START = 1_790_000_000 * SECOND
+TICK = SECOND // 20
+LATEST = 4 * SECOND
+ADDRESSES = [f"10.0.0.{n}" for n in range(1, 6)]
+
+
+class PlainModel:
+    """Owners of addresses, each with its begin and end (ns)."""
+
+    def __init__(self, random: Random, duration: int) -> None:
+        self.owners: dict[str, list[tuple[int, int, str]]] = {a: [] for a in ADDRESSES}
+        number = 0
+        for address in ADDRESSES:
+            at = START + random.randrange(3 * SECOND)
+            while at < START + duration:
+                end = at + random.randrange(SECOND // 2, 4 * SECOND)
+                self.owners[address].append((at, end, f"pod-{number}"))
+                number += 1
+                at = end + SECOND + random.choice([0, 0, random.randrange(2 * SECOND)])
+
+    def owner(self, address: str, time: int) -> str:
+        return next((n for b, e, n in self.owners[address] if b <= time < e), "")
+
+    def changes(self) -> list[tuple[int, Pod | Key]]:
+        found: list[tuple[int, Pod | Key]] = []
+        for address, owners in self.owners.items():
+            for begin, end, name in owners:
+                pod = Pod(
+                    Metadata(name, "shop", creation_timestamp=text_of(begin)),
+                    PodSpec(node_name="elsewhere"),
+                    PodStatus("Running", pod_ip=address),
+                )
+                found += [(begin, pod), (end, pod.key)]
+        return sorted(found, key=lambda change: change[0])
+
+
+class Agent:
+    """Names, a history, and what corrects it; a flow is from an address to nowhere known."""
+
+    def __init__(self) -> None:
+        self.directory = Directory(synced=False)
+        self.names = Names(self.directory, node="here")
+        self.names.synced()
+        self.tables = new_tables()
+        self.history = History(self.tables, Ledger(), 100_000, 0)
+        self.corrector = Corrector(self.history, self.directory)
+
+    def hear(self, change: Pod | Key, now: int) -> None:
+        if isinstance(change, Pod):
+            self.names.apply(Pod, [change], [], now)
+        else:
+            self.names.apply(Pod, [], [change], now)
+
+    def read(self, flows: list[tuple[int, str]]) -> None:
+        keys = np.zeros(len(flows), dtype=CONVERSATION)
+        keys["ip_version"] = 1
+        for row, (_, text) in enumerate(flows):
+            address = parse_address(text)
+            assert address is not None
+            keys["source_ip"][row] = np.frombuffer(address, dtype=np.uint8)
+        time = np.array([at for at, _ in flows], dtype=np.int64)
+        zeros = np.zeros(len(flows), dtype=np.uint32)
+        rows = self.tables.conversations.lookup(keys, time, self.directory)
+        self.history.append(
+            FlowBatch(
+                self.tables, time, np.arange(len(flows), dtype=np.uint64), zeros, rows,
+                zeros.astype(np.uint16), zeros.astype(np.uint16), zeros,
+            )
+        )  # fmt: skip
+
+    def named(self) -> list[tuple[str, int]]:
+        """Pod and reason of each flow's source."""
+        conversations = self.tables.conversations
+        return [
+            (
+                conversations.entities[int(conversations.source_entity[row])].pod_name,
+                int(conversations.unknown[row]) & 15,
+            )
+            for _, batch in self.history.flows.pieces(0, self.history.flows.end, 10_000)
+            for row in batch.conversation.tolist()
+        ]
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("latest", [0, SECOND // 10, LATEST])
+def test_every_flow_ends_with_the_name_of_its_time(seed: int, latest: int) -> None:
+    random = Random(seed)
+    model, agent = PlainModel(random, 20 * SECOND), Agent()
+    heard = START
+    waiting: list[tuple[int, Pod | Key]] = []
+    for at, change in model.changes():
+        heard = max(heard, at + (random.randrange(latest) if latest else 0))
+        waiting.append((heard, change))
+    truth: list[str] = []
+    for now in range(START, waiting[-1][0] + TICK, TICK):
+        while waiting and waiting[0][0] <= now:
+            agent.hear(waiting.pop(0)[1], now)
+        flows = [(now + n, a) for n, a in enumerate(ADDRESSES) if model.owner(a, now + n)]
+        if flows:
+            agent.read(flows)
+            truth += [model.owner(a, at) for at, a in flows]
+        for _ in agent.corrector.sweep(START):
+            pass
+    named = agent.named()
+    assert len(truth) > 300
+    assert [name for name, _ in named] == truth
+    assert {reason for _, reason in named} == {KNOWN}
+
+
+def test_an_address_of_pods_is_unknown_for_a_reason_until_its_pod_is_heard_of() -> None:
+    agent = Agent()
+    agent.names.apply(
+        Node, [Node(Metadata("elsewhere"), NodeSpec(pod_cidrs=("10.0.0.0/24",)))], [], START
+    )
+    agent.read([(START + SECOND, ADDRESSES[0])])
+    assert agent.named() == [("", UNKNOWN_ADDRESS)]
+    pod = Pod(Metadata("late", "shop"), PodSpec(), PodStatus("Running", pod_ip=ADDRESSES[0]))
+    agent.hear(pod, START + 2 * SECOND)
+    agent.hear(pod.key, START + 3 * SECOND)
+    agent.read(
+        [(START + at * SECOND // 4, ADDRESSES[0]) for at in (8, 11, 13, 14, 15)],
+    )
+    for _ in agent.corrector.sweep(START):
+        pass
+    # Its begin is not known; its name is kept for half a second more.
+    late = [("late", KNOWN)] * 3
+    assert agent.named() == [("", UNKNOWN_ADDRESS), *late, ("", EXPIRED), ("", EXPIRED)]
+    assert agent.corrector.corrected == 0

@@ -1,0 +1,111 @@
+"""How an agent comes by its right to ask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import trustme
+
+from bridge.kubernetes.credentials import from_kubeconfig, in_cluster, is_in_cluster
+from parsers.errors import UsageError
+
+_POD = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Path:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.crt")
+    (tmp_path / "token").write_text("first\n")
+    return tmp_path
+
+
+def kubeconfig(
+    folder: Path, user: Mapping[str, object], server: str = "https://h:6443/prefix/"
+) -> Path:
+    trustme.CA().cert_pem.write_to_path(folder / "ca.crt")
+    path = folder / "config"
+    cluster = {"server": server, "certificate-authority": str(folder / "ca.crt")}
+    told = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "one",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "one", "context": {"cluster": "c", "user": "u"}}],
+    }
+    path.write_text(json.dumps(told))
+    return path
+
+
+async def test_a_pod_reads_its_token_for_each_request(account: Path) -> None:
+    access = in_cluster(account, _POD)
+    assert "[fd00::1]:6443" == access.address
+    assert "Bearer first" == await access.authorization(False)
+    (account / "token").write_text("second")
+    assert "Bearer second" == await access.authorization(False)
+
+
+def test_a_pod_without_its_account_is_told_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="automountServiceAccountToken"):
+        in_cluster(tmp_path, _POD)
+
+
+def test_who_is_in_no_cluster_is_told_so() -> None:
+    assert not is_in_cluster({})
+    with pytest.raises(UsageError, match=r"set identity\.kubernetes\.kubeconfig"):
+        in_cluster(Path("/none"), {})
+
+
+async def test_a_kubeconfig_gives_address_prefix_and_token(tmp_path: Path) -> None:
+    access = await from_kubeconfig(kubeconfig(tmp_path, {"token": "t"}))
+    assert ("h:6443", "/prefix") == (access.address, access.prefix)
+    assert "Bearer t" == await access.authorization(False)
+
+
+async def test_a_token_file_of_a_kubeconfig_is_read_again_when_it_was_refused(
+    tmp_path: Path,
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("old")
+    access = await from_kubeconfig(kubeconfig(tmp_path, {"tokenFile": str(token)}))
+    token.write_text("new")
+    assert "Bearer old" == await access.authorization(False)
+    assert "Bearer new" == await access.authorization(True)
+    assert "Bearer new" == await access.authorization(False)
+
+
+async def test_a_program_of_a_kubeconfig_is_run_for_a_token(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin"
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "made"},
+    }
+    plugin.write_text(f"#!/bin/sh\necho '{json.dumps(credential)}'\n")
+    plugin.chmod(0o700)
+    user = {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": str(plugin),
+            "interactiveMode": "Never",
+        }
+    }
+    access = await from_kubeconfig(kubeconfig(tmp_path, user))
+    assert "Bearer made" == await access.authorization(False)
+
+
+async def test_a_kubeconfig_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*missing: no such file"):
+        await from_kubeconfig(tmp_path / "missing")
+    (tmp_path / "bad").write_text(": : :")
+    with pytest.raises(UsageError, match="bad is not YAML"):
+        await from_kubeconfig(tmp_path / "bad")
+    path = kubeconfig(tmp_path, {"token": "t"})
+    with pytest.raises(UsageError, match="elsewhere"):
+        await from_kubeconfig(path, "elsewhere")
+    (tmp_path / "ca.crt").write_text("no certificate")
+    with pytest.raises(UsageError, match="certificates"):
+        await from_kubeconfig(path)
