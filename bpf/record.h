@@ -92,15 +92,25 @@ struct interface_value {
 	__u64 skbs;
 	__u64 more_segments;
 	__u64 bytes;
+	__u64 inserted;     /* flows */
 	__u64 not_inserted; /* packets whose flow found no room */
 	__u64 folded;       /* events that found no room and were counted with their flow */
+};
+
+/* What user space has read of a flow or an interface, for a process that comes after it:
+ * an id and the counters, as they were. Programs do not touch it.
+ */
+struct told {
+	__u64 id;
+	__u64 counters[6];
 };
 
 _Static_assert(sizeof(struct flow_key) == 48, "flow_key");
 _Static_assert(sizeof(struct flow_value) == 88, "flow_value");
 _Static_assert(sizeof(struct flow_event) == 88, "flow_event");
 _Static_assert(sizeof(struct interface_key) == 8, "interface_key");
-_Static_assert(sizeof(struct interface_value) == 40, "interface_value");
+_Static_assert(sizeof(struct told) == 56, "told");
+_Static_assert(sizeof(struct interface_value) == 48, "interface_value");
 
 /* Never called, so never loaded: puts a layout that is in no map's definition into the
  * object's type information, for the test that compares it.

@@ -51,6 +51,14 @@ struct {
 
 TELL_LAYOUT(flow_event)
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct told);
+} told_flows SEC(".maps"), told_interfaces SEC(".maps");
+
 /* Programs that want DNS packets, by point (and 2 more without a link header). */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -203,7 +211,8 @@ static __always_inline int count(struct __sk_buff *skb, __u32 link_header, __u32
 		};
 
 		/* another CPU may be first: then its entry is the one to count in */
-		bpf_map_update_elem(&flows, &key, &fresh, BPF_NOEXIST);
+		if (!bpf_map_update_elem(&flows, &key, &fresh, BPF_NOEXIST))
+			interface->inserted++;
 		flow = bpf_map_lookup_elem(&flows, &key);
 		if (!flow) {
 			interface->not_inserted++;

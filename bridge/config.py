@@ -238,6 +238,11 @@ class NativeProbes(_Section):
         description="Tell of one packet of so many by itself; 0 for none, 1 for all, which costs "
         "some 150 ns a packet.",
     )
+    pins: Path | None = Field(
+        default=None,
+        description="A folder in a BPF file system, such as /sys/fs/bpf/ciliary. With it, packets "
+        "go on being counted while the agent is restarted; ciliary detach --pins ends that.",
+    )
     quiet_drops: tuple[str, ...] = Field(
         default=DEFAULT_QUIET,
         description="Drops that are not reported, by the kernel's reason: REASON or "

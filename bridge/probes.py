@@ -10,6 +10,7 @@ from bridge.event_log import EventLog
 from native_probes import dns, drops, netfilter, sockets, tcp
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
+from native_probes.pins import PinFolder
 from native_probes.report import Finding
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.traffic import NAME as TRAFFIC
@@ -32,7 +33,10 @@ def source_settings(config: NativeProbes) -> SourceSettings:
     families |= {name: start for name, start in optional.items() if name in config.optional}
     return SourceSettings(
         traffic=TrafficSettings(
-            flows=config.flows, sample=config.sample, sweep_seconds=config.sweep
+            flows=config.flows,
+            sample=config.sample,
+            sweep_seconds=config.sweep,
+            pins=PinFolder(config.pins) if config.pins else None,
         )
         if TRAFFIC not in config.disabled
         else None,
