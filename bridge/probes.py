@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+
+import trio
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
@@ -51,12 +54,13 @@ def source_settings(config: NativeProbes) -> SourceSettings:
 class Probes:
     """Makes a source of its own for each time that own probes run."""
 
-    __slots__ = ("_deliver", "_log", "_settings", "_source", "running")
+    __slots__ = ("_deliver", "_log", "_pins", "_settings", "_source", "running")
 
     def __init__(
         self, config: NativeProbes, deliver: Callable[[ProbeBatch], None], log: EventLog
     ) -> None:
         self._settings = source_settings(config)
+        self._pins = PinFolder(config.pins) if config.pins is not None else None
         self._deliver = deliver
         self._log = log
         self._source: ProbeSource | None = None
@@ -74,6 +78,12 @@ class Probes:
             await self._source.run(begun)
         finally:
             self.running = False
+
+    async def leave(self) -> None:
+        """Remove pins, where there are any: they would count for us while another source does."""
+        if self._pins is not None:
+            with suppress(OSError):  # no folder, or no right to it: then there are no pins of ours
+                await trio.to_thread.run_sync(self._pins.remove_all)
 
     def findings(self) -> tuple[Finding, ...]:
         """How each probe did when they ran last."""
