@@ -55,7 +55,8 @@ def examine(config: Config) -> Iterable[Finding]:
         yield _cilium(config.cilium.socket)
     if config.source != "cilium":
         wanted = config.native_probes
-        every = wanted.model_copy(update={"optional": get_args(OptionalProbeName)})
+        # What is pinned belongs to an agent that may run.
+        every = wanted.model_copy(update={"optional": get_args(OptionalProbeName), "pins": None})
         source = ProbeSource(source_settings(every), lambda _: None, _Silence())
         for finding in source.examine():
             is_off = finding.probe in every.optional and finding.probe not in wanted.optional
