@@ -165,7 +165,7 @@ class Agent:
         if self.switch.reads_cilium:
             yield "cilium", self._read
         if self.switch.may_probe:
-            yield "probes", partial(self.switch.keep_probes, self.probes.run)
+            yield "probes", partial(self.switch.keep_probes, self.probes)
         if self.kubernetes is not None:
             yield "kubernetes", partial(self._watch_kubernetes, self.kubernetes)
             if self.naming is not None:

@@ -99,7 +99,7 @@ class ProbeSource:
         self._deliver = deliver
         self._log = log
         self._engine = engine or LibbpfEngine()
-        self._hooks = hooks or TcHooks()
+        self._hooks = hooks or TcHooks(pins=settings.traffic.pins if settings.traffic else None)
         self._families: dict[str, Family] = {}
         self._refused: dict[str, Finding] = {}
         self._coverage: Coverage | None = None
@@ -125,7 +125,7 @@ class ProbeSource:
             traffic = self._families.get(TRAFFIC)
             if isinstance(traffic, TrafficProbe):
                 # here, as its thread acts in the network namespace of this one
-                self._coverage = Coverage(traffic, self._hooks)
+                self._coverage = Coverage(traffic, self._hooks, self._to_take_over())
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._follow_links)
                 if self._namespaces is not None:
@@ -183,6 +183,12 @@ class ProbeSource:
             dict(self._seen),
             dict(self._lost),
         )
+
+    def _to_take_over(self) -> list[int]:
+        if self._hooks.pins is None:
+            return []
+        matches = self._settings.interfaces.match
+        return [link.ifindex for link in links.all_links() if matches(link)]
 
     def _start(self) -> None:
         starts: dict[str, StartFamily] = {}

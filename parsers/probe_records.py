@@ -82,6 +82,7 @@ INTERFACE_VALUE = np.dtype(
         ("skbs", "<u8"),
         ("more_segments", "<u8"),
         ("bytes", "<u8"),
+        ("inserted", "<u8"),
         ("not_inserted", "<u8"),
         ("folded", "<u8"),
     ]
