@@ -7,7 +7,11 @@
 #ifndef CILIARY_RECORD_H
 #define CILIARY_RECORD_H
 
+#ifdef CILIARY_BCC
+#include <uapi/linux/types.h>
+#else
 #include <linux/types.h>
+#endif
 
 enum point { POINT_INGRESS = 0, POINT_EGRESS = 1 };
 
@@ -80,6 +84,14 @@ struct flow_event {
 	__u8 opener;
 	__u8 first;
 	__u8 pad[7];
+};
+
+/* What user space sets before the programs are loaded. */
+struct traffic_settings {
+	__u32 sample; /* an event for one packet of so many; 1 is each, 0 none */
+	__u16 vxlan_ports[2];
+	__u16 geneve_port;
+	__u16 pad;
 };
 
 struct interface_key {
