@@ -60,7 +60,7 @@ class BccProbe:
         try:
             with _silence():
                 fd: int = self._loaded.load_func(name, self._bcc.BPF.SCHED_CLS).fd
-        except Exception as error:  # bcc raises Exception itself
+        except Exception as error:  # noqa: BLE001 -- bcc raises Exception itself
             raise OSError(22, f"the kernel refused {name}: {error}") from None
         return fd
 
