@@ -297,11 +297,6 @@ class Directory:
         """Why ``address`` has no name; ``KNOWN`` when it has one."""
         return int(self._one(address, time).reason[0]) if address is not None else UNKNOWN_ADDRESS
 
-    def service(self, address: bytes, port: int, time: int) -> Service | None:
-        """The service that was at an address and port, whatever the protocol."""
-        number = int(self._one(address, time).frontends[0])
-        return self.frontends[number].by_port.get(port)
-
     def endpoint_by_id(self, number: int, time: int) -> LocalEndpoint | None:
         """The local endpoint of this id."""
         timeline = self._endpoint_by_id.get(number)

@@ -216,8 +216,10 @@ class DetailBuilder:
         """Fields of the detail that follows from a ``_KEY``."""
         site, sources, own, peer, judgement, l4_type, source_port, port, destinations = key
         fields: dict[str, Any] = {}
-        if site:
+        if site >> 31:
             fields["drop_site"] = self._drop_site(site)
+        elif site:
+            fields["extension"] = self._tables.extensions[site]
         frontends = self._directory.frontends
         if sources:
             fields["source_service"] = frontends[sources].by_port.get(source_port)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ class ProbePipeline:
     def __init__(self, assembler: FlowAssembler, numbers: RecordNumbers, ledger: Ledger) -> None:
         self._assembler = assembler
         self._numbers = numbers
-        self._drops = DropFlows(assembler.tables.reasons)
+        self._drops = DropFlows(assembler.tables)
         self._dns = DnsWatcher()
         self.ledger = ledger
 
@@ -66,10 +65,10 @@ class ProbePipeline:
 
     def _parts(self, batch: ProbeBatch) -> Iterator[ProbeFlows]:
         if len(batch.traffic):
-            service_of = partial(
-                self._assembler.directory.service, time=batch.boot_offset + batch.now_ns
+            directory = self._assembler.directory
+            yield traffic_flows(
+                batch.traffic, batch.covered, batch.pods, directory, batch.boot_offset
             )
-            yield traffic_flows(batch.traffic, batch.covered, batch.pods, service_of)
         if len(batch.drops):
             yield self._drops.flows(
                 batch.drops, batch.verdicts, batch.drop_reasons, batch.netns, batch.pods

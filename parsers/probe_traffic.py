@@ -22,14 +22,13 @@ were seen since the flow began, so there those three are left out: metrics count
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers.addresses import address_text
-from parsers.details import Service
+from parsers.directory import Directory, Frontends
 from parsers.flow_batch import (
     FLAG_TCP_FLAGS,
     L4_ICMPV4,
@@ -75,9 +74,6 @@ L4_OF[[1, 2, 6, 17, 58, 112, 132]] = [
     L4_ICMPV4, L4_IGMP, L4_TCP, L4_UDP, L4_ICMPV6, L4_VRRP, L4_SCTP,
 ]  # fmt: skip
 
-ServiceOf: TypeAlias = Callable[[bytes, int], Service | None]
-"""The service at an address (16 bytes) and port."""
-
 _SYN_FIN_RST = np.uint8(7)
 _WITH_PORTS = np.zeros(8, dtype=np.bool_)
 _WITH_PORTS[[L4_TCP, L4_UDP, L4_SCTP]] = True
@@ -89,12 +85,17 @@ _TUNNELS = {
 
 
 def traffic_flows(
-    reports: Columns, covered: frozenset[int], pods: frozenset[int], service_of: ServiceOf
+    reports: Columns,
+    covered: frozenset[int],
+    pods: frozenset[int],
+    directory: Directory,
+    boot_offset: int,
 ) -> ProbeFlows:
     """The flows of FLOW_REPORT rows, but not of packets that count elsewhere or are no IP.
 
     ``covered``: indices of the interfaces that are observed, and of bridges whose ports are;
-    ``pods``: of those that lead to pods. ``service_of`` tells what is at an address.
+    ``pods``: of those that lead to pods. ``directory`` knows the services,
+    at times that are ``boot_offset`` (ns) later than the kernel's.
     """
     reports = reports[_seen_first(reports, covered) & (reports["family"] != 0)]
     found = empty_flows(len(reports))
@@ -141,7 +142,7 @@ def traffic_flows(
     flow_class["l4_code"] = np.where(icmp, reports["icmp_code"], 0)
     flow_class["interface"] = reports["ifindex"]
     _set_extensions(found, reports)
-    _set_translated(found, reports, service_of)
+    _set_translated(found, reports, directory, boot_offset)
     found.time[:] = reports["last_ns"]
     found.packets[:] = packet_counts(reports["packets"])
     found.bytes[:] = reports["bytes"]
@@ -176,33 +177,37 @@ def _is_reply(reports: Columns, l4: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.select(conditions, answers, by_first).astype(np.uint8)
 
 
-def _set_translated(found: ProbeFlows, reports: Columns, service_of: ServiceOf) -> None:
+def _set_translated(
+    found: ProbeFlows, reports: Columns, directory: Directory, boot_offset: int
+) -> None:
     """What clients and servers know each other by, where the node translates addresses.
 
-    Flows of one connection, and of many to one service, share what is said.
+    Flows of one connection share what is said.
     """
     rows = ((reports["front_port"] | reports["masked_port"]) != 0).nonzero()[0]
-    told: dict[bytes, dict[str, Any]] = {}
     known_as = reports[rows][list(TRANSLATION.names or ())].astype(TRANSLATION)
     keys: list[bytes] = known_as.view(f"V{TRANSLATION.itemsize}").tolist()
-    for index, (row, key) in enumerate(zip(rows.tolist(), keys, strict=True)):
+    times = reports["last_ns"][rows].astype(np.int64) + boot_offset
+    served = directory.at(np.ascontiguousarray(known_as["front"]), times).frontends.tolist()
+    told: dict[tuple[bytes, int], dict[str, Any]] = {}
+    for index, row in enumerate(rows.tolist()):
+        key = keys[index], served[index]
         fields = told.get(key)
         if fields is None:
-            fields = told[key] = _translation(known_as[index], service_of)
+            fields = told[key] = _translation(known_as[index], directory.frontends[key[1]])
         odd = found.flows.extra.get(row)
         if odd is not None:
             fields = fields | {"extension": (*odd["extension"], *fields["extension"])}
         found.flows.extra[row] = fields
 
 
-def _translation(known_as: Columns, service_of: ServiceOf) -> dict[str, Any]:
+def _translation(known_as: Columns, frontends: Frontends) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     told: list[tuple[str, str]] = []
     side = "destination" if known_as["from_client"] else "source"
     if port := int(known_as["front_port"]):
-        front = known_as["front"].tobytes()
-        told.append(("front", _end_text(front, port)))
-        service = service_of(front, port)
+        told.append(("front", _end_text(known_as["front"].tobytes(), port)))
+        service = frontends.by_port.get(port)
         if service is not None:
             fields[f"{side}_service"] = service
     if port := int(known_as["masked_port"]):

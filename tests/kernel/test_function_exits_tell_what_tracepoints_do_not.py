@@ -16,9 +16,8 @@ from native_probes.family import Place
 from native_probes.netfilter import NetfilterProbe, NetfilterSettings
 from native_probes.report import ProbeUnavailableError
 from native_probes.sockets import SocketProbe, SocketSettings
-from parsers.probe_drops import DROP_RECORD, VERDICT_RECORD, DropFlows
+from parsers.probe_drops import DROP_RECORD, HOOKS, VERDICT_RECORD, decided_by
 from parsers.probe_tcp import ACCEPT_FAILED, CONNECT_FAILED
-from parsers.reason_names import ReasonNames
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
 from tests.kernel.tracing import address, inode, ip, listening, namespaces, wait_for
@@ -109,12 +108,10 @@ def test_a_drop_of_nftables_names_table_and_chain(
             return bool(len(verdicts)) and bool((rows["destination_port"] == 60202).any())
 
         wait_for(told)
-        reasons = drops.reasons
     finally:
         drops.close()
         netfilter.close()
     rows = rows[rows["destination_port"] == 60202]
-    flows = DropFlows(ReasonNames()).flows(rows, verdicts, reasons, 0, frozenset())
-    (words,) = (dict(fields["extension"]) for fields in flows.flows.extra.values())
-    assert (words["netfilter_table"], words["netfilter_chain"]) == ("shop", "guard")
-    assert words["netfilter_hook"] == "INPUT"
+    ((row, words),) = decided_by(rows, verdicts).items()
+    assert dict(words) == {"netfilter_table": "shop", "netfilter_chain": "guard"}
+    assert HOOKS[rows[row]["hook"]] == "INPUT"
