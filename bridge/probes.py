@@ -11,6 +11,8 @@ import trio
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
 from native_probes import dns, drops, netfilter, sockets, tcp
+from native_probes.bcc_engine import BccEngine
+from native_probes.engine import Engine, LibbpfEngine
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
 from native_probes.pins import PinFolder
@@ -51,15 +53,21 @@ def source_settings(config: NativeProbes) -> SourceSettings:
     )
 
 
+def engine_of(config: NativeProbes) -> Engine:
+    """The engine that the configuration names."""
+    return BccEngine() if config.engine == "bcc" else LibbpfEngine()
+
+
 class Probes:
     """Makes a source of its own for each time that own probes run."""
 
-    __slots__ = ("_deliver", "_log", "_pins", "_settings", "_source", "running")
+    __slots__ = ("_deliver", "_engine", "_log", "_pins", "_settings", "_source", "running")
 
     def __init__(
         self, config: NativeProbes, deliver: Callable[[ProbeBatch], None], log: EventLog
     ) -> None:
         self._settings = source_settings(config)
+        self._engine = engine_of(config)
         self._pins = PinFolder(config.pins) if config.pins is not None else None
         self._deliver = deliver
         self._log = log
@@ -68,7 +76,7 @@ class Probes:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled; ``ProbeUnavailableError`` if no probe works here."""
-        self._source = ProbeSource(self._settings, self._deliver, self._log)
+        self._source = ProbeSource(self._settings, self._deliver, self._log, engine=self._engine)
 
         def begun() -> None:
             self.running = True

@@ -11,10 +11,12 @@ objects; constants and sizes of maps become macros.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +61,17 @@ class BccProbe:
         """Of a program for TC hooks."""
         try:
             with _silence():
-                fd: int = self._loaded.load_func(name, self._bcc.BPF.SCHED_CLS).fd
+                fd: int = self._loaded.load_func(name.encode(), self._bcc.BPF.SCHED_CLS).fd
         except Exception as error:  # noqa: BLE001 -- bcc raises Exception itself
-            raise OSError(22, f"the kernel refused {name}: {error}") from None
+            raise OSError(errno.EINVAL, f"the kernel refused {name}: {error}") from None
         return fd
 
     def map_fd(self, name: str) -> int:
         """Raises ``OSError`` if there is none of that name."""
         try:
-            fd: int = self._loaded[name].map_fd
+            fd: int = self._loaded[name.encode()].map_fd
         except KeyError:
-            raise OSError(2, f"{self._name} has no map {name}") from None
+            raise OSError(errno.ENOENT, f"{self._name} has no map {name}") from None
         return fd
 
     def attach(self, program: str) -> None:
@@ -84,7 +86,7 @@ def compiled(name: str, source: Path, flags: list[str]) -> BccProbe:
     """A source file as programs and maps. Raises ``ProbeUnavailableError``."""
     bcc = _module()
     try:
-        text = source.read_text()
+        text = source.read_bytes()  # of str it warns
         with _silence():
             loaded = bcc.BPF(text=text, cflags=["-DCILIARY_BCC", "-Wno-everything", *flags])
     except Exception as error:  # noqa: BLE001 -- bcc raises Exception itself
@@ -126,8 +128,8 @@ def _module() -> Any:
     return sys.modules["bcc"]
 
 
-@contextlib.contextmanager
-def _silence() -> Any:
+@contextmanager
+def _silence() -> Iterator[None]:
     """The compiler writes to our standard error, which is the log; what matters it raises."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
