@@ -215,6 +215,7 @@ class Agent:
     def _take_probes(self, batch: ProbeBatch) -> None:
         self.path.deliver_probes(batch)
         self.agent_metrics.count_interfaces(batch.totals, self._link_name)
+        self.agent_metrics.count_ignored(batch.ignored)
 
     def _link_name(self, index: int) -> str:
         """The identity file wins, as in a node of a recording's."""
