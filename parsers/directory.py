@@ -30,6 +30,7 @@ from parsers.changes import Changes
 from parsers.details import Service
 from parsers.entities import Entity, Workload
 from parsers.flow_batch import I64, U32
+from parsers.host_ports import HostPorts
 from parsers.object_table import ObjectTable
 from parsers.policies import PolicyMap
 from parsers.timeline import EVER, Timeline
@@ -112,6 +113,7 @@ class Directory:
         self.owners: ObjectTable[Owner] = ObjectTable(AddressRecord(0))
         self.frontends: ObjectTable[Frontends] = ObjectTable(Frontends({}))
         self._synced = synced
+        self.host_ports = HostPorts()
         self._addresses = AddressTable(layers=2)
         self._endpoint_by_id: dict[int, Timeline[LocalEndpoint]] = {}
         self._prefixes: dict[int, dict[int, int]] = {}  # owners by length and leading bits
@@ -186,6 +188,10 @@ class Directory:
         self._addresses.set(address, number, since or EVER, _FRONTENDS)
         self.changes.address(address, since or EVER)
 
+    def set_host_port(self, number: int, address: bytes, port: int, since: int) -> None:
+        """From ``since`` (ns; 0: ever) on a port of a node is ``owners[number]``; 0: nobody."""
+        self.host_ports.set(address, port, number, since or EVER)
+
     def set_identities(self, labels: Mapping[int, tuple[str, ...]]) -> None:
         """Labels by security identity."""
         known = self._identities
@@ -236,7 +242,7 @@ class Directory:
         """
         owners = self._addresses.numbers_in_use(self.owners.end, _OWNER)
         owners[[row for table in self._prefixes.values() for row in table.values()]] = True
-        owners[list(kept)] = True
+        owners[[*kept, *self.host_ports.numbers()]] = True
         frontends = self._addresses.numbers_in_use(self.frontends.end, _FRONTENDS)
         freed = self.owners.reclaim(owners) + self.frontends.reclaim(frontends)
         if freed:

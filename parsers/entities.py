@@ -8,14 +8,14 @@ entities once, not per flow.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from parsers.address_table import ADDRESS, buckets_of
-from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U32
+from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U16, U32
 from parsers.intern import InternTable, Keys, lengthened
 from parsers.object_table import ObjectTable
 from parsers.timeline import EVER, FOREVER
@@ -114,6 +114,7 @@ class Conversations:
     ``destination_frontends``
     ``unknown``                why a side has no name: the reason code of the source, and
                                that of the destination times 16; 0 when both have one
+    ``buckets``                of both addresses (uint16, two by row; see ``buckets_of``)
     =========================  ==========================================================
 
     The arrays are replaced when they grow: take them anew for each batch.
@@ -125,8 +126,8 @@ class Conversations:
     """
 
     __slots__ = (
-        *_ANSWER, *(_KEPT.names or ()), "_answers", "_buckets", "_entity_of", "_generation",
-        "_kept", "_keys", "_seen", "_versions", "entities", "generation", "name_pairs",
+        *_ANSWER, *(_KEPT.names or ()), "_answers", "_entity_of", "_generation",
+        "_kept", "_keys", "_seen", "_versions", "buckets", "entities", "generation", "name_pairs",
     )  # fmt: skip
 
     source_entity: U32
@@ -148,7 +149,7 @@ class Conversations:
         self._keys = InternTable(CONVERSATION)
         self._kept = np.zeros(0, dtype=_KEPT)
         self._answers = np.zeros((0, len(_ANSWER)), dtype=np.uint32)
-        self._buckets = np.zeros((0, 2), dtype=np.uint16)  # of both addresses
+        self.buckets = np.zeros((0, 2), dtype=np.uint16)  # of both addresses
         self._seen = 0  # the directory's changes so far
         self._generation = -1  # and its generation
         self._versions = 0  # rows that are not their key's first
@@ -186,6 +187,26 @@ class Conversations:
             self._begin(made)
         return self._at(first, time, directory)
 
+    def lookup_host_ports(
+        self, keys: Keys, rows: U32, ports: tuple[U16, U16], time: I64, directory: Directory
+    ) -> U32:
+        """``rows`` of ``keys``, those anew whose source or destination port is a certain pod's."""
+        hosts, named = directory.host_ports, dict[int, Keys]()
+        for side, (name, port) in enumerate(zip(("source", "destination"), ports, strict=True)):
+            may_have = hosts.may_have(self.buckets[rows, side], port)
+            for index in may_have.nonzero()[0].tolist():
+                address = keys[f"{name}_ip"][index].tobytes()
+                owner = hosts.at(address, int(port[index]), int(time[index]))
+                if owner and not keys[f"{name}_entity"][index]:
+                    key = named.setdefault(index, keys[index : index + 1].copy())
+                    identity = int(self._entity_identity(rows[index], side))
+                    key[f"{name}_entity"] = self._entity((owner, identity, 0), directory)[0]
+        if named:
+            some = np.fromiter(named, dtype=np.int64, count=len(named))
+            rows = rows.copy()
+            rows[some] = self.lookup(np.concatenate([*named.values()]), time[some], directory)
+        return rows
+
     def lookup_again(self, rows: U32, time: I64, directory: Directory) -> U32:
         """The rows that ``lookup`` would give now for the keys of ``rows``."""
         return self._at(self._first[rows], time, directory)
@@ -215,12 +236,15 @@ class Conversations:
         """Which rows may not be what ``lookup`` would give now."""
         if voided.everything:
             return np.ones(len(rows), dtype=np.bool_)
-        source, destination = self._buckets[rows].T
+        source, destination = self.buckets[rows].T
         void: NDArray[np.bool_] = voided.buckets[source] | voided.buckets[destination]
         if self.has_identity(voided.identities):
             relabelled = np.isin(self.entities.identity, voided.identities)
             void |= relabelled[self._answers[rows, :2]].any(axis=1)
         return void
+
+    def _entity_identity(self, row: int, side: int) -> int:
+        return int(self.entities.identity[self._answers[row, side]])
 
     def mark(self, rows: U32, in_use: NDArray[np.bool_]) -> None:
         """Flag rows that something refers to, and the first version of their keys."""
@@ -294,7 +318,7 @@ class Conversations:
         if self.capacity > len(self._kept):
             self._kept = lengthened(self._kept, self.capacity)
             self._answers = _taller(self._answers, self.capacity)
-            self._buckets = _taller(self._buckets, self.capacity)
+            self.buckets = _taller(self.buckets, self.capacity)
             for name in _KEPT.names or ():
                 setattr(self, name, self._kept[name])
             for number, name in enumerate(_ANSWER):
@@ -305,7 +329,7 @@ class Conversations:
         self._grow()
         self._kept[made] = np.array((EVER, EVER, 0, 0, 0), dtype=_KEPT)
         self._first[made] = made
-        self._buckets[made] = buckets_of(_words(self.rows[made], ADDRESS)[:, _ADDRESSES])
+        self.buckets[made] = buckets_of(_words(self.rows[made], ADDRESS)[:, _ADDRESSES])
 
     def _follow(self, directory: Directory) -> None:
         """Void the answers that the directory would not give any more."""
@@ -367,14 +391,19 @@ class Conversations:
         the owner adds to that.
         """
         owner, identity, named = key
-        entity = directory.entity_of(owner, identity)
         if named:
-            entity = replace(
-                self.entities[named],
-                namespace=entity.namespace,
-                pod_name=entity.pod_name,
-                workloads=entity.workloads,
+            record, pod = self.entities[named], directory.owners[owner]
+            entity = Entity(
+                record.endpoint_id,
+                record.identity,
+                pod.namespace or record.namespace,
+                pod.pod_name or record.pod_name,
+                record.labels,
+                pod.workloads or record.workloads,
+                record.cluster_name,
             )
+        else:
+            entity = directory.entity_of(owner, identity)
         if len(self._entity_of) >= _ENTITY_CACHE:
             self._entity_of.clear()
         tells = named != 0 or 0 < identity < FIRST_OF_CLUSTER or identity >= LOCAL_SCOPE

@@ -33,6 +33,11 @@ class FlowAssembler:
         conversations = tables.conversations
         at = time[flows.row]
         conversation = conversations.lookup(flows.key, at, self.directory)
+        if len(self.directory.host_ports):
+            ports = flows.source_port, flows.destination_port
+            conversation = conversations.lookup_host_ports(
+                flows.key, conversation, ports, at, self.directory
+            )
         owner = conversations.entities.endpoint_id[conversations.source_entity[conversation]]
         flow_class = flows.flow_class
         flow_class["direction"] = directions(

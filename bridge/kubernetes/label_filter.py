@@ -58,12 +58,12 @@ class _Expression(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
+    source: str
     expression: _Expression
     excludes: bool
 
     @classmethod
-    def of(cls, text: str) -> _Pattern | None:
-        """The pattern of a text, None when it is of another source than ``SOURCE``."""
+    def of(cls, text: str) -> _Pattern:
         source, colon, rest = text.partition(":")
         if not colon:
             source, rest = SOURCE, text
@@ -72,7 +72,7 @@ class _Pattern:
             expression = re2.compile(rest[excludes:])
         except re2.error as error:
             raise UsageError(f"label pattern '{text}' is no regular expression: {error}") from None
-        return cls(expression, excludes) if source == SOURCE else None
+        return cls(source, expression, excludes)
 
 
 class LabelFilter:
@@ -80,9 +80,9 @@ class LabelFilter:
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         given = [_Pattern.of(text) for text in patterns]
-        defaults = [_Pattern.of(text) for text in DEFAULTS]
-        self._patterns = [p for p in (*defaults, *given) if p is not None]
-        self._only_included = any(p is not None and not p.excludes for p in given)
+        every = (*map(_Pattern.of, DEFAULTS), *given)
+        self._patterns = [pattern for pattern in every if pattern.source == SOURCE]
+        self._only_included = not all(pattern.excludes for pattern in given)
         self.counts = lru_cache(maxsize=_REMEMBERED)(self._counts)
 
     def _counts(self, key: str) -> bool:

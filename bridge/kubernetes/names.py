@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import ip_network
-from itertools import islice
+from itertools import islice, product
 from typing import Any, NamedTuple, Protocol
 
-from bridge.kubernetes.claims import AddressClaims, Claimant, Rank
+from bridge.kubernetes.claims import TOMBSTONE, AddressClaims, Claimant, Rank
 from bridge.kubernetes.frontends import SERVICE_NAME, ServiceFrontends
 from bridge.kubernetes.identities import (
     HEALTH,
@@ -411,7 +411,21 @@ class Names:
             del self._by_namespace[entry.key[0]]
 
     def _publish_host_ports(self, entry: PodEntry, facts: PodFacts | None, at: int) -> None:
-        del entry, facts, at
+        """Ports of nodes by which a pod is found."""
+        before: tuple[tuple[bytes, int], ...] = entry.host_ports
+        ports = tuple(product(facts.host_addresses, facts.host_ports)) if facts else ()
+        if before == ports:
+            return
+        entry.host_ports = ports
+        for address, port in set(before) - set(ports):
+            self._directory.set_host_port(0, address, port, at + TOMBSTONE)
+        if facts is None or not ports:
+            return
+        identity = HOST if facts.node == self._node else REMOTE_NODE
+        number = self._directory.owners.add(AddressRecord(identity, *entry.key, facts.workloads))
+        since = min(facts.began, at) or at
+        for address, port in ports:
+            self._directory.set_host_port(number, address, port, since)
 
     # Namespaces
 

@@ -50,7 +50,7 @@ def facts_of(pod: Pod, counts: LabelFilter) -> PodFacts:
         workloads=(workload,) if workload is not None else (),
         node=spec.node_name,
         addresses=() if spec.host_network or not alive else _addresses(pod),
-        host_addresses=addresses_of(status.host_ip) if ports else (),
+        host_addresses=_host_addresses(pod) if ports else (),
         host_ports=ports,
         began=nanoseconds(_networked(pod) or status.start_time or metadata.creation_timestamp),
         ends=nanoseconds(metadata.deletion_timestamp or ""),
@@ -95,6 +95,11 @@ def _networked(pod: Pod) -> str:
 def _addresses(pod: Pod) -> tuple[bytes, ...]:
     status = pod.status
     return addresses_of(status.pod_ip, *(each.ip for each in status.pod_ips or ()))
+
+
+def _host_addresses(pod: Pod) -> tuple[bytes, ...]:
+    of_host = addresses_of(pod.status.host_ip)
+    return tuple(sorted({*of_host, *_addresses(pod)})) if pod.spec.host_network else of_host
 
 
 def _host_ports(pod: Pod) -> tuple[int, ...]:

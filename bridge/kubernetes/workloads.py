@@ -1,7 +1,7 @@
 """The owner of a pod as people know it: a Deployment and not its ReplicaSet.
 
 Hubble's rules: only pods made from a template have one, and it follows from the names alone, so
-that neither ReplicaSets nor Jobs need to be watched. A bare pod is its own workload.
+that neither ReplicaSets nor Jobs need to be watched. A bare pod has none.
 """
 
 from __future__ import annotations

@@ -1,0 +1,53 @@
+"""Pods behind ports of their node: those in the host's network, and those with a hostPort.
+
+An address of a node does not tell them apart, a port does. Ports and buckets of addresses are
+looked up first, for all flows of a batch at once, as few flows are such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.address_table import ADDRESS, BUCKETS, buckets_of
+from parsers.timeline import Timeline
+
+
+class HostPorts:
+    """Numbers of owners by address (16 bytes), port and time (ns)."""
+
+    __slots__ = ("_at", "_buckets", "_ports")
+
+    def __init__(self) -> None:
+        self._at: dict[tuple[bytes, int], Timeline[int]] = {}
+        self._buckets = np.zeros(BUCKETS, dtype=np.bool_)
+        self._ports = np.zeros(1 << 16, dtype=np.bool_)
+
+    def __len__(self) -> int:
+        """Ports at addresses that some pod has or had."""
+        return len(self._at)
+
+    def set(self, address: bytes, port: int, number: int, since: int) -> None:
+        """From ``since`` on the port is ``number``'s; 0: nobody's."""
+        timeline = self._at.setdefault((address, port), Timeline())
+        timeline.cut(since)
+        timeline.set(number or None, since)
+        self._ports[port] = True
+        self._buckets[buckets_of(np.frombuffer(address, dtype=ADDRESS))] = True
+
+    def may_have(self, buckets: NDArray[np.uint16], ports: NDArray[np.uint16]) -> NDArray[np.bool_]:
+        """Where ``at`` is worth asking."""
+        found: NDArray[np.bool_] = self._ports[ports] & self._buckets[buckets]
+        return found
+
+    def at(self, address: bytes, port: int, time: int) -> int:
+        """Whose the port was; 0: nobody's."""
+        timeline = self._at.get((address, port))
+        return (timeline.at(time) or 0) if timeline is not None else 0
+
+    def numbers(self) -> Iterator[int]:
+        """All that are in use."""
+        for timeline in self._at.values():
+            yield from filter(None, timeline.values())

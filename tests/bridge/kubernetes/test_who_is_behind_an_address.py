@@ -1,0 +1,350 @@
+"""What objects say of an address, side by side with what is shown of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from bridge.kubernetes import objects
+from bridge.kubernetes.label_filter import LabelFilter
+from bridge.kubernetes.names import Names
+from bridge.kubernetes.sink import SINCE_EVER
+from parsers.address_table import ADDRESS
+from parsers.addresses import parse_address
+from parsers.directory import Directory
+from parsers.entities import Conversations, Entities, Entity, Workload
+from parsers.flow_batch import CONVERSATION
+from tests.bridge.kubernetes.times import SECOND
+
+NOW = 1_790_000_000 * SECOND
+
+
+class Cluster:
+    """Objects as JSON, told to names; ``node-a`` is where we are."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.directory = Directory(synced=False)
+        self.names = Names(self.directory, node="node-a", cluster="blue", **settings)
+        self.names.synced()
+        self.now = NOW
+
+    def tell(self, kind: type[objects.Object], at: Any = None, **said: Any) -> None:
+        each = msgspec.json.decode(msgspec.json.encode(said), type=kind)
+        self.names.apply(kind, [each], [], self.now if at is None else at)
+        while self.names.step():
+            pass
+
+    def pod(self, name: str, address: str, **said: Any) -> None:
+        metadata = {"name": name, "namespace": "shop", **said.pop("metadata", {})}
+        spec = {"nodeName": "node-b", "serviceAccountName": "web", **said.pop("spec", {})}
+        status = {"phase": "Running", "podIP": address, **said.pop("status", {})}
+        self.tell(objects.Pod, metadata=metadata, spec=spec, status=status)
+
+    def gone(self, kind: type[objects.Object], *keys: objects.Key) -> None:
+        self.names.apply(kind, [], keys, self.now)
+
+    def entity(self, address: str, identity: int = 0) -> Entity:
+        return self.directory.entity(packed(address), identity, self.now)
+
+    def services(self, address: str) -> dict[int, str]:
+        asked = np.frombuffer(packed(address), dtype=ADDRESS)
+        (row,) = self.directory.at(asked, np.array([self.now])).frontends
+        by_port = self.directory.frontends[int(row)].by_port
+        return {port: f"{s.namespace}/{s.name}" for port, s in by_port.items()}
+
+
+def packed(text: str) -> bytes:
+    address = parse_address(text)
+    assert address is not None
+    return address
+
+
+OWN = [
+    "k8s:app=web",
+    "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop",
+    "k8s:io.cilium.k8s.policy.cluster=blue",
+    "k8s:io.cilium.k8s.policy.serviceaccount=web",
+    "k8s:io.kubernetes.pod.namespace=shop",
+]
+
+
+def test_a_pod_without_cilium_has_the_identity_of_its_labels() -> None:
+    cluster = Cluster()
+    labels = {"labels": {"app": "web", "pod-template-hash": "5d4", "job-name": ""}}
+    cluster.pod("web-1", "10.0.0.1", metadata=labels)
+    cluster.pod("web-2", "10.0.0.2", metadata=labels)
+    cluster.pod("api-1", "10.0.0.3", metadata={"labels": {"app": "api"}})
+    first, second, other = (cluster.entity(f"10.0.0.{n}") for n in (1, 2, 3))
+    assert first.labels == tuple(sorted([*OWN, "k8s:job-name"]))
+    assert (first.namespace, first.pod_name, first.cluster_name) == ("shop", "web-1", "blue")
+    assert first.identity == second.identity != other.identity
+    assert 256 <= first.identity < 1 << 24
+    again = Cluster()
+    again.pod("api-1", "10.0.0.3", metadata={"labels": {"app": "api"}})
+    assert again.entity("10.0.0.3").identity == other.identity
+
+
+def test_labels_of_the_namespace_count_and_change_its_pods() -> None:
+    cluster = Cluster()
+    cluster.pod("web-1", "10.0.0.1", metadata={"labels": {"app": "web"}})
+    before = cluster.entity("10.0.0.1")
+    cluster.now += SECOND
+    labels = {"kubernetes.io/metadata.name": "shop", "team": "blue"}
+    cluster.tell(objects.Namespace, metadata={"name": "shop", "labels": labels})
+    after = cluster.entity("10.0.0.1")
+    assert set(after.labels) - set(before.labels) == {
+        "k8s:io.cilium.k8s.namespace.labels.team=blue"
+    }
+    assert after.identity != before.identity
+    assert cluster.directory.entity(packed("10.0.0.1"), 0, NOW) == before
+
+
+def test_ciliums_numbers_and_ids_win_where_cilium_is() -> None:
+    cluster = Cluster()
+    here = {"nodeName": "node-a"}
+    cluster.pod("web-1", "10.0.0.1", spec=here)
+    cluster.pod("web-2", "10.0.0.2", spec=here)
+    own = cluster.entity("10.0.0.1").endpoint_id
+    assert 0 < own < 1 << 16
+    metadata = {"name": "web-1", "namespace": "shop"}
+    identity = {"id": 4242, "labels": ["k8s:app=web"]}
+    networking = {"addressing": [{"ipv4": "10.0.0.1"}], "node": "192.168.0.1"}
+    status = {"id": 77, "identity": identity, "networking": networking}
+    cluster.tell(objects.CiliumEndpoint, metadata=metadata, status=status)
+    assert cluster.entity("10.0.0.1") == Entity(77, 4242, "shop", "web-1", ("k8s:app=web",))
+    unmanaged = cluster.entity("10.0.0.2")
+    assert (unmanaged.identity, unmanaged.labels) == (3, ("reserved:unmanaged",))
+
+
+def test_endpoints_in_slices_are_named_by_their_identity() -> None:
+    cluster = Cluster()
+    networking = {"addressing": [{"ipv4": "10.0.0.9"}], "node": "192.168.0.2"}
+    cluster.tell(
+        objects.CiliumEndpointSlice,
+        metadata={"name": "ces-1"}, namespace="shop",
+        endpoints=[{"name": "web-9", "id": 4243, "networking": networking}],
+    )  # fmt: skip
+    cluster.tell(
+        objects.CiliumIdentity,
+        metadata={"name": "4243"}, **{"security-labels": {"k8s:app": "web", "k8s:plain": ""}},
+    )  # fmt: skip
+    assert cluster.entity("10.0.0.9") == Entity(
+        0, 4243, "shop", "web-9", ("k8s:app=web", "k8s:plain")
+    )
+    cluster.gone(objects.CiliumEndpointSlice, ("", "ces-1"))
+    cluster.now += SECOND
+    assert cluster.entity("10.0.0.9").pod_name == ""
+
+
+def test_nodes_servers_and_the_world_are_reserved_identities() -> None:
+    cluster = Cluster()
+    for name, address in (("node-a", "192.168.0.1"), ("node-b", "192.168.0.2")):
+        addresses = [{"type": "InternalIP", "address": address}, {"type": "Hostname"}]
+        cluster.tell(objects.Node, metadata={"name": name}, status={"addresses": addresses})
+    cluster.tell(
+        objects.EndpointSlice,
+        metadata={
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        endpoints=[{"addresses": ["192.168.0.9"]}],
+    )  # fmt: skip
+    cluster.tell(
+        objects.CiliumNode, metadata={"name": "node-b"}, spec={
+            "addresses": [{"type": "CiliumInternalIP", "ip": "10.0.2.1"}],
+            "health": {"ipv4": "10.0.2.2"}, "ingress": {"ipv4": "10.0.2.3"},
+        },
+    )  # fmt: skip
+    shown = {
+        "192.168.0.1": ("reserved:host",),
+        "192.168.0.2": ("reserved:remote-node",),
+        "192.168.0.9": ("reserved:kube-apiserver", "reserved:remote-node"),
+        "10.0.2.1": ("reserved:remote-node",),
+        "10.0.2.2": ("reserved:health",),
+        "10.0.2.3": ("reserved:ingress",),
+        "198.51.100.1": ("reserved:world",),
+        "2001:db8::1": ("reserved:world",),
+    }
+    assert {address: cluster.entity(address).labels for address in shown} == shown
+
+
+def owned(kind: str, name: str, **labels: str) -> dict[str, Any]:
+    owners = [{"kind": "Node", "name": "x"}, {"kind": kind, "name": name, "controller": True}]
+    return {"generateName": f"{name}-", "ownerReferences": owners, "labels": labels}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "known_as"),
+    [
+        (
+            owned("ReplicaSet", "web-5d4", **{"pod-template-hash": "5d4"}),
+            Workload("web", "Deployment"),
+        ),
+        (owned("ReplicaSet", "web-5d4"), Workload("web-5d4", "ReplicaSet")),
+        (owned("StatefulSet", "db"), Workload("db", "StatefulSet")),
+        (owned("DaemonSet", "agent"), Workload("agent", "DaemonSet")),
+        (owned("Job", "report-28400000"), Workload("report", "CronJob")),
+        (owned("Job", "report-284000000001"), Workload("report-284000000001", "Job")),
+        (owned("Job", "report-1"), Workload("report-1", "Job")),
+        (
+            owned("ReplicationController", "old-3", deploymentconfig="old"),
+            Workload("old", "DeploymentConfig"),
+        ),
+        ({}, Workload("bare", "Pod")),
+    ],
+)
+def test_workloads_are_what_people_know(metadata: dict[str, Any], known_as: Workload) -> None:
+    cluster = Cluster()
+    cluster.pod("bare", "10.0.0.1", metadata=metadata)
+    workloads = cluster.entity("10.0.0.1").workloads
+    assert workloads == ((known_as,) if metadata else ())
+
+
+def test_services_are_found_at_all_their_addresses_and_headless_ones_at_backends() -> None:
+    cluster = Cluster()
+    nodes = {"node-a": "192.168.0.1", "node-b": "192.168.0.2"}
+    for name, address in nodes.items():
+        addresses = [{"type": "InternalIP", "address": address}]
+        cluster.tell(objects.Node, metadata={"name": name}, status={"addresses": addresses})
+    cluster.tell(
+        objects.Service, metadata={"name": "web", "namespace": "shop"},
+        spec={
+            "type": "LoadBalancer", "clusterIP": "10.96.0.1",
+            "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": ["192.168.0.2"],
+            "ports": [{"port": 80, "nodePort": 30080}],
+        },
+        status={"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"hostname": "lb"}]}},
+    )  # fmt: skip
+    where = ("10.96.0.1", "fd00::1", "203.0.113.1", "192.168.0.1", "192.168.0.2")
+    everywhere = {address: cluster.services(address) for address in where}
+    assert everywhere == {
+        "10.96.0.1": {80: "shop/web"}, "fd00::1": {80: "shop/web"},
+        "203.0.113.1": {80: "shop/web"}, "192.168.0.1": {30080: "shop/web"},
+        "192.168.0.2": {80: "shop/web", 30080: "shop/web"},
+    }  # fmt: skip
+    slices = {
+        "metadata": {
+            "name": "db-1", "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "db"},
+        },
+        "endpoints": [{"addresses": ["10.0.0.5"]}], "ports": [{"port": 5432}],
+    }  # fmt: skip
+    cluster.tell(objects.EndpointSlice, **slices)
+    assert cluster.services("10.0.0.5") == {}
+    db = {"name": "db", "namespace": "shop"}
+    cluster.tell(objects.Service, metadata=db, spec={"clusterIP": "None"})
+    assert cluster.services("10.0.0.5") == {5432: "shop/db"}
+    cluster.now += SECOND
+    cluster.gone(objects.Service, ("shop", "db"), ("shop", "web"))
+    assert [cluster.services(a) for a in ("10.0.0.5", *everywhere)] == [{}] * 6
+    assert cluster.directory.at(  # as before it was gone
+        np.frombuffer(packed("10.96.0.1"), dtype=ADDRESS), np.array([NOW])
+    ).frontends.any()
+
+
+def flows_of(cluster: Cluster, *flows: tuple[str, int, str, int]) -> list[tuple[Entity, Entity]]:
+    """Both sides of flows: source, port, destination, port."""
+    table = Conversations(Entities())
+    keys = np.zeros(len(flows), dtype=CONVERSATION)
+    keys["ip_version"], keys["destination_identity"] = 1, 1
+    for row, (source, _, destination, _) in enumerate(flows):
+        keys["source_ip"][row] = np.frombuffer(packed(source), dtype=np.uint8)
+        keys["destination_ip"][row] = np.frombuffer(packed(destination), dtype=np.uint8)
+    time = np.full(len(flows), cluster.now)
+    rows = table.lookup(keys, time, cluster.directory)
+    sources, destinations = (np.array([f[n] for f in flows], dtype=np.uint16) for n in (1, 3))
+    rows = table.lookup_host_ports(keys, rows, (sources, destinations), time, cluster.directory)
+    return [
+        (
+            table.entities[int(table.source_entity[r])],
+            table.entities[int(table.destination_entity[r])],
+        )
+        for r in rows
+    ]
+
+
+def test_pods_in_the_hosts_network_are_told_apart_by_their_ports() -> None:
+    cluster = Cluster()
+    addresses = [{"type": "InternalIP", "address": "192.168.0.1"}]
+    cluster.tell(objects.Node, metadata={"name": "node-a"}, status={"addresses": addresses})
+    for name, port in (("exporter", 9100), ("proxy", 10256)):
+        ports = [{"containerPort": port}, {"containerPort": 80, "hostPort": 0}][: 1 + (port < 9999)]
+        spec = {"nodeName": "node-a", "hostNetwork": True,
+                "containers": [{"name": "main", "ports": ports[:1]}]}  # fmt: skip
+        cluster.pod(name, "192.168.0.1", spec=spec, status={"hostIP": "192.168.0.1"})
+    ports = [{"containerPort": 8080, "hostPort": 443}, {"containerPort": 9100}]
+    spec = {"nodeName": "node-a", "containers": [{"name": "main", "ports": ports}]}
+    cluster.pod("ingress", "10.0.0.7", spec=spec, status={"hostIP": "192.168.0.1"})
+    node, other = "192.168.0.1", "10.0.0.7"
+    found = flows_of(
+        cluster,
+        (other, 40000, node, 9100), (other, 40000, node, 10256), (other, 40000, node, 443),
+        (other, 40000, node, 22), (node, 9100, other, 9100),
+    )  # fmt: skip
+    assert [(s.pod_name, d.pod_name) for s, d in found] == [
+        ("ingress", "exporter"), ("ingress", "proxy"), ("ingress", "ingress"),
+        ("ingress", ""), ("exporter", "ingress"),
+    ]  # fmt: skip
+    assert found[0][1].labels == ("reserved:host",)
+    cluster.now += SECOND
+    cluster.gone(objects.Pod, ("shop", "exporter"))
+    cluster.now += SECOND
+    assert flows_of(cluster, (other, 40000, node, 9100))[0][1].pod_name == ""
+
+
+def test_a_pod_that_has_ended_has_no_address() -> None:
+    cluster = Cluster()
+    cluster.pod("job-1", "10.0.0.1")
+    cluster.now += SECOND
+    cluster.pod("job-1", "10.0.0.1", status={"phase": "Succeeded"})
+    cluster.now += SECOND
+    assert cluster.entity("10.0.0.1").pod_name == ""
+
+
+def test_a_pod_that_ends_yields_its_address_to_the_one_that_got_it() -> None:
+    cluster = Cluster()
+    cluster.pod("old", "10.0.0.1")
+    cluster.now += 60 * SECOND
+    cluster.pod("old", "10.0.0.1", metadata={"deletionTimestamp": "2026-09-21T14:14:40Z"})
+    cluster.now += SECOND
+    cluster.pod("new", "10.0.0.1")
+    assert cluster.entity("10.0.0.1").pod_name == "new"
+    cluster.gone(objects.Pod, ("shop", "old"))
+    cluster.now += SECOND
+    assert cluster.entity("10.0.0.1").pod_name == "new"
+    cluster.gone(objects.Pod, ("shop", "new"))
+    cluster.now += SECOND
+    assert cluster.entity("10.0.0.1").pod_name == ""
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kept"),
+    [
+        ((), {"app", "app.kubernetes.io/name", "team"}),
+        (("!team",), {"app", "app.kubernetes.io/name"}),
+        (("k8s:app",), {"app", "app.kubernetes.io/name"}),
+        (("team", "other:app"), {"app.kubernetes.io/name", "team"}),
+        (("other:app",), {"app.kubernetes.io/name"}),
+        # The longer match of the default includes what the shorter one would exclude.
+        (("k8s:!app", "!team"), {"app.kubernetes.io/name"}),
+    ],
+)
+def test_the_labels_option_is_ciliums(patterns: tuple[str, ...], kept: set[str]) -> None:
+    counts = LabelFilter(patterns).counts
+    keys = {
+        "app", "app.kubernetes.io/name", "team", "kubernetes.io/arch", "pod-template-hash",
+        "failure-domain.beta.kubernetes.io/zone", "statefulset.kubernetes.io/pod-name",
+        "io.kubernetes.container", "controller-revision-hash", "annotation.x", "etcd_node",
+        "batch.kubernetes.io/controller-uid", "k8s.io/x", "pod-template-generation",
+    }  # fmt: skip
+    assert {key for key in keys if counts(key)} == kept
+
+
+def test_the_first_list_holds_since_ever() -> None:
+    cluster = Cluster()
+    said = {"metadata": {"name": "web-1", "namespace": "shop"}, "status": {"podIP": "10.0.0.1"}}
+    cluster.tell(objects.Pod, SINCE_EVER, **said)
+    assert cluster.directory.entity(packed("10.0.0.1"), 0, 5).pod_name == "web-1"
