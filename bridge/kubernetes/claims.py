@@ -145,6 +145,9 @@ class AddressClaims:
             self._claims[address] = others if len(others) > 1 else others[0]
             if had:
                 self._give(self._holder(address), address, at)
+            elif at + TOMBSTONE < self._holder(address).since:
+                # It was last there before the next one began, and between nobody knows who was.
+                self._directory.set_owner(0, (address,), at + TOMBSTONE)
             return
         del self._claims[address]
         self._directory.set_owner(0, (address,), at + TOMBSTONE, lasting=True)

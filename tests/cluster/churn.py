@@ -8,7 +8,9 @@ moment, whatever the API server says, and when.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import http.client
 import itertools
 import math
 import random
@@ -92,12 +94,11 @@ class Churn:
 
     def _delete(self, name: str, address: str, client: Client) -> None:
         delete_pod(client, name)
-        self._at(REUSED, partial(self._create, address))
+        self._at(REUSED, partial(self._create, f"new-{next(self._numbers):06d}", address))
 
-    def _create(self, address: str, client: Client) -> None:
-        number = next(self._numbers)
-        name = f"new-{number:06d}"
-        client.do("POST", PODS, pod(name, f"n{number % self._nodes:05d}", app=f"a{number % 50}"))
+    def _create(self, name: str, address: str, client: Client) -> None:
+        node = f"n{hash(name) % self._nodes:05d}"
+        client.do("POST", PODS, pod(name, node, app=name[-2:]), unless=409)
         with self._lock:
             self._names[address], self._since[address] = name, math.inf
             self._recent.append(address)
@@ -112,16 +113,25 @@ class Churn:
             heapq.heappush(self._due, (time.monotonic() + delay, next(self._numbers), action))
 
     def _work(self) -> None:
-        with self._plane.client() as client:
-            while not self._ends and not self.failures:
-                with self._lock:
-                    due = bool(self._due) and self._due[0][0] <= time.monotonic()
-                    action = heapq.heappop(self._due)[2] if due else None
-                if action is None:
-                    time.sleep(0.005)
-                    continue
-                try:
-                    action(client)
-                    self.events += 1
-                except Exception as error:  # noqa: BLE001 -- whoever runs us looks at them
-                    self.failures.append(error)
+        while not self._ends and not self.failures:
+            with contextlib.suppress(OSError, http.client.HTTPException):  # the server is away
+                with self._plane.client() as client:
+                    self._work_at(client)
+            time.sleep(0.1)
+
+    def _work_at(self, client: Client) -> None:
+        while not self._ends and not self.failures:
+            with self._lock:
+                due = bool(self._due) and self._due[0][0] <= time.monotonic()
+                action = heapq.heappop(self._due)[2] if due else None
+            if action is None:
+                time.sleep(0.005)
+                continue
+            try:
+                action(client)
+                self.events += 1
+            except (OSError, http.client.HTTPException):
+                self._at(0.1, action)  # whether it was done or not: it can be done again
+                raise
+            except Exception as error:  # noqa: BLE001 -- whoever runs us looks at them
+                self.failures.append(error)
