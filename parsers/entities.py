@@ -232,15 +232,16 @@ class Conversations:
         """Whether some entity has one of these security identities."""
         return bool(identities) and bool(np.isin(self.entities.identity, identities).any())
 
-    def is_void(self, rows: U32, voided: Voided) -> NDArray[np.bool_]:
+    def is_void(self, rows: U32 | slice, voided: Voided) -> NDArray[np.bool_]:
         """Which rows may not be what ``lookup`` would give now."""
+        buckets = self.buckets[rows]
         if voided.everything:
-            return np.ones(len(rows), dtype=np.bool_)
-        source, destination = self.buckets[rows].T
-        void: NDArray[np.bool_] = voided.buckets[source] | voided.buckets[destination]
+            return np.ones(len(buckets), dtype=np.bool_)
+        # Two flags a row, looked at as one number.
+        void: NDArray[np.bool_] = voided.buckets[buckets].view(np.uint16).ravel() != 0
         if self.has_identity(voided.identities):
             relabelled = np.isin(self.entities.identity, voided.identities)
-            void |= relabelled[self._answers[rows, :2]].any(axis=1)
+            void |= relabelled[self._answers[rows, :2]].view(np.uint16).ravel() != 0
         return void
 
     def _entity_identity(self, row: int, side: int) -> int:
@@ -343,7 +344,7 @@ class Conversations:
         self._seen = changes.count
         if voided.everything or voided.identities:
             self._entity_of.clear()
-        void = self.is_void(np.arange(1, end, dtype=np.uint32), voided)
+        void = self.is_void(slice(1, end), voided)
         self._until[self._first[1:end][void]] = EVER
 
     def _ask(self, first: U32, time: I64, directory: Directory) -> None:
@@ -436,32 +437,40 @@ class Conversations:
         new = current == 0
         rows = first[new]
         self._answers[rows], self._current[rows] = answer[new], rows
-        changed = ~new & (self._answers[current] != answer).any(axis=1)
-        for index in changed.nonzero()[0].tolist():
-            row = int(first[index])
-            self._current[row] = self._version(row, answer[index])
+        changed = (~new & (self._answers[current] != answer).any(axis=1)).nonzero()[0]
+        if len(changed):
+            self._current[first[changed]] = self._versions_with(first[changed], answer[changed])
 
-    def _version(self, first: int, answer: U32) -> int:
-        """The row of the key of ``first`` that has this answer, made when there is none."""
-        version = first
-        while version:
-            if np.array_equal(self._answers[version], answer):
-                return version
-            version = int(self._next[version])
-        number = int(self.rows["absent"][int(self._next[first])]) >> _VERSION_SHIFT
-        while True:
-            number = number % (_VERSIONS - 1) + 1
-            key = self.rows[first : first + 1].copy()
-            key["absent"] |= number << _VERSION_SHIFT
-            rows, made = self._keys.lookup(key)
-            if len(made):
-                break
-        self._begin(made)
-        version = int(rows[0])
-        self._answers[version], self._first[version] = answer, first
-        self._next[version], self._next[first] = self._next[first], version
-        self._versions += 1
-        return version
+    def _versions_with(self, first: U32, answer: U32) -> U32:
+        """The rows of distinct keys that have these answers, made where there are none."""
+        found = np.zeros(len(first), dtype=np.uint32)
+        left, version = np.arange(len(first)), first
+        while len(left):
+            equal = (self._answers[version] == answer[left]).all(axis=1)
+            found[left[equal]] = version[equal]
+            left, version = left[~equal], self._next[version[~equal]]
+            left, version = left[version != 0], version[version != 0]
+        missing = (found == 0).nonzero()[0]
+        if len(missing):
+            found[missing] = self._add_versions(first[missing], answer[missing])
+        return found
+
+    def _add_versions(self, first: U32, answer: U32) -> U32:
+        """Further rows of keys, of which at most 16,383 are in use at a time."""
+        keys = self.rows[first]
+        newest = self.rows["absent"][self._next[first]] >> _VERSION_SHIFT
+        rows = np.zeros(len(first), dtype=np.uint32)
+        left = np.arange(len(first))
+        while len(left):
+            newest[left] = newest[left] % (_VERSIONS - 1) + 1
+            keys["absent"] = self.rows["absent"][first] | newest << _VERSION_SHIFT
+            rows[left], made = self._keys.lookup(np.ascontiguousarray(keys[left]))
+            self._begin(made)
+            left = left[~np.isin(rows[left], made)]  # numbers that are still in use
+        self._answers[rows], self._first[rows] = answer, first
+        self._next[rows], self._next[first] = self._next[first], rows
+        self._versions += len(rows)
+        return rows
 
 
 def _words(keys: Keys, dtype: DTypeLike) -> NDArray[Any]:

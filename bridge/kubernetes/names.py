@@ -186,6 +186,7 @@ class Names:
         """Work out a piece of what waits; whether there is more."""
         for entry in list(islice(self._waiting, _PIECE)):
             self._publish(entry, self._waiting.pop(entry))
+        self._claims.flush()
         if self._nodes_changed and self._listener is not None:
             self._listener.nodes([facts for facts, _ in self._nodes.values()])
         self._nodes_changed = False
