@@ -36,6 +36,7 @@ from api.metrics.scrapes import ScrapeCounts
 from bridge import __version__
 from bridge.certificates import CertificateFiles
 from bridge.cilium.client import MonitorClient
+from bridge.cilium.rest import CiliumApi
 from bridge.config import Config
 from bridge.event_log import EventLog
 from bridge.flow_path import FlowPath
@@ -172,6 +173,8 @@ class Agent:
                 yield "names", self.naming.keep
         elif not self._directory.synced:
             yield "identity", self._learn
+        if (socket_path := config.cilium.api) is not None:
+            yield "cilium api", CiliumApi(socket_path, self._directory).run
         services = services_of(self.observer, self.peers, version=__version__)
         yield "hubble", hubble_part(services, config.hubble, self.supervisor)
         if (file := config.metrics.hubble.dynamic) is not None:
@@ -280,13 +283,13 @@ class Agent:
         if settings.kubeconfig is not None:
             access = await from_kubeconfig(settings.kubeconfig, settings.context)
         else:
-            access = in_cluster()
+            access = in_cluster(settings.service_account)
         await source.run(access, ready)
 
     def _count_by(self, handlers: tuple[HandlerSpec, ...]) -> None:
         if handlers != self.metrics.specs:
             self.metrics.configure(handlers)
-            self.path.pipeline.label_queries(wanted=self.metrics.wants_queries)
+            self.path.label_queries()
             self.log.info("metrics.configured", metrics=[spec.name for spec in handlers])
 
     async def _keep_series(self, ready: Callable[[], None]) -> None:

@@ -43,6 +43,7 @@ from parsers.errors import UsageError
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 ProbeName: TypeAlias = Literal["traffic", "drops", "tcp", "dns"]
+OptionalProbeName: TypeAlias = Literal["sockets", "netfilter"]
 
 PREFIX = "CILIARY_"
 _JOINT = "__"
@@ -150,6 +151,11 @@ class Cilium(_Section):
         default=Path("/var/run/cilium/monitor1_2.sock"),
         description="The monitor socket. It may be missing: the agent waits for it.",
     )
+    api: Path | None = Field(
+        default=None,
+        description="The agent's own socket, such as /var/run/cilium/cilium.sock, to ask for "
+        "identities of prefixes and for cgroups; null for not to ask. It would take orders, too.",
+    )
     release: Annotated[str, AfterValidator(_checked_release)] | None = Field(
         default=None,
         description="The agent's release, such as 1.18, where records do not tell.",
@@ -174,6 +180,10 @@ class Kubernetes(_Section):
     )
     kubeconfig: Path | None = Field(
         default=None, description="How to log in; null for the pod's service account."
+    )
+    service_account: Path = Field(
+        default=Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="Where the pod has its token and ca.crt.",
     )
     context: str = Field(default="", description="Of the kubeconfig; empty for its current one.")
     scope: Literal["all", "node"] = Field(
@@ -200,6 +210,11 @@ class NativeProbes(_Section):
 
     disabled: tuple[ProbeName, ...] = Field(
         default=(), description="Probes that do not run: " + ", ".join(get_args(ProbeName)) + "."
+    )
+    optional: tuple[OptionalProbeName, ...] = Field(
+        default=(),
+        description="Probes that run only if they are named here, as they want a kernel that lets "
+        "programs onto the exits of its functions: " + ", ".join(get_args(OptionalProbeName)) + ".",
     )
     pod_interfaces: tuple[str, ...] = Field(
         default=InterfacePatterns().pods,
@@ -228,9 +243,13 @@ class NativeProbes(_Section):
         description="Drops that are not reported, by the kernel's reason: REASON or "
         "REASON@FUNCTION.",
     )
+    sweep: Annotated[float, Field(ge=0.1, le=3600.0)] = Field(
+        default=TrafficSettings().sweep_seconds,
+        description="Seconds between two flows that tell what was counted of one that goes on.",
+    )
     interval: Annotated[float, Field(ge=0.02, le=60.0)] = Field(
         default=SourceSettings().interval_seconds,
-        description="Seconds between two readings of what the kernel has counted.",
+        description="Seconds between two readings of what the kernel tells at once.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -30,3 +31,9 @@ def parse_address(text: str) -> bytes | None:
     except ValueError:
         return None
     return mapped(address.packed) if isinstance(address, IPv4Address) else address.packed
+
+
+def first_of_each_family(texts: Sequence[str]) -> tuple[bytes, ...]:
+    """A pod's address of each family: the first text that looks like one, if it is one."""
+    first = (next((t for t in texts if (":" in t) is v6), "") for v6 in (False, True))
+    return tuple(address for text in first if (address := parse_address(text)) is not None)

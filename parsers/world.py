@@ -6,10 +6,10 @@ whoever read the file has validated it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from parsers.addresses import parse_address
+from parsers.addresses import first_of_each_family, parse_address
 from parsers.details import Service
 from parsers.directory import AddressRecord, Directory, LocalEndpoint
 from parsers.entities import Workload
@@ -45,7 +45,7 @@ def directory_of(world: Mapping[str, Any]) -> Directory:
     )
     directory.set_links({k["index"]: k["name"] for k in world.get("links") or ()})
     directory.set_cgroups(
-        {c["id"]: _first_of_each_family(c.get("ips") or ()) for c in world.get("cgroups") or ()}
+        {c["id"]: first_of_each_family(c.get("ips") or ()) for c in world.get("cgroups") or ()}
     )
     return directory
 
@@ -82,12 +82,6 @@ def _policy_entry(record: Mapping[str, Any]) -> PolicyEntry:
         log=tuple(record.get("log") or ()),
         deny=record.get("deny", False),
     )
-
-
-def _first_of_each_family(texts: Sequence[str]) -> tuple[bytes, ...]:
-    """A pod's address of each family: the first text that looks like one, if it is one."""
-    first = (next((t for t in texts if (":" in t) is v6), "") for v6 in (False, True))
-    return tuple(address for text in first if (address := parse_address(text)) is not None)
 
 
 def _address(text: str) -> bytes:

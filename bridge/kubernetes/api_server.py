@@ -8,8 +8,8 @@ from typing import Final, TypeAlias
 
 import trio
 
+from bridge.http_client import Connection, Head, ServerAwayError
 from bridge.kubernetes.credentials import Access
-from bridge.kubernetes.http_client import Connection, Head, ServerAwayError
 from bridge.kubernetes.watch import ObjectWatch, Piece
 from bridge.kubernetes.wire import refusal
 

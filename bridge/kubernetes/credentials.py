@@ -23,11 +23,9 @@ from urllib.parse import urlsplit
 import trio
 import yaml
 
-from bridge.kubernetes.http_client import open_stream
+from bridge.http_client import open_stream
 from bridge.os_errors import reason_of
 from parsers.errors import UsageError
-
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 Authorization: TypeAlias = Callable[[bool], Awaitable[str]]
 """The header's value, empty for none; true asks for a new one, as the last was refused."""
@@ -51,9 +49,7 @@ def is_in_cluster(environment: Mapping[str, str] = os.environ) -> bool:
     return bool(environment.get("KUBERNETES_SERVICE_HOST"))
 
 
-def in_cluster(
-    environment: Mapping[str, str] = os.environ, account: Path = SERVICE_ACCOUNT
-) -> Access:
+def in_cluster(account: Path, environment: Mapping[str, str] = os.environ) -> Access:
     """By the pod's service account. ``UsageError`` when that is not mounted."""
     host = environment.get("KUBERNETES_SERVICE_HOST", "")
     port = environment.get("KUBERNETES_SERVICE_PORT", "443")

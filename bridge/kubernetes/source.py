@@ -19,9 +19,9 @@ import trio
 
 from bridge.backoff import Backoff
 from bridge.event_log import EventLog
+from bridge.http_client import ServerAwayError
 from bridge.kubernetes.api_server import ApiServer, follow
 from bridge.kubernetes.credentials import Access
-from bridge.kubernetes.http_client import ServerAwayError
 from bridge.kubernetes.resources import (
     CILIUM_VERSIONS,
     Resource,

@@ -37,7 +37,7 @@ def test_every_mistake_is_told_at_once_with_its_path() -> None:
 
 
 def test_an_unknown_key_is_told_with_the_keys_that_there_are() -> None:
-    assert ["cilium.sockt: there is no such key; there is socket, release"] == problems(
+    assert ["cilium.sockt: there is no such key; there is socket, api, release"] == problems(
         {"cilium": {"sockt": "/x"}}
     )
 
@@ -70,6 +70,12 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert Path("/b") == config.cilium.socket
     assert config.hubble.unix_socket is None
     assert "debug" == config.log.level
+
+
+def test_a_key_in_no_section_is_overridden_by_its_name() -> None:
+    assert "cilium" == parse_config({}, {"CILIARY_SOURCE": "cilium"}).source
+    with pytest.raises(ConfigError, match=r"source \(from CILIARY_SOURCE\)"):
+        parse_config({}, {"CILIARY_SOURCE": "pcap"})
 
 
 def test_a_mistake_of_the_environment_names_its_variable() -> None:

@@ -92,7 +92,7 @@ class Account:
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": str(port or self._plane.port),
         }
-        return in_cluster(where, self._folder)
+        return in_cluster(self._folder, where)
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import h11
 import trio
 import trio.testing
 
+from bridge.http_client import ServerAwayError
 from bridge.kubernetes.credentials import Access
-from bridge.kubernetes.http_client import ServerAwayError
 
 PODS = "/api/v1/pods"
 IDENTITIES = "/apis/cilium.io/v2/ciliumidentities"
@@ -243,7 +243,7 @@ class ModelServer:
             with trio.move_on_at(min(end, trio.current_time() + 60)):
                 await changed.wait()
                 continue
-            if self.bookmarks:
+            if self.bookmarks and changed is self._changed:  # all that happened was sent
                 version = max(version, self.version)
                 bookmark = {"metadata": {"resourceVersion": str(version)}}
                 await self._send(stream, connection, {"type": "BOOKMARK", "object": bookmark})

@@ -41,7 +41,7 @@ def kubeconfig(
 
 
 async def test_a_pod_reads_its_token_for_each_request(account: Path) -> None:
-    access = in_cluster(_POD, account)
+    access = in_cluster(account, _POD)
     assert "[fd00::1]:6443" == access.address
     assert "Bearer first" == await access.authorization(False)
     (account / "token").write_text("second")
@@ -50,13 +50,13 @@ async def test_a_pod_reads_its_token_for_each_request(account: Path) -> None:
 
 def test_a_pod_without_its_account_is_told_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="automountServiceAccountToken"):
-        in_cluster(_POD, tmp_path)
+        in_cluster(tmp_path, _POD)
 
 
 def test_who_is_in_no_cluster_is_told_so() -> None:
     assert not is_in_cluster({})
     with pytest.raises(UsageError, match=r"set identity\.kubernetes\.kubeconfig"):
-        in_cluster({})
+        in_cluster(Path("/none"), {})
 
 
 async def test_a_kubeconfig_gives_address_prefix_and_token(tmp_path: Path) -> None:

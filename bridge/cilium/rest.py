@@ -1,0 +1,127 @@
+"""What only Cilium's agent knows, asked of its own socket: prefixes, identities, cgroups.
+
+Kubernetes' objects have no identities of prefixes and names outside the cluster (they are
+valid on one node only), and no cgroups. Asking is opt-in, since the socket that answers takes
+orders, too: whoever may connect to it may change the agent. We send GET and nothing else.
+
+Answers are snapshots, so each replaces the one before. One of some megabytes holds the event
+loop for as many times 3 ms; that is why single addresses of pods, which are most of the
+ipcache, are left to Kubernetes.
+
+Source: the agent's OpenAPI description (``api/v1/openapi.yaml``, Cilium 1.14 to 1.19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from bridge.http_client import Connection, ServerAwayError
+from bridge.os_errors import reason_of
+from parsers.addresses import first_of_each_family
+from parsers.directory import AddressRecord, Directory
+from parsers.errors import UsageError
+
+INTERVAL: Final = 30.0  # s between two questions
+_LARGEST: Final = 64 << 20  # bytes of an answer
+_OWN_SCOPE: Final = 1 << 24  # identities from here on are valid on one node only
+_OK = 200
+
+T = TypeVar("T")
+
+
+class _Identity(Struct, frozen=True):
+    id: int
+    labels: tuple[str, ...] | None = None
+
+
+class _Prefix(Struct, frozen=True):
+    cidr: str
+    identity: int = 0
+
+
+class _Container(Struct, frozen=True):
+    cgroup_id: int = msgspec.field(default=0, name="cgroup-id")
+
+
+class _Pod(Struct, frozen=True):
+    ips: tuple[str, ...] | None = None
+    containers: tuple[_Container, ...] | None = None
+
+
+class _Cgroups(Struct, frozen=True):
+    pods: tuple[_Pod, ...] | None = msgspec.field(default=None, name="pod-metadatas")
+
+
+_identities: Final = msgspec.json.Decoder(list[_Identity]).decode
+_prefixes: Final = msgspec.json.Decoder(list[_Prefix]).decode
+_cgroups: Final = msgspec.json.Decoder(_Cgroups).decode
+
+
+class CiliumApi:
+    """Tells ``directory`` what the agent at ``path`` says, for as long as it runs."""
+
+    def __init__(self, path: Path, directory: Directory) -> None:
+        self._path = path
+        self._directory = directory
+        self._prefixes: dict[str, int] = {}
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Ask now and then. ``UsageError`` when there is nobody to ask, or no right to."""
+        while True:
+            await self.ask()
+            ready()
+            await trio.sleep(INTERVAL)
+
+    async def ask(self) -> None:
+        """Once."""
+        async with await _connect(self._path) as stream:
+            connection = Connection(stream, "localhost")
+            identities = await _get(connection, "/v1/identity", _identities)
+            prefixes = await _get(connection, "/v1/ip", _prefixes)
+            cgroups = await _get(connection, "/v1/cgroup-dump-metadata", _cgroups)
+        self._directory.set_identities(
+            {i.id: tuple(i.labels or ()) for i in identities if i.id >= _OWN_SCOPE}
+        )
+        self._replace({p.cidr: p.identity for p in prefixes if p.identity >= _OWN_SCOPE})
+        self._directory.set_cgroups(
+            {
+                container.cgroup_id: first_of_each_family(pod.ips or ())
+                for pod in cgroups.pods or ()
+                for container in pod.containers or ()
+            }
+        )
+
+    def _replace(self, prefixes: dict[str, int]) -> None:
+        before, self._prefixes = self._prefixes, prefixes
+        for cidr in before.keys() - prefixes.keys():
+            self._directory.set_address(cidr, None)
+        for cidr, identity in prefixes.items():
+            if before.get(cidr) != identity:
+                self._directory.set_address(cidr, AddressRecord(identity))
+
+
+async def _connect(path: Path) -> trio.SocketStream:
+    try:
+        return await trio.open_unix_socket(path)
+    except OSError as error:
+        raise UsageError(
+            f"cannot connect to {path}: {reason_of(error)}; is Cilium's agent running, its "
+            "directory mounted, and are we in the socket's group?"
+        ) from None
+
+
+async def _get(connection: Connection, target: str, decode: Callable[[bytearray], T]) -> T:
+    head = await connection.get(target, {"Accept": "application/json"})
+    body = await connection.read_all(_LARGEST)
+    if head.status != _OK:
+        raise ServerAwayError(f"GET {target}: {head.status} {bytes(body[:200])!r}")
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ServerAwayError(f"GET {target}: {error}") from None

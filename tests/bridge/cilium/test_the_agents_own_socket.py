@@ -1,0 +1,112 @@
+"""Prefixes and cgroups from Cilium's REST socket: asked for by GET alone, and replaced."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from api.metrics.http import Request, Response, serve_http
+from bridge.cilium.rest import CiliumApi
+from bridge.http_client import ServerAwayError
+from parsers.addresses import parse_address
+from parsers.directory import Directory
+from parsers.errors import UsageError
+
+_WORLD: dict[str, Any] = {
+    "/v1/identity": [
+        {"id": 1207, "labels": ["k8s:app=frontend"]},
+        {"id": 16777217, "labels": ["cidr:203.0.113.0/24", "reserved:world"]},
+    ],
+    "/v1/ip": [
+        {"cidr": "10.0.0.1/32", "identity": 1207, "metadata": {"name": "frontend-0"}},
+        {"cidr": "203.0.113.0/24", "identity": 16777217, "hostIP": "0.0.0.0"},
+    ],
+    "/v1/cgroup-dump-metadata": {
+        "pod-metadatas": [
+            {"name": "p", "ips": ["10.0.0.1", "fd00::1"], "containers": [{"cgroup-id": 39001}]},
+            {"name": "broken", "ips": ["not-an-ip"], "containers": [{"cgroup-id": 39002}]},
+            {"name": "none", "ips": None, "containers": None},
+        ]
+    },
+}
+
+
+def route(world: dict[str, Any], path: str) -> Callable[[Request], Response]:
+    return lambda _: Response(json.dumps(world[path]).encode(), "application/json")
+
+
+async def agent(path: Path, world: dict[str, Any], *, task_status: trio.TaskStatus[object]) -> None:
+    """The agent's socket, answering what ``world`` has at the time."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    routes = {known: route(world, known) for known in world}
+    await serve_http(routes, [listener], task_status=task_status)
+
+
+def at(directory: Directory, text: str) -> int:
+    address = parse_address(text)
+    assert address is not None
+    return directory.entity(address, 0, 1).identity
+
+
+async def test_prefixes_of_this_node_and_cgroups_are_known(tmp_path: Path) -> None:
+    directory = Directory()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", _WORLD)
+        ready = trio.Event()
+        nursery.start_soon(CiliumApi(tmp_path / "s", directory).run, ready.set)
+        with trio.fail_after(30):
+            await ready.wait()
+        nursery.cancel_scope.cancel()
+    assert 16777217 == at(directory, "203.0.113.9")
+    address = parse_address("203.0.113.9")
+    assert ("cidr:203.0.113.0/24", "reserved:world") == directory.entity(address, 0, 1).labels
+    assert 0 == at(directory, "10.0.0.1")  # pods are Kubernetes' to name
+    assert (parse_address("10.0.0.1"), parse_address("fd00::1")) == directory.pod_addresses(39001)
+    assert () == directory.pod_addresses(39002)
+
+
+async def test_what_the_agent_no_longer_says_is_forgotten(tmp_path: Path) -> None:
+    directory = Directory()
+    api = CiliumApi(tmp_path / "s", directory)
+    world = dict(_WORLD)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", world)
+        await api.ask()
+        world["/v1/ip"] = [{"cidr": "203.0.113.0/25", "identity": 16777217}]
+        world["/v1/cgroup-dump-metadata"] = {"pod-metadatas": None}
+        await api.ask()
+        nursery.cancel_scope.cancel()
+    assert 16777217 == at(directory, "203.0.113.9")
+    assert 0 == at(directory, "203.0.113.200")
+    assert () == directory.pod_addresses(39001)
+
+
+async def test_an_agent_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file or directory; is Cilium's agent running"):
+        await CiliumApi(tmp_path / "none", Directory()).ask()
+
+
+@pytest.mark.parametrize("answer", [{}, [{"id": "x"}], "text"])
+async def test_an_answer_of_another_form_is_a_sentence(tmp_path: Path, answer: object) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", {"/v1/identity": answer})
+        with pytest.raises(ServerAwayError, match="GET /v1/identity: "):
+            await CiliumApi(tmp_path / "s", Directory()).ask()
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_api_that_is_forbidden_is_a_sentence(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", {"/v1/identity": []})  # 404 for the others
+        with pytest.raises(ServerAwayError, match="GET /v1/ip: 404"):
+            await CiliumApi(tmp_path / "s", Directory()).ask()
+        nursery.cancel_scope.cancel()
