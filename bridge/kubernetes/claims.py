@@ -108,7 +108,7 @@ class AddressClaims:
             return
         before = claimant.addresses
         had = {address for address in before if self._holder(address) is claimant}
-        if relabelled:
+        if relabelled or (addresses and not claimant.row):  # pods are there before their addresses
             claimant.owner = owner
             claimant.row = self._directory.owners.add(owner) if owner and addresses else 0
         claimant.addresses, claimant.rank = addresses, rank
