@@ -65,7 +65,10 @@ class ProbePipeline:
 
     def _parts(self, batch: ProbeBatch) -> Iterator[ProbeFlows]:
         if len(batch.traffic):
-            yield traffic_flows(batch.traffic, batch.covered, batch.pods, self._assembler.directory)
+            directory = self._assembler.directory
+            yield traffic_flows(
+                batch.traffic, batch.covered, batch.pods, directory, batch.boot_offset
+            )
         if len(batch.drops):
             yield self._drops.flows(
                 batch.drops, batch.verdicts, batch.drop_reasons, batch.netns, batch.pods
