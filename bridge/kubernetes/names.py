@@ -60,7 +60,6 @@ from parsers.directory import (
 _PIECE = 50  # entries worked out by one step: about 1 ms
 _RECLAIMED = 1 << 12  # owners gone; freeing them takes some 2 ms
 _OF_NAMESPACE = "io.cilium.k8s.namespace.labels."
-_ZONE = "topology.kubernetes.io/zone"
 _API_SERVER: Key = ("default", "kubernetes")
 
 # Kinds of claims, the strongest last.
@@ -87,7 +86,6 @@ class NodeFacts:
     name: str
     addresses: tuple[str, ...]
     labels: tuple[str, ...]
-    zone: str
 
 
 class EndpointFacts(NamedTuple):
@@ -457,7 +455,6 @@ class Names:
             name,
             (*texts["InternalIP"], *texts["ExternalIP"]),
             tuple(sorted(f"{key}={value}" for key, value in labels.items())),
-            labels.get(_ZONE, ""),
         )
         prefixes = tuple(filter(_is_prefix, node.spec.pod_cidrs or ()))
         before = self._nodes.get(name)

@@ -21,8 +21,9 @@ from bridge.kubernetes.sink import SINCE_EVER
 from bridge.process_tuning import tune_process
 from parsers.address_table import ADDRESS, AddressTable
 from parsers.addresses import MAPPED
+from parsers.conversations import Conversations
 from parsers.directory import AddressRecord, Directory
-from parsers.entities import Conversations, Entities
+from parsers.entities import Entities
 from parsers.flow_batch import CONVERSATION
 
 PODS = 100_000

@@ -6,8 +6,9 @@ import numpy as np
 
 from parsers.addresses import parse_address
 from parsers.answered_names import AnsweredNames
+from parsers.conversations import Conversations
 from parsers.directory import Directory, LocalEndpoint
-from parsers.entities import Conversations, Entities
+from parsers.entities import Entities
 from parsers.flow_batch import CONVERSATION
 from tests.fixtures import expected, release_number, stream_bytes, world
 from tests.parsers.recorded import Parser, batches

@@ -14,8 +14,9 @@ from bridge.kubernetes.names import Names
 from bridge.kubernetes.sink import SINCE_EVER
 from parsers.address_table import ADDRESS
 from parsers.addresses import parse_address
+from parsers.conversations import Conversations
 from parsers.directory import EXPIRED, NOT_IN_SCOPE, Directory
-from parsers.entities import Conversations, Entities, Entity, Workload
+from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION
 from tests.bridge.kubernetes.times import SECOND
 
