@@ -97,6 +97,27 @@ struct skb_shared_info {
 	struct sk_buff *frag_list;
 };
 
+struct sockaddr___k {
+	unsigned short sa_family;
+};
+
+struct proto_accept_arg { /* since 6.10; before, accept had arguments of their own */
+	int err;
+};
+
+struct nft_table {
+	char *name;
+};
+
+struct nft_chain {
+	struct nft_table *table;
+	char *name;
+};
+
+struct nft_pktinfo {
+	struct sk_buff *skb;
+};
+
 struct tcp_skb_cb {
 	__u16 tcp_gso_segs;
 	__u16 tcp_flags; /* one byte up to 6.17, two from 6.18 */

@@ -20,7 +20,8 @@
 struct packet {
 	__u8 source[16];
 	__u8 destination[16];
-	__u32 transport; /* offset of the transport header */
+	__u32 network; /* offset of the IP header */
+	__u32 transport; /* and of the transport header */
 	__u16 source_port;
 	__u16 destination_port;
 	__u16 ethertype; /* host order */
@@ -159,6 +160,7 @@ static __always_inline void parse_packet(struct __sk_buff *skb, __u32 at, struct
 		p->ethertype = bpf_ntohs(tag.inner);
 		at += sizeof(tag);
 	}
+	p->network = at;
 	if (p->ethertype == ETH_P_IP ? parse_ipv4(skb, at, p) :
 	    p->ethertype == ETH_P_IPV6 ? parse_ipv6(skb, at, p) : 0)
 		p->kind |= KIND_MALFORMED;

@@ -10,10 +10,8 @@
 #include <bpf/bpf_tracing.h>
 #include "namespaces.h"
 #include "record.h"
-#include "tcp.h"
+#include "tcp_ends.h"
 
-#define AF_INET 2
-#define AF_INET6 10
 #define PROTOCOL_TCP 6
 #define ESTABLISHED 1 /* include/net/tcp_states.h */
 #define SYN_SENT 2
@@ -83,42 +81,6 @@ static __always_inline struct tcp_record *begin(__u8 kind, __u32 netns)
 	record->kind = kind;
 	record->netns = netns;
 	return record;
-}
-
-static __always_inline __u32 netns_of(const struct sock_common *common)
-{
-	return BPF_CORE_READ(common, skc_net.net, ns.inum);
-}
-
-static __always_inline int is_mapped(const __u8 *address)
-{
-	const __u32 *words = (const __u32 *)address;
-
-	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
-}
-
-static __always_inline void put_ipv4(__u8 *address, __be32 four)
-{
-	__u32 *words = (__u32 *)address;
-
-	words[0] = words[1] = 0;
-	words[2] = bpf_htonl(0xffff);
-	words[3] = four;
-}
-
-static __always_inline void read_ends(struct tcp_record *record, const struct sock_common *common)
-{
-	record->local_port = BPF_CORE_READ(common, skc_num);
-	record->remote_port = bpf_ntohs(BPF_CORE_READ(common, skc_dport));
-	if (BPF_CORE_READ(common, skc_family) == AF_INET6) {
-		BPF_CORE_READ_INTO(&record->local_ip, common, skc_v6_rcv_saddr.in6_u.u6_addr8);
-		BPF_CORE_READ_INTO(&record->remote_ip, common, skc_v6_daddr.in6_u.u6_addr8);
-		record->ip_version = is_mapped(record->remote_ip) ? 4 : 6;
-	} else {
-		put_ipv4(record->local_ip, BPF_CORE_READ(common, skc_rcv_saddr));
-		put_ipv4(record->remote_ip, BPF_CORE_READ(common, skc_daddr));
-		record->ip_version = 4;
-	}
 }
 
 static __always_inline void read_socket(struct tcp_record *record, const struct sock *sk)

@@ -10,6 +10,8 @@ enum tcp_kind {
 	TCP_RESET_SENT = 2,
 	TCP_RESET_RECEIVED = 3,
 	TCP_STATE_CHANGE = 4,
+	TCP_CONNECT_FAILED = 5, /* by the sockets probe, as is the next */
+	TCP_ACCEPT_FAILED = 6,
 };
 
 enum tcp_role { TCP_ROLE_UNKNOWN, TCP_ACTIVE, TCP_PASSIVE };
@@ -31,7 +33,7 @@ struct tcp_record {
 	__u8 local_ip[16];
 	__u8 remote_ip[16];
 	__u16 tcp_flags;
-	__u16 error; /* errno of a try that failed */
+	__u16 error; /* errno of what failed */
 	__u8 kind; /* enum tcp_kind */
 	__u8 old_state;
 	__u8 state;

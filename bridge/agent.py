@@ -57,6 +57,7 @@ from bridge.probes import Probes
 from bridge.rising_clock import RisingClock
 from bridge.source_switch import SourceSwitch
 from bridge.supervision import Part, Supervisor
+from parsers.answered_names import AnsweredNames
 from parsers.directory import Directory
 from parsers.errors import UsageError
 from parsers.ledger import Ledger
@@ -257,6 +258,8 @@ class Agent:
             ),
         )
         naming = Naming(names, self._directory, self.history, clock)
+        answered = AnsweredNames(self._directory)
+        self.path.followers.append(lambda parsed: answered.learn(parsed.flows))
         self.registry.register(CorrectedFlows(naming.corrected))
         return naming
 
@@ -286,7 +289,7 @@ class Agent:
     def _count_by(self, handlers: tuple[HandlerSpec, ...]) -> None:
         if handlers != self.metrics.specs:
             self.metrics.configure(handlers)
-            self.path.pipeline.label_queries(wanted=self.metrics.wants_queries)
+            self.path.label_queries()
             self.log.info("metrics.configured", metrics=[spec.name for spec in handlers])
 
     async def _keep_series(self, ready: Callable[[], None]) -> None:

@@ -43,6 +43,7 @@ from parsers.errors import UsageError
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 ProbeName: TypeAlias = Literal["traffic", "drops", "tcp", "dns"]
+OptionalProbeName: TypeAlias = Literal["sockets", "netfilter"]
 
 PREFIX = "CILIARY_"
 _JOINT = "__"
@@ -210,6 +211,11 @@ class NativeProbes(_Section):
     disabled: tuple[ProbeName, ...] = Field(
         default=(), description="Probes that do not run: " + ", ".join(get_args(ProbeName)) + "."
     )
+    optional: tuple[OptionalProbeName, ...] = Field(
+        default=(),
+        description="Probes that run only if they are named here, as they want a kernel that lets "
+        "programs onto the exits of its functions: " + ", ".join(get_args(OptionalProbeName)) + ".",
+    )
     pod_interfaces: tuple[str, ...] = Field(
         default=InterfacePatterns().pods,
         description="Interfaces that lead to pods, by the node's names for them; * is any text.",
@@ -237,9 +243,13 @@ class NativeProbes(_Section):
         description="Drops that are not reported, by the kernel's reason: REASON or "
         "REASON@FUNCTION.",
     )
+    sweep: Annotated[float, Field(ge=0.1, le=3600.0)] = Field(
+        default=TrafficSettings().sweep_seconds,
+        description="Seconds between two flows that tell what was counted of one that goes on.",
+    )
     interval: Annotated[float, Field(ge=0.02, le=60.0)] = Field(
         default=SourceSettings().interval_seconds,
-        description="Seconds between two readings of what the kernel has counted.",
+        description="Seconds between two readings of what the kernel tells at once.",
     )
 
 

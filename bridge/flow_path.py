@@ -52,7 +52,12 @@ class FlowPath:
         self._watch = watch
         # Numbers of freed classes are used again: what was counted must not move with them.
         pipeline.tables.classes.before_free.append(metrics.forget)
-        pipeline.label_queries(wanted=metrics.wants_queries)
+        self.label_queries()
+
+    def label_queries(self) -> None:
+        """Let DNS records say what was asked for, if a metric wants to count by it."""
+        for pipeline in (self.pipeline, self._probes):
+            pipeline.label_queries(wanted=self.metrics.wants_queries)
 
     def deliver(self, payloads: PayloadBatch) -> None:
         """Take a batch that was read from a connection just now.

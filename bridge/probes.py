@@ -7,7 +7,7 @@ from functools import partial
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
-from native_probes import drops, tcp
+from native_probes import dns, drops, netfilter, sockets, tcp
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
 from native_probes.report import Finding
@@ -19,12 +19,21 @@ from parsers.probe_batch import ProbeBatch
 
 def source_settings(config: NativeProbes) -> SourceSettings:
     """What the configuration asks for."""
+    optional: dict[str, StartFamily] = {
+        sockets.NAME: partial(sockets.SocketProbe, settings=sockets.SocketSettings()),
+        # behind the drops, which its records are about
+        netfilter.NAME: partial(netfilter.NetfilterProbe, settings=netfilter.NetfilterSettings()),
+    }
     families: dict[str, StartFamily] = {
         drops.NAME: partial(drops.DropProbe, settings=drops.DropSettings(quiet=config.quiet_drops)),
         tcp.NAME: partial(tcp.TcpProbe, settings=tcp.TcpSettings()),
+        dns.NAME: partial(dns.DnsProbe, settings=dns.DnsSettings()),
     }
+    families |= {name: start for name, start in optional.items() if name in config.optional}
     return SourceSettings(
-        traffic=TrafficSettings(flows=config.flows, sample=config.sample)
+        traffic=TrafficSettings(
+            flows=config.flows, sample=config.sample, sweep_seconds=config.sweep
+        )
         if TRAFFIC not in config.disabled
         else None,
         families={name: start for name, start in families.items() if name not in config.disabled},

@@ -20,7 +20,7 @@ from native_probes.engine import LoadedProbe, refused
 from native_probes.event_counters import EventCounters
 from native_probes.family import Drained, Place
 from native_probes.kernel_enums import kernel_reasons
-from native_probes.namespaces import list_namespaces
+from native_probes.namespaces import NamespaceList
 from native_probes.report import Finding
 from native_probes.ring import Ring
 from native_probes.spec import ProbeSpec
@@ -118,7 +118,8 @@ class DropProbe:
             self._rule_map = self.loaded.map_fd("drop_rules")
             for reason in self._rules.anywhere:
                 self._forbid(0, reason)
-            list_namespaces(self.loaded.map_fd("namespaces"), place.namespaces or ())
+            self._namespaces = NamespaceList(self.loaded.map_fd("namespaces"))
+            self._namespaces.become(place.namespaces or frozenset())
             self._counters = EventCounters(self.loaded.map_fd("drop_counters"), COUNTERS)
             self._ring = Ring(self.loaded.map_fd("drops"), settings.ring_bytes, DROP_RECORD)
             self.loaded.attach("drop_packet")
@@ -128,6 +129,10 @@ class DropProbe:
         except BaseException:
             self.loaded.close()
             raise
+
+    def belong(self, namespaces: frozenset[int]) -> None:
+        """See ``Family``."""
+        self._namespaces.become(namespaces)
 
     def drain(self, *, now_ns: int) -> Drained:
         """See ``Family``."""

@@ -37,6 +37,9 @@ class Drained:
 class Family(Protocol):
     """A probe that is loaded and attached. It is called by one thread at a time."""
 
+    def belong(self, namespaces: frozenset[int]) -> None:
+        """The node's network namespaces have changed (``Place.namespaces``)."""
+
     def drain(self, *, now_ns: int) -> Drained:
         """What is new; called some ten times a second (``now_ns``: monotonic clock)."""
 

@@ -123,6 +123,7 @@ class Coverage:
         self._departed: deque[Link] = deque(maxlen=_MOST_DEPARTED)
         self._changes: dict[int, _Wanted | None] = {}  # in order; None is to uncover
         self._changed = threading.Condition()
+        self._in_hand = 0  # changes that are being made
         self._stopping = False
         self._statistics = CoverageStatistics()
         self.last_error = ""
@@ -148,7 +149,8 @@ class Coverage:
     def statistics(self) -> CoverageStatistics:
         """As of now."""
         self._statistics.covered = len(self._attachments)
-        self._statistics.waiting = len(self._changes)
+        with self._changed:
+            self._statistics.waiting = len(self._changes) + self._in_hand
         return self._statistics
 
     def stop(self) -> None:
@@ -184,10 +186,12 @@ class Coverage:
                     break
                 ifindex = next(iter(self._changes))
                 change = self._changes.pop(ifindex)
+                self._in_hand = 1
             if change is None:
                 self._uncover(ifindex)
             elif ifindex not in self._attachments:
                 self._cover(change)
+            self._in_hand = 0
         for ifindex in self.covered():
             self._uncover(ifindex)
 

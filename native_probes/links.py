@@ -14,7 +14,7 @@ from native_probes.rtnetlink import ask, attributes, dump, messages, open_route_
 _NEW_LINK, _DELETED_LINK, _GET_LINK = 16, 17, 18
 _GROUP_LINK = 1  # RTMGRP_LINK
 
-_IFNAME, _LINK, _MASTER, _LINKINFO, _STATS64 = 3, 5, 10, 18, 23
+_IFNAME, _LINK, _MASTER, _LINKINFO, _STATS64, _LINK_NETNSID = 3, 5, 10, 18, 23, 37
 _INFO_KIND, _INFO_SLAVE_KIND = 1, 4
 _ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
 
@@ -33,6 +33,7 @@ class Link:
     master: int = 0  # ifindex, 0 without one
     slave_kind: str = ""  # what the master is
     lower: int = 0  # ifindex of what it sits on (of a veth: its peer's), 0 without one
+    peer_namespace: int = -1  # this namespace's number of the one where ``lower`` is
     packets: int = 0  # that it has counted, in both directions
 
 
@@ -92,5 +93,6 @@ def _link(body: bytes) -> Link:
         master=int.from_bytes(of.get(_MASTER, b""), "little"),
         slave_kind=text(info.get(_INFO_SLAVE_KIND, b"")),
         lower=int.from_bytes(of.get(_LINK, b""), "little"),
+        peer_namespace=int.from_bytes(of.get(_LINK_NETNSID, b"\xff" * 4), "little", signed=True),
         packets=sum(struct.unpack_from("=QQ", of.get(_STATS64, bytes(16)))),
     )

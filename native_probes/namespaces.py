@@ -6,14 +6,24 @@ A node that is a container on a shared machine lists the namespaces that are its
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from native_probes import syscalls
 
 
-def list_namespaces(map_fd: int, inodes: Iterable[int]) -> None:
-    """Add namespaces to the list, by the inode numbers of ``/proc/<pid>/ns/net``."""
-    for inode in inodes:
-        syscalls.put(map_fd, np.array([inode], "<u4"), np.ones(1, "u1"))
+class NamespaceList:
+    """The list in the kernel, by the inode numbers of ``/proc/<pid>/ns/net``."""
+
+    __slots__ = ("_fd", "_listed")
+
+    def __init__(self, map_fd: int) -> None:
+        self._fd = map_fd
+        self._listed: frozenset[int] = frozenset()
+
+    def become(self, inodes: frozenset[int]) -> None:
+        """Add what is new, and remove what is not there any more."""
+        for inode in inodes - self._listed:
+            syscalls.put(self._fd, np.array([inode], "<u4"), np.ones(1, "u1"))
+        for inode in self._listed - inodes:
+            syscalls.delete(self._fd, np.array([inode], "<u4"))
+        self._listed = inodes

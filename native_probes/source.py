@@ -8,7 +8,10 @@ counted until then is delivered.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,9 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import trio
 
 from native_probes import links
+from native_probes.conntrack import Translations
 from native_probes.engine import Engine, LibbpfEngine, refused
 from native_probes.family import Drained, Family, Place, StartFamily
 from native_probes.interfaces import (
@@ -28,6 +33,7 @@ from native_probes.interfaces import (
     judge_hooks,
     ways_in,
 )
+from native_probes.node_namespaces import is_whole_machine, node_namespaces
 from native_probes.report import Finding, ProbeUnavailableError
 from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
@@ -100,12 +106,19 @@ class ProbeSource:
         self._missed = 0
         self._batches = 0
         self._netns = 0
+        self._translations: Translations | None = None
+        self._namespaces: frozenset[int] | None = None  # None: the whole machine is the node
+        self._pods_changed = trio.Event()
         self._seen: Counter[str] = Counter()
         self._lost: Counter[tuple[str, str]] = Counter()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled. Raises ``ProbeUnavailableError`` if no probe works."""
         self._netns = _own_namespace()
+        with contextlib.suppress(OSError):  # a kernel without connection tracking translates none
+            self._translations = Translations()
+        if not is_whole_machine():
+            self._namespaces = await self._find_namespaces()
         try:
             await trio.to_thread.run_sync(self._start)
             traffic = self._families.get(TRAFFIC)
@@ -113,8 +126,9 @@ class ProbeSource:
                 # here, as its thread acts in the network namespace of this one
                 self._coverage = Coverage(traffic, self._hooks)
             async with trio.open_nursery() as nursery:
-                if self._coverage:
-                    await nursery.start(self._follow_links, self._coverage)
+                await nursery.start(self._follow_links)
+                if self._namespaces is not None:
+                    nursery.start_soon(self._follow_namespaces)
                 ready()
                 while True:
                     await trio.sleep(self._settings.interval_seconds)
@@ -179,7 +193,8 @@ class ProbeSource:
         first: ProbeUnavailableError | None = None
         for name, start in starts.items():
             probe = self._families.get(TRAFFIC)
-            place = Place(self._engine, probe if isinstance(probe, TrafficProbe) else None)
+            traffic_probe = probe if isinstance(probe, TrafficProbe) else None
+            place = Place(self._engine, traffic_probe, self._namespaces)
             try:
                 self._families[name] = start(place)
             except ProbeUnavailableError as error:
@@ -192,6 +207,9 @@ class ProbeSource:
             raise first
 
     def _drain(self) -> ProbeBatch:
+        if self._namespaces is not None:
+            for family in self._families.values():
+                family.belong(self._namespaces)
         now_ns = time.monotonic_ns()
         return self._batch({n: f.drain(now_ns=now_ns) for n, f in self._families.items()})
 
@@ -201,13 +219,23 @@ class ProbeSource:
         batch = self._batch({n: f.last_drain() for n, f in self._families.items()})
         while self._families:
             self._families.popitem()[1].close()
+        if self._translations:
+            self._translations.close()
+            self._translations = None
         return batch
 
     def _batch(self, drained: Mapping[str, Drained]) -> ProbeBatch:
         fields: dict[str, Any] = {}
         for part in drained.values():
-            fields |= part.records
+            for name, rows in part.records.items():
+                fields[name] = np.concatenate([fields[name], rows]) if name in fields else rows
             fields |= part.about
+        if self._translations and "traffic" in fields:
+            try:
+                self._translations.apply(fields["traffic"])
+            except OSError as error:
+                self._log.warning("probe.no_translations", reason=os.strerror(error.errno or 0))
+                self._translations = None
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
         if self._coverage:
@@ -216,11 +244,12 @@ class ProbeSource:
                 lost[TRAFFIC, "not_covered"] = missed - self._missed
                 seen[TRAFFIC] = seen.get(TRAFFIC, 0) + missed - self._missed
                 self._missed = missed
-        boot_offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         patterns = self._settings.interfaces
         covered = self._coverage.covered_lately() if self._coverage else {}
         return ProbeBatch(
-            boot_offset=boot_offset,
+            boot_offset=time.time_ns() - now_ns,
+            now_ns=now_ns,
             covered=frozenset(ways_in(list(self._links.values()), covered)),
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
@@ -236,14 +265,36 @@ class ProbeSource:
             self._lost.update(batch.lost)
             self._deliver(batch)
 
+    async def _follow_namespaces(self) -> None:
+        while True:
+            await self._pods_changed.wait()
+            self._pods_changed = trio.Event()
+            self._namespaces = await self._find_namespaces()
+
+    async def _find_namespaces(self) -> frozenset[int]:
+        """In a new thread, as one that trio has may be in another network namespace."""
+        found: list[frozenset[int]] = []
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+        def find() -> None:
+            try:
+                pods = [
+                    link for link in links.all_links() if self._settings.interfaces.is_pod(link)
+                ]
+                found.append(node_namespaces(pods))
+            finally:
+                token.run_sync_soon(done.set)
+
+        threading.Thread(target=find, name="namespaces", daemon=True).start()
+        await done.wait()
+        return found[0] if found else frozenset({self._netns})
+
     async def _follow_links(
-        self,
-        coverage: Coverage,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         listening = trio.socket.from_stdlib_socket(links.open_link_socket())
         with listening:
-            self._list_links(coverage, at_start=True)
+            self._list_links(at_start=True)
             task_status.started()
             while True:
                 try:
@@ -252,23 +303,28 @@ class ProbeSource:
                     if error.errno != errno.ENOBUFS:
                         raise
                     self._log.warning("probe.link_news_overran")
-                    self._list_links(coverage, at_start=False)
+                    self._list_links(at_start=False)
                     continue
                 for news in links.read_news(data):
-                    self._take(coverage, news.link, gone=news.gone, is_new=True)
+                    self._take(news.link, gone=news.gone, is_new=True)
 
-    def _list_links(self, coverage: Coverage, *, at_start: bool) -> None:
+    def _list_links(self, *, at_start: bool) -> None:
         present = {link.ifindex: link for link in links.all_links()}
         for link in [link for link in self._links.values() if link.ifindex not in present]:
-            self._take(coverage, link, gone=True, is_new=False)
+            self._take(link, gone=True, is_new=False)
         for link in present.values():
-            self._take(coverage, link, gone=False, is_new=not at_start)
+            self._take(link, gone=False, is_new=not at_start)
 
-    def _take(self, coverage: Coverage, link: links.Link, *, gone: bool, is_new: bool) -> None:
+    def _take(self, link: links.Link, *, gone: bool, is_new: bool) -> None:
         known = self._links.pop(link.ifindex, None)
         if not gone:
             self._links[link.ifindex] = link
-        if not gone and self._settings.interfaces.match(link):
-            coverage.cover(link, is_new=is_new and known is None)
-        elif known and self._settings.interfaces.match(known):
-            coverage.uncover(link.ifindex)
+        patterns = self._settings.interfaces
+        if patterns.is_pod(link) and gone is (known is not None):
+            self._pods_changed.set()
+        if self._coverage is None:
+            return
+        if not gone and patterns.match(link):
+            self._coverage.cover(link, is_new=is_new and known is None)
+        elif known and patterns.match(known):
+            self._coverage.uncover(link.ifindex)

@@ -13,7 +13,7 @@ from native_probes.engine import LoadedProbe, refused
 from native_probes.event_counters import EventCounters
 from native_probes.family import Drained, Place
 from native_probes.kernel_enums import enum_members
-from native_probes.namespaces import list_namespaces
+from native_probes.namespaces import NamespaceList
 from native_probes.report import Finding
 from native_probes.ring import Ring
 from native_probes.spec import ProbeSpec
@@ -68,7 +68,8 @@ class TcpProbe:
         }
         self.loaded: LoadedProbe = place.engine.load(tcp_spec(settings, place))
         try:
-            list_namespaces(self.loaded.map_fd("namespaces"), place.namespaces or ())
+            self._namespaces = NamespaceList(self.loaded.map_fd("namespaces"))
+            self._namespaces.become(place.namespaces or frozenset())
             self._counters = EventCounters(self.loaded.map_fd("tcp_counters"), COUNTERS)
             self._ring = Ring(self.loaded.map_fd("tcp_events"), settings.ring_bytes, TCP_RECORD)
             for program in PROGRAMS:
@@ -79,6 +80,10 @@ class TcpProbe:
         except BaseException:
             self.loaded.close()
             raise
+
+    def belong(self, namespaces: frozenset[int]) -> None:
+        """See ``Family``."""
+        self._namespaces.become(namespaces)
 
     def drain(self, *, now_ns: int) -> Drained:
         """See ``Family``."""

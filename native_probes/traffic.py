@@ -161,6 +161,9 @@ class TrafficProbe:
             np.array([program], "<u4"),
         )
 
+    def belong(self, namespaces: frozenset[int]) -> None:
+        """Nothing to do: interfaces are those of one namespace."""
+
     def drain(self, *, now_ns: int) -> Drained:
         """Events, and a sweep when it is time for one (by the monotonic clock)."""
         if now_ns < self._next_sweep:

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from parsers.reason_names import ReasonNames
 
 if TYPE_CHECKING:
+    from parsers.conversations import Conversations
     from parsers.details import DetailTable
-    from parsers.entities import Conversations
     from parsers.intern import InternTable
 
 U16: TypeAlias = NDArray[np.uint16]

@@ -71,9 +71,9 @@ class AccessLogL7(NamedTuple):
         if http:
             record = _http(self.redaction, self.type, *http)
         if dns:
-            record = _dns(self.type, *dns)
+            record = dns_record(self.type, *dns)
             if not kafka:
-                summary = _dns_summary(self.type, *dns)
+                summary = dns_summary(self.type, *dns)
         if http:
             summary = _http_summary(self.redaction, self.type, self.latency_ns, *http)
         return L7Content(record, summary)
@@ -129,10 +129,11 @@ def _kafka_summary(type_: int, kafka: Kafka) -> str:
     return f"Kafka response {about} return code {kafka.error_code}"
 
 
-def _dns(
+def dns_record(
     type_: int, query: bytes, ips: tuple[int, list[bytes]], ttl: int, cnames: list[bytes],
     source: bytes, rcode: int, qtypes: list[int], rrtypes: list[int],
 ) -> Dns:  # fmt: skip
+    """flow.DNS of a record's fields."""
     answers = type_ != REQUEST
     return Dns(
         query=text(query),
@@ -146,10 +147,11 @@ def _dns(
     )
 
 
-def _dns_summary(
+def dns_summary(
     type_: int, query: bytes, ips: tuple[int, list[bytes]], ttl: int, cnames: list[bytes],
     source: bytes, rcode: int, qtypes: list[int], _: Any,
 ) -> str:  # fmt: skip
+    """flow.Summary of a DNS record's fields."""
     question = f"{text(query)} {','.join(map(type_name, qtypes))}"
     if type_ == REQUEST:
         return f"DNS Query {question}"

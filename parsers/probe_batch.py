@@ -38,7 +38,8 @@ class ProbeBatch:
     ``drop_reasons``: names of the kernel's drop reasons; ``reset_reasons``: of those for which
     TCP sends resets, by number.
 
-    ``boot_offset``: ns to add to the kernel's boot-clock times for times since the epoch.
+    ``boot_offset``: ns to add to the kernel's boot-clock times for times since the epoch;
+    ``now_ns``: when the records were taken, by the boot clock.
     ``lost``: (probe, reason) -> records lost in the kernel since the last drain; reasons
     are "ring_full" and "map_full".
     ``seen``: probe -> records the kernel had since the last drain, delivered and lost.
@@ -46,11 +47,13 @@ class ProbeBatch:
     """
 
     boot_offset: int
+    now_ns: int = 0
     covered: frozenset[int] = frozenset()
     pods: frozenset[int] = frozenset()
     netns: int = 0
     drop_reasons: KernelReasons = field(default_factory=lambda: KernelReasons({}))
     reset_reasons: Mapping[int, str] = field(default_factory=dict)
+    verdicts: Columns = field(default_factory=_no_records)  # VERDICT_RECORD: about drops
     traffic: Columns = field(default_factory=_no_records)  # FLOW_REPORT: since the last drain
     drops: Columns = field(default_factory=_no_records)  # DROP_RECORD
     tcp: Columns = field(default_factory=_no_records)  # TCP_RECORD: retransmit, reset, state, RTT

@@ -67,6 +67,19 @@ DROP_RECORD = np.dtype(
 )
 """``struct drop_record`` of ``bpf/drops.h``."""
 
+VERDICT_RECORD = np.dtype(
+    [
+        ("time_ns", "<u8"),  # boot clock
+        ("packet", "<u8"),  # address of the skb, as in DROP_RECORD
+        ("table", "S32"),
+        ("chain", "S32"),
+    ]
+)
+"""``struct verdict_record`` of ``bpf/netfilter.h``."""
+
+SAME_DROP_NS = 1_000_000
+"""A drop and a verdict about the same address are of one packet if they are this close."""
+
 HOOKS = ("", "PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 """Netfilter's hooks by ``hook``; 0 is no hook, or none that the stack shows."""
 
@@ -108,10 +121,16 @@ class DropFlows:
         self._numbers = np.zeros(_MOST_SITES + 1, dtype=np.uint8)
 
     def flows(
-        self, drops: Columns, names: KernelReasons, node: int, pods: frozenset[int]
+        self,
+        drops: Columns,
+        verdicts: Columns,
+        names: KernelReasons,
+        node: int,
+        pods: frozenset[int],
     ) -> ProbeFlows:
         """The flow of each DROP_RECORD; ``names`` are the running kernel's.
 
+        ``verdicts``: VERDICT_RECORD rows, which say of some drops which chain decided.
         ``node``: inode of the node's network namespace; ``pods``: its interfaces that lead to
         pods. Numbers of interfaces mean nothing in other namespaces.
         """
@@ -151,6 +170,8 @@ class DropFlows:
         flow_class["l4_type"] = np.where(icmp, drops["l4_type"], chunk)
         flow_class["l4_code"] = np.where(icmp, drops["l4_code"], 0)
         self._set_extensions(found, drops, site)
+        if len(verdicts):
+            _name_chains(found, drops, verdicts)
         found.time[:] = drops["time_ns"]
         found.packets[:] = drops["segments"]
         found.bytes[:] = drops["length"]
@@ -199,3 +220,22 @@ class DropFlows:
             if drops["flags"][row] & HAS_VLAN:
                 fields.append(("vlan", float(drops["vlan"][row] & 0xFFF)))
             found.flows.extra[row] = {"extension": tuple(sorted(fields))}
+
+
+def _name_chains(found: ProbeFlows, drops: Columns, verdicts: Columns) -> None:
+    """Say of a drop which chain decided it. The verdict comes right behind its drop."""
+    decided = {int(verdict["packet"]): verdict for verdict in verdicts}
+    some = drops["hook"] != 0
+    for row in some.nonzero()[0].tolist():
+        verdict = decided.get(int(drops["packet"][row]))
+        if verdict is None:
+            continue
+        later = int(verdict["time_ns"]) - int(drops["time_ns"][row])
+        if not 0 <= later <= SAME_DROP_NS:
+            continue
+        fields = (
+            *found.flows.extra[row]["extension"],
+            ("netfilter_chain", verdict["chain"].decode("utf-8", "replace")),
+            ("netfilter_table", verdict["table"].decode("utf-8", "replace")),
+        )
+        found.flows.extra[row] = {"extension": tuple(sorted(fields))}

@@ -3,8 +3,9 @@
 ``ProbePipeline.parse`` turns each part of a ``ProbeBatch`` into flow columns by its own
 module, puts them in order of time and has them named, classed and detailed as all flows are
 (``FlowAssembler``). A report of the traffic probe gives no flow where another observation
-point has its packets, or when they are no IP; these are booked as "no_flow", so that
-records in = flows + no_flow. What the kernel had no room for becomes one lost event.
+point has its packets, or when they are no IP, and neither does a part of a DNS message or one
+that was seen elsewhere; these are booked as "no_flow", so that
+records in = flows + no_flow + errors. What the kernel had no room for becomes one lost event.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from parsers.flow_columns import joined
 from parsers.ledger import Ledger
 from parsers.pipeline import LostRecords, ParsedBatch
 from parsers.probe_batch import ProbeBatch
+from parsers.probe_dns import DnsWatcher
 from parsers.probe_drops import DropFlows
 from parsers.probe_flows import ProbeFlows
 from parsers.probe_tcp import tcp_flows
@@ -32,28 +34,45 @@ from parsers.record_numbers import RecordNumbers
 class ProbePipeline:
     """Shares tables, names and numbers with the agent's other source. Not thread-safe."""
 
-    __slots__ = ("_assembler", "_drops", "_numbers", "ledger")
+    __slots__ = ("_assembler", "_dns", "_drops", "_numbers", "ledger")
 
     def __init__(self, assembler: FlowAssembler, numbers: RecordNumbers, ledger: Ledger) -> None:
         self._assembler = assembler
         self._numbers = numbers
         self._drops = DropFlows(assembler.tables.reasons)
+        self._dns = DnsWatcher()
         self.ledger = ledger
+
+    def label_queries(self, *, wanted: bool) -> None:
+        """Whether ``DnsLabels`` say the name that was asked for; at first they do not."""
+        self._dns.label_queries(wanted=wanted)
 
     def parse(self, batch: ProbeBatch) -> ParsedBatch:
         """The flows of a drain, in order of their times."""
-        flows = self._flows(list(self._parts(batch)), batch.boot_offset)
+        dns = self._dns.flows(batch.dns, batch.covered, batch.pods, batch.now_ns)
+        flows = self._flows([*self._parts(batch), dns.flows], batch.boot_offset)
         lost = sum(batch.lost.values())
-        parsed = ParsedBatch(len(batch), flows, lost_events=self._lost_events(lost))
-        self.ledger.book("parser", incoming=len(batch), before="probes")
-        self.ledger.book_kinds("parser", flows=len(flows), no_flow=len(batch) - len(flows))
+        records = len(batch) + dns.beyond
+        parsed = ParsedBatch(records, flows, lost_events=self._lost_events(lost))
+        ledger = self.ledger
+        ledger.book("probes", incoming=dns.beyond, outgoing=dns.beyond)
+        ledger.book("parser", incoming=records, before="probes")
+        for error_class, count in dns.errors.items():
+            ledger.book_lost("parser", error_class, count)
+        none = records - len(flows) - dns.errors.total()
+        ledger.book_kinds("parser", flows=len(flows), no_flow=none)
         return parsed
 
     def _parts(self, batch: ProbeBatch) -> Iterator[ProbeFlows]:
         if len(batch.traffic):
-            yield traffic_flows(batch.traffic, batch.covered, batch.pods)
+            directory = self._assembler.directory
+            yield traffic_flows(
+                batch.traffic, batch.covered, batch.pods, directory, batch.boot_offset
+            )
         if len(batch.drops):
-            yield self._drops.flows(batch.drops, batch.drop_reasons, batch.netns, batch.pods)
+            yield self._drops.flows(
+                batch.drops, batch.verdicts, batch.drop_reasons, batch.netns, batch.pods
+            )
         if len(batch.tcp):
             yield tcp_flows(batch.tcp, batch.reset_reasons)
 

@@ -114,6 +114,12 @@ FLOW_REPORT = np.dtype(
         ("opener", "u1"),  # OPENER_*
         ("first", "u1"),  # 1 if the flow's first packet, as far as we saw, went this way
         ("pad", "u1", 5),
+        ("front", "V16"),  # the server's address as the client knows it, if that is another
+        ("masked", "V16"),  # the client's address as the server knows it, likewise
+        ("front_port", "<u2"),
+        ("masked_port", "<u2"),
+        ("from_client", "u1"),  # 1 if the packets went to the server; with either of these
+        ("more", "u1", 3),
     ]
 )
 """One direction of one flow: what is new since the last report, never told twice.

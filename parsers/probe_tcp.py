@@ -1,4 +1,4 @@
-"""Flows of what happens to TCP connections: retransmits, resets, opens, closes.
+"""Flows of what happens to TCP connections: retransmits, resets, opens, closes, failed calls.
 
 The kernel tells these of sockets and not of packets, so the flows are Hubble's SOCK type
 with the verdict TRACED, and count in no packet metric. What happened has no place in the
@@ -11,6 +11,7 @@ who opened the connection, where that was seen; else the local end.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsers.flow_batch import (
+    ABSENT_SOURCE,
     FLAG_TCP_FLAGS,
     L4_TCP,
     ORIGIN_TRACEPOINT,
@@ -29,7 +31,7 @@ from parsers.flow_columns import EGRESS, INGRESS
 from parsers.probe_flows import ProbeFlows, empty_flows
 from parsers.windows import Columns
 
-RETRANSMIT, RESET_SENT, RESET_RECEIVED, STATE = 1, 2, 3, 4
+RETRANSMIT, RESET_SENT, RESET_RECEIVED, STATE, CONNECT_FAILED, ACCEPT_FAILED = 1, 2, 3, 4, 5, 6
 """``kind``."""
 
 ROLE_UNKNOWN, ACTIVE, PASSIVE = range(3)
@@ -50,7 +52,7 @@ TCP_RECORD = np.dtype(
         ("local_ip", "u1", (16,)),
         ("remote_ip", "u1", (16,)),
         ("tcp_flags", "<u2"),
-        ("error", "<u2"),  # errno of a try to send that failed
+        ("error", "<u2"),  # errno of what failed
         ("kind", "u1"),
         ("old_state", "u1"),
         ("state", "u1"),  # index of STATES
@@ -69,7 +71,10 @@ STATES = (
 
 _ESTABLISHED, _SYN_SENT, _SYN_RECEIVED, _CLOSED = 1, 2, 3, 7
 _TRACE_SOCK, _TRACED, _SOCK = 7, 6, 3  # monitor message type, flow.Verdict, flow.FlowType
-_EVENTS = {RETRANSMIT: "retransmit", RESET_SENT: "reset_sent", RESET_RECEIVED: "reset_received"}
+_EVENTS = {
+    RETRANSMIT: "retransmit", RESET_SENT: "reset_sent", RESET_RECEIVED: "reset_received",
+    CONNECT_FAILED: "connect_failed", ACCEPT_FAILED: "accept_failed",
+}  # fmt: skip
 
 
 def tcp_flows(records: Columns, reset_reasons: Mapping[int, str]) -> ProbeFlows:
@@ -92,6 +97,7 @@ def tcp_flows(records: Columns, reset_reasons: Mapping[int, str]) -> ProbeFlows:
         )
     version = (records["ip_version"] == 4) + 2 * (records["ip_version"] == 6)
     key["ip_version"] = flow_class["ip_version"] = version
+    key["absent"] = (kind == ACCEPT_FAILED) * np.uint16(ABSENT_SOURCE)  # nobody came
     flow_class["event_type"], flow_class["verdict"] = _TRACE_SOCK, _TRACED
     flow_class["flow_type"], flow_class["origin"] = _SOCK, ORIGIN_TRACEPOINT
     flow_class["l4"] = L4_TCP
@@ -103,8 +109,9 @@ def tcp_flows(records: Columns, reset_reasons: Mapping[int, str]) -> ProbeFlows:
     flow_class["direction"] = np.where(
         role == ROLE_UNKNOWN, 0, np.where(role == ACTIVE, EGRESS, INGRESS)
     )
-    flow_class["flags"] = np.where(kind == STATE, 0, FLAG_TCP_FLAGS)
-    flow_class["tcp_flags"] = np.where(kind == STATE, 0, records["tcp_flags"] & 0x1FF)
+    of_segment = kind <= RESET_RECEIVED
+    flow_class["flags"] = of_segment * np.uint8(FLAG_TCP_FLAGS)
+    flow_class["tcp_flags"] = np.where(of_segment, records["tcp_flags"] & 0x1FF, 0)
     for row in range(len(records)):
         flows.extra[row] = {"extension": _extension(records[row], reset_reasons)}
     found.time[:] = records["time_ns"]
@@ -114,7 +121,7 @@ def tcp_flows(records: Columns, reset_reasons: Mapping[int, str]) -> ProbeFlows:
 def _from_remote(records: Columns) -> NDArray[np.bool_]:
     kind = records["kind"]
     opened_there = (kind == STATE) & (records["role"] == PASSIVE)
-    found: NDArray[np.bool_] = (kind == RESET_RECEIVED) | opened_there
+    found: NDArray[np.bool_] = (kind == RESET_RECEIVED) | (kind == ACCEPT_FAILED) | opened_there
     return found
 
 
@@ -145,7 +152,7 @@ def _extension(
     elif state:
         fields["state"] = state_name(state)
     if record["error"]:
-        fields["error"] = float(record["error"])
+        fields["errno"] = errno_name(int(record["error"]))
     if record["reset_reason"]:
         number = int(record["reset_reason"])
         fields["reset_reason"] = reset_reasons.get(number, f"reason_{number}")
@@ -155,3 +162,8 @@ def _extension(
 def state_name(state: int) -> str:
     """As netstat and ss know them."""
     return STATES[state] if 0 < state < len(STATES) else f"state_{state}"
+
+
+def errno_name(number: int) -> str:
+    """``ENETUNREACH``; Linux's numbers are those of the machine that asks."""
+    return errno.errorcode.get(number, str(number))

@@ -25,6 +25,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from parsers.addresses import address_text
+from parsers.directory import Directory
 from parsers.flow_batch import (
     FLAG_TCP_FLAGS,
     L4_ICMPV4,
@@ -79,11 +81,18 @@ _TUNNELS = {
 }  # fmt: skip
 
 
-def traffic_flows(reports: Columns, covered: frozenset[int], pods: frozenset[int]) -> ProbeFlows:
+def traffic_flows(
+    reports: Columns,
+    covered: frozenset[int],
+    pods: frozenset[int],
+    directory: Directory,
+    boot_offset: int,
+) -> ProbeFlows:
     """The flows of FLOW_REPORT rows, but not of packets that count elsewhere or are no IP.
 
     ``covered``: indices of the interfaces that are observed, and of bridges whose ports are;
-    ``pods``: of those that lead to pods.
+    ``pods``: of those that lead to pods. ``directory`` knows the services,
+    at times that are ``boot_offset`` (ns) later than the kernel's.
     """
     reports = reports[_seen_first(reports, covered) & (reports["family"] != 0)]
     found = empty_flows(len(reports))
@@ -130,6 +139,7 @@ def traffic_flows(reports: Columns, covered: frozenset[int], pods: frozenset[int
     flow_class["l4_code"] = np.where(icmp, reports["icmp_code"], 0)
     flow_class["interface"] = reports["ifindex"]
     _set_extensions(found, reports)
+    _set_translated(found, reports, directory, boot_offset)
     found.time[:] = reports["last_ns"]
     found.packets[:] = packet_counts(reports["packets"])
     found.bytes[:] = reports["bytes"]
@@ -162,6 +172,38 @@ def _is_reply(reports: Columns, l4: NDArray[np.uint8]) -> NDArray[np.uint8]:
         conditions.append((l4 == which) & (reports["icmp_type"] == kind))
         answers.append(answer)
     return np.select(conditions, answers, by_first).astype(np.uint8)
+
+
+def _set_translated(
+    found: ProbeFlows, reports: Columns, directory: Directory, boot_offset: int
+) -> None:
+    """What clients and servers know each other by, where the node translates addresses."""
+    rows = ((reports["front_port"] | reports["masked_port"]) != 0).nonzero()[0]
+    times = reports["last_ns"][rows].astype(np.int64) + boot_offset
+    served = directory.at(np.ascontiguousarray(reports["front"][rows]), times).frontends
+    for row, frontends in zip(rows.tolist(), served.tolist(), strict=True):
+        report = reports[row]
+        fields = found.flows.extra.setdefault(row, {})
+        told: list[tuple[str, str | float]] = list(fields.get("extension", ()))
+        if report["front_port"]:
+            front = report["front"].tobytes()
+            told += [("front", _end_text(front, report["front_port"]))]
+            by_port = directory.frontends[frontends].by_port
+            service = by_port.get(int(report["front_port"]))
+            if service is not None:
+                side = "destination" if report["from_client"] else "source"
+                fields[f"{side}_service"] = service
+        if report["masked_port"]:
+            masked = report["masked"].tobytes()
+            told += [("masked", _end_text(masked, report["masked_port"]))]
+            if report["from_client"]:
+                fields["source_xlated"] = address_text(masked)
+        fields["extension"] = tuple(sorted(told))
+
+
+def _end_text(address: bytes, port: int) -> str:
+    text = address_text(address)
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 
 
 def _set_extensions(found: ProbeFlows, reports: Columns) -> None:

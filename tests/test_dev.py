@@ -68,7 +68,7 @@ def test_a_missing_venv_is_one_sentence(clone: Path) -> None:
 def test_help_names_every_command(clone: Path) -> None:
     done = dev(clone)
     assert 0 == done.returncode
-    assert "./dev demo | test | lint | bench | ciliary | python | setup" in done.stderr
+    assert "./dev agent | demo | test | lint | bench | ciliary | python | setup" in done.stderr
 
 
 def test_an_unknown_command_fails(clone: Path) -> None:

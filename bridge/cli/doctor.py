@@ -6,12 +6,13 @@ import json
 import socket
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 import click
 
-from bridge.config import Config, load_config
+from bridge.config import Config, OptionalProbeName, load_config
 from bridge.os_errors import reason_of
 from bridge.probes import source_settings
 from native_probes.report import Finding
@@ -53,8 +54,15 @@ def examine(config: Config) -> Iterable[Finding]:
     if config.source != "probes":
         yield _cilium(config.cilium.socket)
     if config.source != "cilium":
-        settings = source_settings(config.native_probes)
-        yield from ProbeSource(settings, lambda _: None, _Silence()).examine()
+        wanted = config.native_probes
+        every = wanted.model_copy(update={"optional": get_args(OptionalProbeName)})
+        source = ProbeSource(source_settings(every), lambda _: None, _Silence())
+        for finding in source.examine():
+            is_off = finding.probe in every.optional and finding.probe not in wanted.optional
+            if is_off and finding.state == "works":
+                yield replace(finding, why="off, as native_probes.optional does not name it")
+            else:
+                yield finding
 
 
 def _cilium(path: Path) -> Finding:

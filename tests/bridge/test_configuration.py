@@ -72,6 +72,12 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert "debug" == config.log.level
 
 
+def test_a_key_in_no_section_is_overridden_by_its_name() -> None:
+    assert "cilium" == parse_config({}, {"CILIARY_SOURCE": "cilium"}).source
+    with pytest.raises(ConfigError, match=r"source \(from CILIARY_SOURCE\)"):
+        parse_config({}, {"CILIARY_SOURCE": "pcap"})
+
+
 def test_a_mistake_of_the_environment_names_its_variable() -> None:
     told = problems({}, {"CILIARY_LOG__LEVEL": "loud", "CILIARY_LOG__NONSENSE": "1"})
     assert "(from CILIARY_LOG__LEVEL)" in told[0]

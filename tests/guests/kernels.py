@@ -54,7 +54,9 @@ def newest(series: str) -> str:
     """The release of the newest kernel of a series (``6.1``) that apt knows."""
     names = _run("apt-cache", "search", "--names-only", rf"^linux-image-{re.escape(series)}\.")
     pattern = rf"linux-image-({re.escape(series)}\.[0-9]\S*-amd64) "
-    releases = [r for r in re.findall(pattern, names) if "cloud" not in r and "rt" not in r]
+    releases: list[str] = [
+        r for r in re.findall(pattern, names) if "cloud" not in r and "rt" not in r
+    ]
     if not releases:
         raise NoGuestError(f"apt knows no kernel {series}; run: apt-get update")
     return max(releases, key=lambda release: [int(n) for n in re.findall(r"\d+", release)])

@@ -11,7 +11,7 @@ import ctypes
 import itertools
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,8 +99,8 @@ class Lab:
                 ):
                     Path(f"/proc/sys/net/ipv6/conf/{name}/{setting}").write_text(value)
 
-    def add_pod(self) -> Pod:
-        """A namespace with a veth to the node, neighbours known in both directions."""
+    def add_pod(self, before_up: Callable[[Pod], None] = lambda pod: None) -> Pod:
+        """A namespace with a veth to the node; ``before_up`` runs before any packet."""
         number = len(self.pods) + 2
         pod = Pod(
             f"{self.prefix}p{number}", f"veth{number}", f"10.77.0.{number}", f"fd77::{number:x}"
@@ -120,6 +120,7 @@ class Lab:
             "netns",
             pod.namespace,
         )
+        before_up(pod)
         self.ip("link", "set", pod.interface, "master", "br0")
         inner = ("ip", "-n", pod.namespace)
         run(*inner, "addr", "add", f"{pod.ipv4}/24", "dev", "eth0")
@@ -129,6 +130,11 @@ class Lab:
         run(*inner, "route", "add", "default", "via", "10.77.0.1")
         self.ip("link", "set", pod.interface, "up")
         return pod
+
+    def mac(self, namespace: str, interface: str) -> str:
+        """The address of an interface."""
+        with inside(namespace):
+            return Path(f"/sys/class/net/{interface}/address").read_text().strip()
 
     def ifindex(self, interface: str) -> int:
         """Of an interface of the node."""

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -27,6 +28,7 @@ from tests.programs import built
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
+RIGHTS = ",+bpf,+perfmon,+net_admin"  # and no others
 UDP_PORT, CLOSED_PORT = 9999, 81
 
 
@@ -52,12 +54,13 @@ class RunningAgent:
         return any(all(word in line for word in words) for line in self.said)
 
     def page(self, port: int, path: str) -> str:
-        code = (
-            "import sys, urllib.request as u;"
-            "sys.stdout.write(u.urlopen(sys.argv[1], timeout=30).read().decode())"
-        )
-        url = f"http://127.0.0.1:{port}{path}"
-        return run("ip", "netns", "exec", self.lab.node, sys.executable, "-c", code, url)
+        """What a page says, be it that something is wrong."""
+        with inside(self.lab.node):
+            connection = HTTPConnection("127.0.0.1", port, timeout=30)
+            connection.connect()
+        with closing(connection):
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
 
     def samples(self, port: int, name: str, **labels: str) -> float:
         families = text_string_to_metric_families(self.page(port, "/metrics"))
@@ -76,7 +79,9 @@ class RunningAgent:
 
 
 @contextmanager
-def agent(lab: Lab, directory: Path, **sections: Any) -> Iterator[RunningAgent]:
+def agent(
+    lab: Lab, directory: Path, *, rights: str = RIGHTS, **sections: Any
+) -> Iterator[RunningAgent]:
     config = {
         "cilium": {"socket": f"{directory}/monitor.sock", "release": "1.18"},
         "hubble": {"unix_socket": f"{directory}/hubble.sock"},
@@ -87,7 +92,7 @@ def agent(lab: Lab, directory: Path, **sections: Any) -> Iterator[RunningAgent]:
     file.write_text(json.dumps(config))
     command = [sys.executable, "-m", "bridge", "agent", "--config", str(file)]
     with subprocess.Popen(
-        ["ip", "netns", "exec", lab.node, *command],
+        ["ip", "netns", "exec", lab.node, "setpriv", f"--bounding-set=-all{rights}", *command],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         running = RunningAgent(lab, directory, process)
@@ -168,7 +173,7 @@ def test_flows_and_drops_of_pods_are_seen_by_hubble_and_counted_by_metrics(
         books = json.loads(node.page(10094, "/debug/ledger"))
         assert books["balanced"]
         assert books["stages"]["probes"]["in"] > 0
-        assert node.page(10094, "/readyz")
+        assert node.page(10094, "/readyz") == "ok\n"
     assert node.process.returncode == 0
     with inside(lab.node):
         assert [attached(i, hook) for i in indices for hook in (TCX_INGRESS, TCX_EGRESS)] == [
@@ -206,4 +211,16 @@ def test_cilium_that_comes_and_goes_is_followed(lab: Lab, tmp_path: Path) -> Non
         gaps = {entry["stage"]: entry["occasions"] for entry in books["not_observable"]
                 if entry["reason"] == "gap"}  # fmt: skip
         assert gaps == {"socket": 1, "probes": 1}
+    assert node.process.returncode == 0
+
+
+def test_an_agent_without_rights_says_what_it_wants_and_lives(lab: Lab, tmp_path: Path) -> None:
+    with agent(lab, tmp_path, rights="") as node:
+        until(lambda: node.has_said("part.degraded", "probes", "CAP_BPF"))
+        assert node.observe("--last", "1") == []
+        cilium, probes = sorted(node.page(10094, "/readyz").splitlines())
+        assert cilium.startswith("cilium: waiting: there is no socket")
+        assert probes.startswith("probes: ")
+        assert "CAP_BPF" in probes
+    assert not node.has_said("Traceback")
     assert node.process.returncode == 0

@@ -26,7 +26,7 @@ async def test_pods_there_before_and_pods_that_come_are_covered(lab: Lab) -> Non
     first = probes.traffic(destination_port=9999, first=True)
     assert 7 == first["skbs"].sum()
     assert {lab.ifindex(late.interface)} == set(first["ifindex"])
-    assert probes.lost() == {}
+    assert set(probes.lost()) <= {("traffic", "not_covered")}
 
 
 async def test_what_was_counted_last_is_delivered_at_the_end(lab: Lab) -> None:

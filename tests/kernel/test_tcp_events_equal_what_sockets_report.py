@@ -12,6 +12,7 @@ import pytest
 
 from native_probes.engine import LibbpfEngine
 from native_probes.family import Place
+from native_probes.kernel_enums import enum_members
 from native_probes.tcp import TcpProbe, TcpSettings
 from parsers.probe_tcp import TCP_RECORD, event_name
 from parsers.windows import Columns
@@ -143,6 +144,8 @@ def test_a_refused_connection_is_a_reset_there_and_back(
     assert failed["role"] == ACTIVE
     received = told.the_one(source.namespace, "reset_received", 60101)
     assert ip(received["remote_ip"]) == address(target, family)
+    if not enum_members("sk_rst_reason"):
+        return  # before 6.10 the kernel says nothing of a reset that no socket sends
     sent = told.the_one(target.namespace, "reset_sent", 60101)
     assert (ip(sent["local_ip"]), sent["local_port"]) == (address(target, family), 60101)
     assert (ip(sent["remote_ip"]), sent["remote_port"]) == (

@@ -11,7 +11,8 @@ import pytest
 
 from native_probes.drops import DROP_RULE
 from parsers import probe_records as records
-from parsers.probe_drops import DROP_RECORD
+from parsers.probe_dns import DNS_RECORD
+from parsers.probe_drops import DROP_RECORD, VERDICT_RECORD
 from parsers.probe_tcp import TCP_RECORD
 from tests.native_probes.object_layouts import OBJECTS, layouts
 
@@ -24,6 +25,9 @@ SHARED = [
     ("drops", "drop_record", DROP_RECORD),
     ("drops", "drop_rule", DROP_RULE),
     ("tcp", "tcp_record", TCP_RECORD),
+    ("sockets", "tcp_record", TCP_RECORD),
+    ("netfilter", "verdict_record", VERDICT_RECORD),
+    ("dns", "dns_record", DNS_RECORD),
 ]
 
 

@@ -22,6 +22,7 @@ from parsers.probe_drops import (
     HAS_VLAN,
     HOOKS,
     IS_FRAGMENT,
+    VERDICT_RECORD,
     DropFlows,
     symbol_name,
 )
@@ -37,6 +38,7 @@ MEMBERS = {
     12: "SKB_DROP_REASON_NETFILTER_DROP",
     99: "SKB_DROP_REASON_MADE_UP_TOMORROW",
 }
+NO_VERDICTS = np.zeros(0, VERDICT_RECORD)
 NAMES = KernelReasons(MEMBERS, {0x20003: "OVS_DROP_METER"})
 
 
@@ -83,10 +85,15 @@ class Parser:
         ).flows
         return [self.messages.flow(batch, row) for row in range(len(batch))]
 
-    def own_words(self, *drops: Columns, names: KernelReasons = NAMES) -> list[dict[str, Any]]:
+    def own_words(
+        self,
+        *drops: Columns,
+        names: KernelReasons = NAMES,
+        verdicts: Columns = NO_VERDICTS,
+    ) -> list[dict[str, Any]]:
         """The flows' extensions and the names that metrics count under."""
         found = DropFlows(self.tables.reasons).flows(
-            np.concatenate(drops), names, NODE, frozenset({VETH})
+            np.concatenate(drops), verdicts, names, NODE, frozenset({VETH})
         )
         classes = found.flows.flow_class
         return [
@@ -125,6 +132,21 @@ def test_the_kernels_own_words_go_with_the_flow(parser: Parser) -> None:
         "location": "nft_do_chain",
         "netfilter_hook": "FORWARD",
     }
+
+
+def test_a_verdict_names_the_chain_of_its_drop_and_of_no_other(parser: Parser) -> None:
+    verdicts = np.zeros(2, VERDICT_RECORD)
+    verdicts["time_ns"], verdicts["packet"] = 1_000_500, [0xF00, 0xF0F]
+    verdicts["table"], verdicts["chain"] = [b"filter", b"nat"], [b"FORWARD", b"POSTROUTING"]
+    dropped = {"reason": 12, "hook": 3, "packet": 0xF00}
+    words = parser.own_words(
+        drop(time_ns=1_000_000, **dropped),
+        drop(time_ns=0, reason=12, hook=3, packet=0xF0F),  # an older packet in that place
+        drop(time_ns=1_000_000, reason=12, hook=3, packet=0xBAD),
+        verdicts=verdicts,
+    )
+    named = [(word.get("netfilter_table"), word.get("netfilter_chain")) for word in words]
+    assert named == [("filter", "FORWARD"), (None, None), (None, None)]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_pipeline import ProbePipeline
 from parsers.probe_tcp import (
+    ACCEPT_FAILED,
     ACTIVE,
+    CONNECT_FAILED,
     PASSIVE,
     RESET_RECEIVED,
     RESET_SENT,
@@ -127,6 +129,18 @@ def test_reasons_of_resets_have_the_kernels_names_and_unknown_ones_their_number(
     names = {17: "TCP_ABORT_ON_CLOSE"}
     assert words(event(RESET_SENT, reset_reason=17), names)["reset_reason"] == "TCP_ABORT_ON_CLOSE"
     assert words(event(RESET_SENT, reset_reason=18), names)["reset_reason"] == "reason_18"
+
+
+def test_calls_that_failed_say_why() -> None:
+    connect = event(CONNECT_FAILED, role=ACTIVE, error=101, old_state=0, state=0)
+    accept = event(ACCEPT_FAILED, role=PASSIVE, error=24, remote_ip=0, remote_port=0)
+    assert words(connect) == {"tcp_event": "connect_failed", "errno": "ENETUNREACH"}
+    assert words(accept)["errno"] == "EMFILE"
+    failed, refused = shown(connect, accept)
+    assert (failed.IP.source, failed.IP.destination) == (LOCAL, REMOTE)
+    assert (refused.IP.source, refused.IP.destination) == ("", LOCAL)
+    assert refused.l4.TCP.destination_port == 40000
+    assert not failed.l4.TCP.HasField("flags")
 
 
 def test_unknown_states_are_shown_as_their_number() -> None:

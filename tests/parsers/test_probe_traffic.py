@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.struct_pb2 import Struct
 
 from api.hubble.messages import FlowMessages
 from api.hubble.node import LocalNode
 from api.v1.flow import flow_pb2
 from parsers import probe_records as records
+from parsers.details import Service
 from parsers.directory import Directory, LocalEndpoint
 from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, ParsedBatch, new_tables
@@ -224,3 +226,25 @@ def test_ipv6_flows_are_ipv6(parser: Parser) -> None:
     (flow,) = parser.flows(report("2001:db8::1", "2001:db8::2", protocol=UDP))
     assert (flow.IP.source, flow.IP.destination) == ("2001:db8::1", "2001:db8::2")
     assert flow.IP.ipVersion == flow_pb2.IPv6
+
+
+def test_a_translated_connection_has_its_real_ends_and_its_services_name(parser: Parser) -> None:
+    front, node = "10.96.0.10", "192.0.2.1"
+    parser.directory.set_services({(sixteen(front), 80): Service("web", "shop")})
+    known_as = {"front": sixteen(front), "front_port": 80,
+                "masked": sixteen(node), "masked_port": 61000}  # fmt: skip
+    request, reply = parser.flows(
+        report(CLIENT, SERVER, source_port=50000, destination_port=8080, from_client=1,
+               last_ns=1, **known_as),
+        report(SERVER, CLIENT, source_port=8080, destination_port=50000, last_ns=2, **known_as),
+    )  # fmt: skip
+    assert (request.IP.source, request.IP.destination) == (CLIENT, SERVER)
+    assert (request.IP.source_xlated, reply.IP.source_xlated) == (node, "")
+    assert (request.destination_service.name, reply.source_service.name) == ("web", "web")
+    assert not request.HasField("source_service")
+    assert not reply.HasField("destination_service")
+    for flow in (request, reply):
+        told = Struct()
+        assert flow.extensions.Unpack(told)
+        assert told["front"] == "10.96.0.10:80"
+        assert told["masked"] == "192.0.2.1:61000"

@@ -1,0 +1,208 @@
+"""The real ends of connections whose addresses this node translates (DNAT, SNAT).
+
+A packet to a service's address has that address where it enters the node and the server's where
+it leaves; its answer comes from the server's. So that both are one conversation, the kernel's
+connection tracking is asked for each new pair of ends, many at a time over netlink, and reports
+get the client's own address and the server's own; what was in their place stands beside them
+(``front``, ``masked``).
+
+Answers are kept by the ends that were seen. A flow's first packet asks again, as ports come
+again with other connections; and what the kernel did not know is asked for once more, as a
+packet is reported before the node has dealt with it.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from native_probes.rtnetlink import attributes, messages
+from parsers.intern import InternTable, lengthened
+from parsers.probe_records import CAUSE_FIRST
+from parsers.windows import Columns
+
+ENDS = np.dtype(
+    [
+        ("source", "V16"),
+        ("destination", "V16"),
+        ("source_port", "<u2"),
+        ("destination_port", "<u2"),
+        ("protocol", "u1"),
+        ("pad", "u1", 3),
+    ]
+)
+"""What the kernel finds a connection by."""
+
+_ANSWER = np.dtype(
+    [
+        ("source", "V16"),
+        ("destination", "V16"),
+        ("front", "V16"),
+        ("masked", "V16"),
+        ("source_port", "<u2"),
+        ("destination_port", "<u2"),
+        ("front_port", "<u2"),
+        ("masked_port", "<u2"),
+        ("from_client", "u1"),
+        ("translated", "u1"),
+        ("tries", "u1"),
+    ]
+)
+
+_NETLINK_NETFILTER = 12
+_GET, _NEW, _ERROR = 0x101, 0x100, 2  # ctnetlink's messages are 1 << 8 and up
+_ORIGINAL, _REPLY, _NESTED = 1, 2, 0x8000
+_ASKED_AT_ONCE, _ASKED_A_DRAIN = 64, 2048
+_REMEMBERED = 1 << 16
+_TRIES = 2
+_MAPPED = bytes(10) + b"\xff\xff"
+_WITH_PORTS = np.zeros(256, dtype=np.bool_)
+_WITH_PORTS[[6, 17, 132]] = True
+
+End: TypeAlias = tuple[bytes, int]
+"""An address of 16 bytes, and a port."""
+
+Key: TypeAlias = tuple[bytes, bytes, int, int, int]
+"""``ENDS`` without its padding."""
+
+Connection: TypeAlias = tuple[End, End, End, End]
+"""Client, front, server and masked client."""
+
+
+class Translations:
+    """Asks in the network namespace of the thread that made it. Raises ``OSError``."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+        )
+        self._socket.settimeout(1.0)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._ends = InternTable(ENDS)
+        self._answers = np.zeros(0, dtype=_ANSWER)
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._socket.close()
+
+    def apply(self, reports: Columns) -> None:
+        """Put the real ends into FLOW_REPORT rows, in place."""
+        rows = np.flatnonzero(
+            _WITH_PORTS[reports["protocol"]] & (reports["kind"] == 0) & (reports["tunnel"] == 0)
+        )
+        if not len(rows):
+            return
+        if len(self._ends) > _REMEMBERED:
+            self._forget()
+        ends = np.zeros(len(rows), dtype=ENDS)
+        for name in ENDS.names[:-1] if ENDS.names else ():
+            ends[name] = reports[name][rows]
+        numbers, _ = self._ends.lookup(ends)
+        if self._ends.capacity > len(self._answers):
+            self._answers = lengthened(self._answers, self._ends.capacity)
+        begun = np.unique(numbers[reports["cause"][rows] == CAUSE_FIRST])
+        self._answers["tries"][begun] = 0
+        self._ask(np.unique(numbers))
+        answers = self._answers[numbers]
+        translated = answers["translated"] != 0
+        rows, answers = rows[translated], answers[translated]
+        for name in ("source", "destination", "source_port", "destination_port", "front",
+                     "front_port", "masked", "masked_port", "from_client"):  # fmt: skip
+            reports[name][rows] = answers[name]
+
+    def _ask(self, numbers: NDArray[np.uint32]) -> None:
+        """Fill the answers of those that are open."""
+        open_ = numbers[self._answers["tries"][numbers] < _TRIES][:_ASKED_A_DRAIN]
+        for start in range(0, len(open_), _ASKED_AT_ONCE):
+            some = open_[start : start + _ASKED_AT_ONCE]
+            keys: list[Key] = [tuple(key[:5]) for key in self._ends.rows[some].tolist()]
+            found = self._look_up(keys)
+            # A packet that left has the ends of the answer, the other way round.
+            back = [i for i, entry in enumerate(found) if entry is None]
+            again = self._look_up([_reversed(keys[i]) for i in back])
+            for i, entry in zip(back, again, strict=True):
+                found[i] = entry
+            for number, key, entry in zip(some.tolist(), keys, found, strict=True):
+                answer = self._answers[number]
+                answer["translated"] = 0
+                answer["tries"] += 1
+                if entry is not None:
+                    answer["tries"] = _TRIES
+                    _fill(answer, (key[0], key[2]), *entry)
+
+    def _look_up(self, keys: list[Key]) -> list[Connection | None]:
+        """Of each; None if there is no connection."""
+        found: list[Connection | None] = [None] * len(keys)
+        if not keys:
+            return found
+        self._socket.send(b"".join(_question(i, *key) for i, key in enumerate(keys)))
+        answered = 0
+        while answered < len(keys):
+            data = self._socket.recv(1 << 16)
+            (sequence,) = struct.unpack_from("=I", data, 8)
+            for kind, body in messages(data):
+                answered += 1
+                if kind == _NEW and sequence < len(keys):
+                    found[sequence] = _connection(body[4:])
+        return found
+
+
+def _reversed(key: Key) -> Key:
+    source, destination, source_port, destination_port, protocol = key
+    return destination, source, destination_port, source_port, protocol
+
+
+def _question(
+    sequence: int, source: bytes, destination: bytes, source_port: int, destination_port: int,
+    protocol: int,
+) -> bytes:  # fmt: skip
+    v4 = source.startswith(_MAPPED) and destination.startswith(_MAPPED)
+    family, first, skip = (socket.AF_INET, 1, 12) if v4 else (socket.AF_INET6, 3, 0)
+    addresses = _attribute(first, source[skip:]) + _attribute(first + 1, destination[skip:])
+    ports = _attribute(2, struct.pack(">H", source_port))
+    ports += _attribute(3, struct.pack(">H", destination_port))
+    ends = _attribute(1 | _NESTED, addresses)
+    ends += _attribute(2 | _NESTED, _attribute(1, bytes([protocol])) + ports)
+    body = struct.pack("=BBH", family, 0, 0) + _attribute(_ORIGINAL | _NESTED, ends)
+    return struct.pack("=IHHII", 16 + len(body), _GET, 1, sequence, 0) + body
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    padding = bytes(-len(value) % 4)
+    return struct.pack("=HH", 4 + len(value), kind) + value + padding
+
+
+def _connection(body: bytes) -> Connection:
+    found = attributes(body)
+    client, front = _ends(found[_ORIGINAL])
+    server, masked = _ends(found[_REPLY])
+    return client, front, server, masked
+
+
+def _ends(value: bytes) -> tuple[End, End]:
+    """Source and destination of a tuple."""
+    found = attributes(value)
+    addresses, of = attributes(found[1]), attributes(found[2])
+    ports = (int.from_bytes(of.get(2, b""), "big"), int.from_bytes(of.get(3, b""), "big"))
+    if 1 in addresses:
+        return (_MAPPED + addresses[1], ports[0]), (_MAPPED + addresses[2], ports[1])
+    return (addresses[3], ports[0]), (addresses[4], ports[1])
+
+
+def _fill(answer: Columns, source: End, client: End, front: End, server: End, masked: End) -> None:
+    """``source``: what the packets came from as they were seen."""
+    from_client = source in {client, masked}
+    ends = (client, server) if from_client else (server, client)
+    answer["translated"] = front != server or masked != client
+    answer["from_client"] = from_client
+    for side, (address, port) in zip(("source", "destination"), ends, strict=True):
+        answer[side], answer[f"{side}_port"] = address, port
+    for name, end, real in (("front", front, server), ("masked", masked, client)):
+        address, port = end if end != real else (bytes(16), 0)
+        answer[name], answer[f"{name}_port"] = address, port

@@ -1,0 +1,24 @@
+"""Programs on the exits of kernel functions (fexit), which few kernels and rights allow."""
+
+from __future__ import annotations
+
+from native_probes.engine import Engine, LoadedProbe
+from native_probes.report import ProbeUnavailableError
+from native_probes.spec import ProbeSpec
+
+
+def load_on_exits(engine: Engine, spec: ProbeSpec) -> LoadedProbe:
+    """Load; what is refused is said with the remedy that there is for such programs."""
+    try:
+        return engine.load(spec)
+    except ProbeUnavailableError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise  # it has not come to the kernel
+        wanted = "BPF trampolines" + (
+            " and type information of modules, and CAP_SYS_ADMIN" if spec.on_modules else ""
+        )
+        raise ProbeUnavailableError(
+            error.why,
+            f"leave it off, or use a kernel with {wanted}",
+            "5.11" if spec.on_modules else "5.5",
+        ) from error

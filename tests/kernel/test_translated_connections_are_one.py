@@ -1,0 +1,99 @@
+"""A service's address, the server behind it and a masked client are joined by conntrack."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+from parsers.windows import Columns
+from tests.kernel.lab import Lab, inside, run
+from tests.kernel.running import Running, running
+from tests.parsers.test_probe_traffic import sixteen
+from tests.programs import program
+
+SERVICE = {"10.96.0.10": 80, "fd96::10": 80}
+PORT = 8080
+RULES = """
+table inet ciliary_test {{
+    chain prerouting {{
+        type nat hook prerouting priority dstnat;
+        ip daddr 10.96.0.10 tcp dport 80 dnat ip to {v4}:8080
+        ip6 daddr fd96::10 tcp dport 80 dnat ip6 to [{v6}]:8080
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat;
+        ct status dnat masquerade
+    }}
+}}
+"""
+
+
+def serve(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with listener, connection:
+        connection.sendall(connection.recv(100))
+
+
+def told(probes: Running, source: str, destination: str) -> Columns:
+    """Reports of TCP that give flows between these."""
+    reports = probes.traffic(first=True, protocol=6)
+    keep = [
+        row["source"].tobytes() == sixteen(source)
+        and row["destination"].tobytes() == sixteen(destination)
+        for row in reports
+    ]
+    return reports[keep]
+
+
+def has(count: int, probes: Running, source: str, destination: str) -> bool:
+    return len(told(probes, source, destination)) >= count
+
+
+async def test_both_ways_of_a_connection_to_a_service_have_the_real_ends(lab: Lab) -> None:
+    nft = program("nft", "nftables")
+    client, server = lab.add_pod(), lab.add_pod()
+    run("ip", "-n", client.namespace, "-6", "route", "add", "default", "via", "fd77::1")
+    # A router asks for neighbours with its link-local address.
+    lab.ip("addr", "add", "fe80::1/64", "dev", "br0", "nodad")
+    with inside(lab.node):
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+    rules = RULES.format(v4=server.ipv4, v6=server.ipv6)
+    run("ip", "netns", "exec", lab.node, nft, rules)
+    async with running(lab) as probes:
+        await probes.covers(*(lab.ifindex(pod.interface) for pod in lab.pods))
+        for service, client_ip, server_ip, node_ip in (
+            ("10.96.0.10", client.ipv4, server.ipv4, "10.77.0.1"),
+            ("fd96::10", client.ipv6, server.ipv6, "fd77::1"),
+        ):
+            forth = (client_ip, server_ip)
+            family = socket.AF_INET6 if ":" in service else socket.AF_INET
+            with inside(server.namespace):
+                listener = socket.create_server((server_ip, PORT), family=family)
+            thread = Thread(target=serve, args=(listener,))
+            thread.start()
+            with inside(client.namespace):
+                tcp = socket.socket(family)
+            with tcp:
+                tcp.settimeout(30)
+                tcp.connect((service, SERVICE[service]))
+                port = tcp.getsockname()[1]
+                tcp.sendall(b"x" * 10)
+                assert tcp.recv(100) == b"x" * 10
+            thread.join()
+
+            await probes.until(partial(has, 3, probes, *forth))
+            await probes.until(partial(has, 2, probes, *forth[::-1]))
+            there, back = told(probes, *forth), told(probes, *forth[::-1])
+            assert set(there["source_port"]) == set(back["destination_port"]) == {port}
+            assert set(there["destination_port"]) == set(back["source_port"]) == {PORT}
+            for reports, from_client in ((there, 1), (back, 0)):
+                assert set(reports["from_client"]) == {from_client}
+                assert {r["front"].tobytes() for r in reports} == {sixteen(service)}
+                assert set(reports["front_port"]) == {SERVICE[service]}
+                assert {r["masked"].tobytes() for r in reports} == {sixteen(node_ip)}
+            # Nothing is told of under an address that is no end's.
+            assert not len(told(probes, client_ip, service))
+            assert not len(told(probes, server_ip, node_ip))
