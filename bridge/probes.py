@@ -77,9 +77,7 @@ class Probes:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled; ``ProbeUnavailableError`` if no probe works here."""
-        self._source = ProbeSource(
-            self._settings, self._deliver, self._log, engine=self._engine
-        )
+        self._source = ProbeSource(self._settings, self._deliver, self._log, engine=self._engine)
 
         def begun() -> None:
             self.running = True

@@ -244,6 +244,7 @@ class ProbeSource:
                 self._log.warning("probe.no_translations", reason=os.strerror(error.errno or 0))
                 self._translations = None
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
+        ignored = {(name, w): n for name, part in drained.items() for w, n in part.ignored.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
         if self._coverage:
             missed = self._coverage.statistics().missed_packets
@@ -260,13 +261,14 @@ class ProbeSource:
             covered=frozenset(ways_in(list(self._links.values()), covered)),
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
+            ignored=ignored,
             seen=seen,
             netns=self._netns,
             **fields,
         )
 
     async def _hand_over(self, batch: ProbeBatch) -> None:
-        if len(batch) or len(batch.totals) or batch.lost:
+        if len(batch) or len(batch.totals) or batch.lost or batch.ignored:
             self._batches += 1
             self._seen.update(batch.seen)
             self._lost.update(batch.lost)

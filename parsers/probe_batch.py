@@ -42,6 +42,7 @@ class ProbeBatch:
     ``now_ns``: when the records were taken, by the boot clock.
     ``lost``: (probe, reason) -> records lost in the kernel since the last drain; reasons
     are "ring_full" and "map_full".
+    ``ignored``: likewise, events that the probes left out on purpose: "quiet", "foreign".
     ``seen``: probe -> records the kernel had since the last drain, delivered and lost.
     Probes are called after their parts: "traffic", "drops", "tcp", "dns".
     """
@@ -60,6 +61,7 @@ class ProbeBatch:
     dns: Columns = field(default_factory=_no_records)  # DNS_RECORD
     totals: Columns = field(default_factory=_no_records)  # INTERFACE_TOTALS: counters, no flows
     lost: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    ignored: Mapping[tuple[str, str], int] = field(default_factory=dict)
     seen: Mapping[str, int] = field(default_factory=dict)
 
     def pieces(self, size: int) -> Iterator[ProbeBatch]:
