@@ -39,7 +39,6 @@ from native_probes.drops import DEFAULT_QUIET
 from native_probes.interfaces import InterfacePatterns
 from native_probes.source import SourceSettings
 from native_probes.traffic import TrafficSettings
-from parsers.custom_records import CustomLayout
 from parsers.errors import UsageError
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 
@@ -206,32 +205,6 @@ class Kubernetes(_Section):
         return self
 
 
-class CustomProbeConfig(_Section):
-    """A program of the user's own."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] = Field(
-        description="What it is called."
-    )
-    file: Path = Field(description="A C file for bcc.")
-    ring: str = Field(default="events", description="The map with its records.")
-    record: dict[str, str] = Field(description="Type by field of its records, in their order.")
-
-    @property
-    def layout(self) -> CustomLayout:
-        """How its records lie."""
-        return CustomLayout.of(self.name, self.record)
-
-    @model_validator(mode="after")
-    def _record_can_be_read(self) -> CustomProbeConfig:
-        try:
-            CustomLayout.of(self.name, self.record)
-        except UsageError as error:
-            raise ValueError(f"record: {error}") from None
-        if self.name in {*get_args(ProbeName), *get_args(OptionalProbeName)}:
-            raise ValueError(f"name: a probe called {self.name} is there already")
-        return self
-
-
 class NativeProbes(_Section):
     """Own probes, the source where there is no Cilium."""
 
@@ -270,11 +243,6 @@ class NativeProbes(_Section):
         description="What loads the programs. bcc compiles them here, which wants its package and "
         "the kernel's headers; for kernels without type information. It has the traffic probe "
         "alone.",
-    )
-    custom: tuple[CustomProbeConfig, ...] = Field(
-        default=(),
-        description="Programs of your own, each with name, file, ring and record: "
-        "[custom](probes/custom.md).",
     )
     pins: Path | None = Field(
         default=None,

@@ -12,7 +12,6 @@ from bridge.config import NativeProbes
 from bridge.event_log import EventLog
 from native_probes import dns, drops, netfilter, sockets, tcp
 from native_probes.bcc_engine import BccEngine
-from native_probes.custom import CustomProbe, CustomSettings
 from native_probes.engine import Engine, LibbpfEngine
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
@@ -35,10 +34,6 @@ def source_settings(config: NativeProbes) -> SourceSettings:
         drops.NAME: partial(drops.DropProbe, settings=drops.DropSettings(quiet=config.quiet_drops)),
         tcp.NAME: partial(tcp.TcpProbe, settings=tcp.TcpSettings()),
         dns.NAME: partial(dns.DnsProbe, settings=dns.DnsSettings()),
-    }
-    families |= {
-        own.name: partial(CustomProbe, settings=CustomSettings(own.file, own.ring, own.layout))
-        for own in config.custom
     }
     families |= {name: start for name, start in optional.items() if name in config.optional}
     return SourceSettings(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from native_probes.engine import Engine
 from native_probes.report import Finding
-from parsers.custom_records import CustomRecords
 from parsers.windows import Columns
 
 if TYPE_CHECKING:
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 class Drained:
     """What a family has for one ``ProbeBatch``.
 
-    ``records`` are columns by field of the batch, ``custom`` those of a user's program, and
-    ``lost`` is by reason. ``totals`` are
+    ``records`` are columns by field of the batch, and ``lost`` is by reason. ``totals`` are
     no records that could be lost. ``ignored`` are events that were left out on purpose, by
     reason: "quiet" by the configuration, "foreign" as of another node. ``about`` are further
     fields of the batch that the records are read with.
@@ -30,13 +28,12 @@ class Drained:
     lost: Mapping[str, int] = field(default_factory=dict)
     ignored: Mapping[str, int] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
-    custom: tuple[CustomRecords, ...] = ()
 
     @property
     def seen(self) -> int:
         """Records that the kernel had."""
         delivered = sum(len(rows) for name, rows in self.records.items() if name != "totals")
-        return delivered + sum(map(len, self.custom)) + sum(self.lost.values())
+        return delivered + sum(self.lost.values())
 
 
 class Family(Protocol):

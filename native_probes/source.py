@@ -264,7 +264,6 @@ class ProbeSource:
             ignored=ignored,
             seen=seen,
             netns=self._netns,
-            custom=tuple(records for part in drained.values() for records in part.custom),
             **fields,
         )
 

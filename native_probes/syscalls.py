@@ -114,13 +114,6 @@ def attached(ifindex: int, hook: int) -> list[int]:
     return [int(i) for i in ids[:count]]
 
 
-def map_entries(map_fd: int) -> int:
-    """How many entries a map may have; of a ring, its bytes."""
-    info = np.zeros(24, "<u4")  # struct bpf_map_info, as far as we want it
-    bpf(_OBJ_GET_INFO_BY_FD, bytearray(struct.pack("IIQ", map_fd, info.nbytes, _address(info))))
-    return int(info[4])
-
-
 def put(map_fd: int, key: Columns, value: Columns, *, keep: bool = False) -> None:
     """Write one entry; ``key`` and ``value`` are arrays of length 1 of the map's layout.
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from parsers.custom_records import CustomRecords
 from parsers.kernel_drop_reasons import KernelReasons
 from parsers.windows import Columns
 
@@ -60,7 +59,6 @@ class ProbeBatch:
     drops: Columns = field(default_factory=_no_records)  # DROP_RECORD
     tcp: Columns = field(default_factory=_no_records)  # TCP_RECORD: retransmit, reset, state, RTT
     dns: Columns = field(default_factory=_no_records)  # DNS_RECORD
-    custom: tuple[CustomRecords, ...] = ()  # of programs that a user brings
     totals: Columns = field(default_factory=_no_records)  # INTERFACE_TOTALS: counters, no flows
     lost: Mapping[tuple[str, str], int] = field(default_factory=dict)
     ignored: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -91,5 +89,4 @@ class ProbeBatch:
 
     def __len__(self) -> int:
         """Records that may become flows."""
-        own = len(self.traffic) + len(self.drops) + len(self.tcp) + len(self.dns)
-        return own + sum(map(len, self.custom))
+        return len(self.traffic) + len(self.drops) + len(self.tcp) + len(self.dns)

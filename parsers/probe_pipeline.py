@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from parsers.custom_records import custom_flows
 from parsers.flow_assembly import FlowAssembler
 from parsers.flow_batch import FlowBatch
 from parsers.flow_columns import joined
@@ -76,8 +75,6 @@ class ProbePipeline:
             )
         if len(batch.tcp):
             yield tcp_flows(batch.tcp, batch.reset_reasons)
-        for records in batch.custom:
-            yield custom_flows(records, batch.now_ns, self._assembler.tables.reasons)
 
     def _lost_events(self, count: int) -> list[LostRecords]:
         """The losses of a drain, told behind its flows."""
