@@ -83,10 +83,13 @@ class BccProbe:
 
 
 def compiled(name: str, source: Path, flags: list[str]) -> BccProbe:
-    """A source file as programs and maps. Raises ``ProbeUnavailableError``."""
+    """A source file as programs and maps.
+
+    Raises ``ProbeUnavailableError``, and ``OSError`` when the file cannot be read.
+    """
     bcc = _module()
+    text = source.read_bytes()  # of str it warns
     try:
-        text = source.read_bytes()  # of str it warns
         with _silence():
             loaded = bcc.BPF(text=text, cflags=["-DCILIARY_BCC", "-Wno-everything", *flags])
     except Exception as error:  # noqa: BLE001 -- bcc raises Exception itself
