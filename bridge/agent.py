@@ -57,6 +57,7 @@ from bridge.probes import Probes
 from bridge.rising_clock import RisingClock
 from bridge.source_switch import SourceSwitch
 from bridge.supervision import Part, Supervisor
+from parsers.answered_names import AnsweredNames
 from parsers.directory import Directory
 from parsers.errors import UsageError
 from parsers.ledger import Ledger
@@ -258,6 +259,8 @@ class Agent:
             ),
         )
         naming = Naming(names, self._directory, self.history, clock)
+        answered = AnsweredNames(self._directory)
+        self.path.followers.append(lambda parsed: answered.learn(parsed.flows))
         self.registry.register(CorrectedFlows(naming.corrected))
         return naming
 

@@ -10,7 +10,7 @@ import trio
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
-from native_probes import dns, drops, netfilter, sockets, tcp
+from native_probes import custom, dns, drops, netfilter, sockets, tcp
 from native_probes.bcc_engine import BccEngine
 from native_probes.engine import Engine, LibbpfEngine
 from native_probes.family import StartFamily
@@ -36,6 +36,7 @@ def source_settings(config: NativeProbes) -> SourceSettings:
         dns.NAME: partial(dns.DnsProbe, settings=dns.DnsSettings()),
     }
     families |= {name: start for name, start in optional.items() if name in config.optional}
+    families |= {c.name: partial(custom.CustomProbe, settings=c.settings) for c in config.custom}
     return SourceSettings(
         traffic=TrafficSettings(
             flows=config.flows,

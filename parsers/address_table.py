@@ -13,6 +13,7 @@ A change that is heard of late goes to its place in time. Nothing is forgotten b
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple, TypeAlias
 
@@ -54,7 +55,9 @@ class _Layer:
         """From ``since`` on the row has ``number``: for good, or until the next change."""
         began = int(self.since[row])
         timeline = self.timelines.get(row)
-        if timeline is None and (began < since or (began > since and not lasting)):
+        if timeline is None and began == EVER and not self.numbers[row]:
+            began = since  # it had nothing before, which needs no timeline
+        elif timeline is None and (began < since or (began > since and not lasting)):
             timeline = self.timelines[row] = Timeline()
             timeline.set(int(self.numbers[row]) or None, began)
         if timeline is not None:
@@ -114,18 +117,28 @@ class AddressTable:
 
         ``lasting``: whatever changes were known after it were none.
         """
-        rows, made = self._rows.lookup(np.frombuffer(address, dtype=ADDRESS))
+        self.set_many([(address, number, since)], layer, lasting=lasting)
+
+    def set_many(
+        self, changes: Sequence[tuple[bytes, int, int]], layer: int = 0, *, lasting: bool = False
+    ) -> None:
+        """As ``set``, of addresses, numbers and times, one after the other."""
+        packed = b"".join([address for address, _, _ in changes])
+        rows, made = self._rows.lookup(np.frombuffer(packed, dtype=ADDRESS))
         capacity = self._rows.capacity
         for each in self._layers:
             if capacity > len(each.numbers):
                 each.numbers = lengthened(each.numbers, capacity)
                 each.since = lengthened(each.since, capacity)
             each.numbers[made], each.since[made] = 0, EVER
-        row = int(rows[0])
-        if row:
-            self._layers[layer].set(row, number, since, lasting=lasting)
-            if not len(made):
-                self._changes.append((since, row))
+        changed, new = self._layers[layer], set(made.tolist())
+        for row, (_, number, since) in zip(rows.tolist(), changes, strict=True):
+            if row:
+                changed.set(row, number, since, lasting=lasting)
+                if row in new:
+                    new.remove(row)
+                else:
+                    self._changes.append((since, row))
 
     def rows_of(self, addresses: Addresses) -> U32:
         """The rows of addresses (uint32), 0 for those that are not there."""

@@ -8,12 +8,14 @@ are asked about again in vain, which costs little and bounds the memory.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers.address_table import ADDRESS, BUCKETS, buckets_of
+from parsers.timeline import FOREVER
 
 _REMEMBERED = 1 << 10  # identities; when more change at once, all is void
 
@@ -41,11 +43,15 @@ class Changes:
         self._everything = 0
         self._late: dict[bytes, int] = {}
 
-    def address(self, address: bytes, since: int) -> None:
-        """An address has another owner or other services from ``since`` (ns) on."""
+    def addresses(self, changed: Sequence[tuple[bytes, int]]) -> None:
+        """Addresses have other owners, or services, each since a time (ns)."""
         self.count += 1
-        self._buckets[buckets_of(np.frombuffer(address, dtype=ADDRESS))] = self.count
-        self._late[address] = min(self._late.get(address, since), since)
+        packed = b"".join([address for address, _ in changed])
+        self._buckets[buckets_of(np.frombuffer(packed, dtype=ADDRESS))] = self.count
+        late = self._late
+        for address, since in changed:
+            if since < late.get(address, FOREVER):
+                late[address] = since
 
     def identity(self, number: int) -> None:
         """A security identity has other labels."""

@@ -15,7 +15,8 @@ Who keeps answers asks ``changes`` which have become void.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_network
@@ -45,6 +46,7 @@ REASONS = ("known", "not_synced", "unknown_address", "expired", "not_in_scope")
 
 _LOCAL_SCOPE = 0x01000000  # identities of CIDRs and FQDNs, valid on this node only
 _SCOPE_MASK = 0xFF000000
+_NAMED, _NAMES = 1 << 14, 8  # addresses with DNS names, and names of each
 _OWNER, _FRONTENDS = 0, 1  # layers of the table
 _WHOLE_WORLD = (0, 96)  # lengths of ::/0 and 0.0.0.0/0
 
@@ -119,10 +121,10 @@ class Directory:
         self._prefixes: dict[int, dict[int, int]] = {}  # owners by length and leading bits
         self._prefix_lengths: list[int] = []
         self._identities: dict[int, tuple[str, ...]] = {}
-        self._names: dict[tuple[int, bytes], tuple[str, ...]] = {}
+        self._names: OrderedDict[tuple[int, bytes], tuple[str, ...]] = OrderedDict()
         self._links: dict[int, str] = {}
         self._cgroups: dict[int, tuple[bytes, ...]] = {}
-        self.named_addresses: frozenset[bytes] = frozenset()
+        self.named_addresses: Counter[bytes] = Counter()
 
     @property
     def synced(self) -> bool:
@@ -172,21 +174,29 @@ class Directory:
         self._prefix_lengths = sorted((n for n, t in self._prefixes.items() if t), reverse=True)
         self.changes.everything()
 
-    def set_owner(
-        self, number: int, addresses: Iterable[bytes], since: int, *, lasting: bool = False
-    ) -> None:
-        """From ``since`` (ns; 0: ever) on ``addresses`` are ``owners[number]``; 0: nobody.
-
-        Until the next change that is known; ``lasting``: such changes were none.
+    def set_owner(self, number: int, addresses: Iterable[bytes], since: int) -> None:
+        """From ``since`` (ns; 0: ever) until the next change that is known, ``addresses`` are
+        ``owners[number]``; 0: nobody.
         """
-        for address in addresses:
-            self._addresses.set(address, number, since or EVER, _OWNER, lasting=lasting)
-            self.changes.address(address, since or EVER)
+        self._set_owners([(address, number, since or EVER) for address in addresses])
+
+    def set_owners_for_good(self, changes: Iterable[tuple[bytes, int, int]]) -> None:
+        """As ``set_owner``, of addresses, numbers and times; later changes that were known
+        were none.
+        """
+        told = [(address, number, since or EVER) for address, number, since in changes]
+        self._set_owners(told, lasting=True)
+
+    def _set_owners(
+        self, changes: Sequence[tuple[bytes, int, int]], *, lasting: bool = False
+    ) -> None:
+        self._addresses.set_many(changes, _OWNER, lasting=lasting)
+        self.changes.addresses([(address, since) for address, _, since in changes])
 
     def set_frontends(self, number: int, address: bytes, since: int) -> None:
         """From ``since`` (ns; 0: ever) on ``address`` has ``frontends[number]``; 0: none."""
         self._addresses.set(address, number, since or EVER, _FRONTENDS)
-        self.changes.address(address, since or EVER)
+        self.changes.addresses([(address, since or EVER)])
 
     def set_host_port(self, number: int, address: bytes, port: int, since: int) -> None:
         """From ``since`` (ns; 0: ever) on a port of a node is ``owners[number]``; 0: nobody."""
@@ -210,9 +220,30 @@ class Directory:
 
     def set_names(self, names: Mapping[tuple[int, bytes], tuple[str, ...]]) -> None:
         """DNS names by (local endpoint id, address), as that endpoint looked them up."""
-        self._names = dict(names)
-        self.named_addresses = frozenset(address for _, address in names)
+        self._names = OrderedDict(names)
+        self.named_addresses = Counter(address for _, address in names)
         self.changes.everything()
+
+    def learn_names(
+        self, endpoint_id: int, name: str, addresses: Iterable[bytes], *, since: int
+    ) -> None:
+        """At ``since`` a local endpoint was answered that ``name`` has ``addresses``.
+
+        The newest answers are kept: 16,384 addresses, and 8 names of each.
+        """
+        for address in addresses:
+            key = endpoint_id, address
+            known = self._names.pop(key, ())
+            if name not in known:
+                self.named_addresses[address] += not known
+                known = (*known[1 - _NAMES :], name)
+                self.changes.addresses([(address, since)])
+            self._names[key] = known
+            if len(self._names) > _NAMED:
+                (_, oldest), _ = self._names.popitem(last=False)
+                self.named_addresses[oldest] -= 1
+                if not self.named_addresses[oldest]:
+                    del self.named_addresses[oldest]
 
     def set_links(self, links: Mapping[int, str]) -> None:
         """Interface names by index."""

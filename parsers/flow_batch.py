@@ -29,8 +29,8 @@ from parsers.object_table import ObjectTable
 from parsers.reason_names import ReasonNames
 
 if TYPE_CHECKING:
+    from parsers.conversations import Conversations
     from parsers.details import DetailTable
-    from parsers.entities import Conversations
     from parsers.intern import InternTable
 
 U16: TypeAlias = NDArray[np.uint16]

@@ -368,4 +368,4 @@ def lengthened(rows: NDArray[Any], capacity: int) -> NDArray[Any]:
 def _crowded(rows: int, slots: int) -> bool:
     # A second probe costs more than the first, so small tables are kept three quarters
     # empty; big ones half, where the memory of the slots begins to show.
-    return (4 if rows < 1 << 16 else 2) * rows > slots
+    return (4 if rows < 1 << 17 else 2) * rows > slots

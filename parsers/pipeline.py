@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from parsers.access_log_flows import AccessLogFlows
 from parsers.agent_events import AgentEvent, AgentEventDecoder
+from parsers.conversations import Conversations
 from parsers.datapath_flows import datapath_flows
 from parsers.debug_events import DebugEvent, decode_debug_event
 from parsers.details import DetailTable
 from parsers.directory import Directory, local_entity
-from parsers.entities import Conversations, Entities, Entity
+from parsers.entities import Entities, Entity
 from parsers.errors import ProtocolError
 from parsers.flow_assembly import FlowAssembler
 from parsers.flow_batch import FLOW_CLASS, FlowBatch, FlowTables

@@ -131,8 +131,8 @@ def _services(world: World) -> Iterator[Object]:
         yield _object(
             "v1", "Service", {"name": name, "namespace": namespace},
             spec={
-                "clusterIP": addresses[0], "clusterIPs": addresses[:2],
-                "externalIPs": addresses[2:],
+                "clusterIP": addresses[0], "clusterIPs": addresses[:1],
+                "externalIPs": addresses[1:],
                 "ports": [{"name": f"p{port}", "port": port} for port in ports],
             },
         )  # fmt: skip

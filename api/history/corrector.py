@@ -2,9 +2,9 @@
 
 Flows refer to rows of conversations, which never change: a flow that is named anew gets
 another row. Looked at are flows since the time of a change, closely only those of an address
-that changed; the others between are one comparison of a batch. No flow loses its name: who had
-an address long ago is forgotten in the end. What followers were sent and metrics have counted
-stays as it was.
+that changed; the others between are one comparison of a batch. A flow loses its name only when it
+turned out that nobody knows who had the address, not because who had it long ago is forgotten
+in the end. What followers were sent and metrics have counted stays as it was.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Corrector:
         before = rows[wrong]
         again = conversations.lookup_again(before, time[wrong], self._directory)
         named = (conversations.unknown[again] == 0) | (conversations.unknown[before] != 0)
-        changed = named & (again != before)
+        # What is remembered is certain: also that nobody knows who it was.
+        changed = (named | (time[wrong] >= remembered)) & (again != before)
         rows[wrong[changed]] = again[changed]
         self._history.keep(again[changed])
         self.corrected += int(changed.sum())

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from api.metrics.family import Labels
 from parsers.addresses import address_text
-from parsers.entities import Conversations, Entity
+from parsers.conversations import Conversations
+from parsers.entities import Entity
 from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, U32, FlowBatch
 from parsers.intern import lengthened
 

@@ -70,16 +70,23 @@ class _End(NamedTuple):
 
 
 class AddressClaims:
-    """Fills a directory's table of owners. Times are ns; 0 is since ever."""
+    """Fills a directory's table of owners, at ``flush``. Times are ns; 0 is since ever."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._claims: dict[bytes, Claimant | list[Claimant]] = {}
         self._given_back: OrderedDict[bytes, _End] = OrderedDict()
+        self._changes: list[tuple[bytes, int, int]] = []
 
     def __len__(self) -> int:
         """Addresses that are claimed."""
         return len(self._claims)
+
+    def flush(self) -> None:
+        """Tell the directory what was published."""
+        if self._changes:
+            self._directory.set_owners_for_good(self._changes)
+            self._changes.clear()
 
     def contested(self) -> Iterator[int]:
         """Rows of owners that claim an address which somebody else may have."""
@@ -101,7 +108,7 @@ class AddressClaims:
             return
         before = claimant.addresses
         had = {address for address in before if self._holder(address) is claimant}
-        if relabelled:
+        if relabelled or (addresses and not claimant.row):  # pods are there before their addresses
             claimant.owner = owner
             claimant.row = self._directory.owners.add(owner) if owner and addresses else 0
         claimant.addresses, claimant.rank = addresses, rank
@@ -115,7 +122,7 @@ class AddressClaims:
             elif relabelled and holder is claimant:
                 # Of a kind that is listed for the first time: since ever, which is its time.
                 since = max(at, claimant.since)
-                self._directory.set_owner(claimant.row, (address,), since, lasting=True)
+                self._changes.append((address, claimant.row, since))
         for address in addresses:
             if address not in before:
                 self._claim(claimant, address, at)
@@ -145,16 +152,19 @@ class AddressClaims:
             self._claims[address] = others if len(others) > 1 else others[0]
             if had:
                 self._give(self._holder(address), address, at)
+            elif at + TOMBSTONE < self._holder(address).since:
+                # It was last there before the next one began, and between nobody knows who was.
+                self._directory.set_owner(0, (address,), at + TOMBSTONE)
             return
         del self._claims[address]
-        self._directory.set_owner(0, (address,), at + TOMBSTONE, lasting=True)
+        self._changes.append((address, 0, at + TOMBSTONE))
         self._given_back[address] = _end_of(claimant, at)
         while self._given_back and next(iter(self._given_back.values())).heard < at - REMEMBERED:
             self._given_back.popitem(last=False)
 
     def _give(self, claimant: Claimant, address: bytes, since: int) -> None:
         claimant.since = since
-        self._directory.set_owner(claimant.row, (address,), since, lasting=True)
+        self._changes.append((address, claimant.row, since))
 
 
 def _strength(claimant: Claimant) -> tuple[int, bool, int, str]:

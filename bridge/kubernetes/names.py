@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import ip_network
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any, NamedTuple, Protocol
 
 from bridge.kubernetes.claims import TOMBSTONE, AddressClaims, Claimant, Rank
@@ -60,7 +60,6 @@ from parsers.directory import (
 _PIECE = 50  # entries worked out by one step: about 1 ms
 _RECLAIMED = 1 << 12  # owners gone; freeing them takes some 2 ms
 _OF_NAMESPACE = "io.cilium.k8s.namespace.labels."
-_ZONE = "topology.kubernetes.io/zone"
 _API_SERVER: Key = ("default", "kubernetes")
 
 # Kinds of claims, the strongest last.
@@ -87,7 +86,6 @@ class NodeFacts:
     name: str
     addresses: tuple[str, ...]
     labels: tuple[str, ...]
-    zone: str
 
 
 class EndpointFacts(NamedTuple):
@@ -108,7 +106,7 @@ class PodEntry(Claimant):
     facts: PodFacts | None = None
     endpoint: EndpointFacts | None = None  # of its CiliumEndpoint
     core: EndpointFacts | None = None  # of its place in a CiliumEndpointSlice
-    in_slices: tuple[bytes, ...] = ()  # addresses, of endpoint slices
+    in_slices: dict[Key, tuple[bytes, ...]] = field(default_factory=dict)  # addresses, by slice
     own_identity: int = 0
     host_ports: tuple[tuple[bytes, int], ...] = field(default=())
 
@@ -142,6 +140,7 @@ class Names:
         self._nodes: dict[str, tuple[NodeFacts, tuple[str, ...]]] = {}
         self._claimants: dict[tuple[int, Key], Claimant] = {}
         self._members: dict[tuple[type[Object], Key], dict[Key, EndpointFacts]] = {}
+        self._in_slices: dict[Key, tuple[Key, ...]] = {}  # pods by endpoint slice
         self._node_addresses: frozenset[bytes] = frozenset()
         self._local_ids: dict[int, Key] = {}
         self._cilium = False
@@ -186,6 +185,7 @@ class Names:
         """Work out a piece of what waits; whether there is more."""
         for entry in list(islice(self._waiting, _PIECE)):
             self._publish(entry, self._waiting.pop(entry))
+        self._claims.flush()
         if self._nodes_changed and self._listener is not None:
             self._listener.nodes([facts for facts, _ in self._nodes.values()])
         self._nodes_changed = False
@@ -314,7 +314,8 @@ class Names:
                 addresses = told.addresses  # Cilium knows them a moment earlier
             rank = Rank(_BY_POD, facts.ends, facts.began, entry.key[1])
         else:
-            addresses = told.addresses if told is not None else entry.in_slices
+            addresses = told.addresses if told is not None else ()
+            addresses = addresses or tuple(sorted({*chain.from_iterable(entry.in_slices.values())}))
             rank = Rank(_BY_SLICE, 0, 0, entry.key[1])
         owner, before = self._owner_of(entry, facts, told), entry.owner
         self._claims.publish(entry, owner, addresses, rank, at)
@@ -343,10 +344,10 @@ class Names:
             if told.labels and told.identity not in self._identity_labels:
                 self._label(told.identity, told.labels)
             return told.identity
-        if self._cilium:
-            return UNMANAGED
         if facts is None:
             return 0
+        if self._cilium:
+            return UNMANAGED
         before = entry.own_identity
         labels = self._security_labels(entry.key[0], facts)
         number = entry.own_identity = self._identities.take(labels)
@@ -454,7 +455,6 @@ class Names:
             name,
             (*texts["InternalIP"], *texts["ExternalIP"]),
             tuple(sorted(f"{key}={value}" for key, value in labels.items())),
-            labels.get(_ZONE, ""),
         )
         prefixes = tuple(filter(_is_prefix, node.spec.pod_cidrs or ()))
         before = self._nodes.get(name)
@@ -534,8 +534,25 @@ class Names:
             addresses = tuple(a for a in addresses_of(*texts) if a not in self._node_addresses)
             self._stand_for(_BY_API_SERVER, each.key, KUBE_APISERVER, addresses, at)
 
+        if not self._everywhere:
+            self._set_slice(each.key, _backends(each), at)
+
+    def _set_slice(self, key: Key, pods: dict[Key, tuple[bytes, ...]], at: int) -> None:
+        """Pods and their addresses are in an endpoint slice: all that is known of some."""
+        before = self._in_slices.pop(key, ())
+        if pods:
+            self._in_slices[key] = tuple(pods)
+        for pod in {*before, *pods}:
+            entry, addresses = self._entry(pod), pods.get(pod, ())
+            if entry.in_slices.get(key, ()) != addresses:
+                entry.in_slices.pop(key, None)
+                if addresses:
+                    entry.in_slices[key] = addresses
+                self._publish(entry, at)
+
     def _slice_gone(self, key: Key, at: int) -> None:
         self._frontends.slice_gone(key, at)
+        self._set_slice(key, {}, at)
         self._stand_for(_BY_API_SERVER, key, 0, (), at)
 
 
@@ -546,6 +563,16 @@ def _kept(key: Key, at: int) -> None:
 
 def _service_of(each: EndpointSlice) -> Key:
     return each.metadata.namespace, (each.metadata.labels or {}).get(SERVICE_NAME, "")
+
+
+def _backends(each: EndpointSlice) -> dict[Key, tuple[bytes, ...]]:
+    """The addresses of the pods in a slice."""
+    return {
+        (point.target_ref.namespace or each.metadata.namespace, point.target_ref.name): addresses
+        for point in each.endpoints or ()
+        if point.target_ref is not None and point.target_ref.kind == "Pod"
+        if (addresses := addresses_of(*(point.addresses or ())))
+    }
 
 
 def _is_prefix(text: str) -> bool:

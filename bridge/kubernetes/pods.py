@@ -73,7 +73,7 @@ def label_text(source: str, key: str, value: str) -> str:
 
 def addresses_of(*texts: str) -> tuple[bytes, ...]:
     """The addresses among texts, each once and sorted."""
-    return tuple(sorted({a for text in texts if (a := parse_address(text)) is not None}))
+    return tuple(sorted({a for text in set(texts) if (a := parse_address(text)) is not None}))
 
 
 def nanoseconds(text: str) -> int:

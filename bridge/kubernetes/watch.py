@@ -11,6 +11,8 @@ Sans-I/O: ``request`` says what to ask for next, and what came of it is told to 
   ``WATCH``, so that a cluster's agents do not come back in step.
 * When the version is compacted away (410, as an answer or as an event), or is one that the
   server does not know, the list is made again.
+* What a list no longer has went at a time nobody knows; it is dated by when it was last known to be
+  there, since whoever had its address after that may have come and gone unheard.
 * An object that cannot be decoded is counted, and left as it was if it was known.
 
 The protocol: https://kubernetes.io/docs/reference/using-api/api-concepts/.
@@ -83,7 +85,7 @@ class ObjectWatch:
 
     __slots__ = (
         "_backoff", "_began", "_clock", "_continues", "_decode", "_draw", "_error",
-        "_expired_pages", "_fruitful", "_known", "_now", "_seen", "_version", "_why",
+        "_expired_pages", "_fruitful", "_heard", "_known", "_now", "_seen", "_version", "_why",
         "complaint", "counts", "has_listed", "lost_at", "resource",
     )  # fmt: skip
 
@@ -111,6 +113,7 @@ class ObjectWatch:
         self._continues = ""
         self._seen: set[Key] = set()  # in the list that is under way
         self._expired_pages = 0
+        self._heard = SINCE_EVER  # when the server last told that it is current
         self._began = 0.0  # the watch under way
         self._fruitful = False  # it brought something
         self._error: RefusedError | None = None  # it was ended by this
@@ -175,7 +178,7 @@ class ObjectWatch:
         changed: dict[Key, Object] = {}
         removed: set[Key] = set()
         for line in lines:
-            if (found := self._event(line)) is None:
+            if (found := self._event(line, at)) is None:
                 continue
             key = found.key
             if key in changed or key in removed or len(changed) + len(removed) == PIECE:
@@ -235,7 +238,8 @@ class ObjectWatch:
         gone = list(self._known - self._seen)
         self._known, self._seen = self._seen, set()
         for start in range(0, len(gone), PIECE):
-            yield self._piece((), gone[start : start + PIECE], at)
+            yield self._piece((), gone[start : start + PIECE], self._heard)
+        self._heard = at
         self._version = version
         self._expired_pages = 0
         self.has_listed = True
@@ -256,7 +260,7 @@ class ObjectWatch:
         self._known.add(found.key)
         return found
 
-    def _event(self, line: bytes) -> Object | None:
+    def _event(self, line: bytes, at: int) -> Object | None:
         """The object that an event says is changed, of the resource's kind, or gone, bare."""
         try:
             event = decode_event(line)
@@ -265,13 +269,13 @@ class ObjectWatch:
                 return None
             if event.type == "BOOKMARK":
                 self._version = decode_bookmark(event.object).metadata.resource_version
-                self._fruitful = True
+                self._fruitful, self._heard = True, at
                 return None
             bare = decode_bare(event.object)
         except DECODE_ERRORS:
             self.counts.malformed += 1
             return None
-        self._fruitful = True
+        self._fruitful, self._heard = True, at
         self._version = bare.metadata.resource_version or self._version
         if event.type == "DELETED":
             self._known.discard(bare.key)

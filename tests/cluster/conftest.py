@@ -61,7 +61,7 @@ class Account:
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
         self._plane = plane
-        self._folder = folder
+        self.folder = folder
         self._secrets = 0
         (folder / "ca.crt").write_bytes(plane.authority.read_bytes())
         self.secret = self.rotate()
@@ -69,7 +69,7 @@ class Account:
     def rotate(self) -> str:
         """A new token; it is good while the secret whose name is returned exists."""
         self._secrets += 1
-        name = f"bound-{self._folder.name.lower().replace('_', '-')}-{self._secrets}"
+        name = f"bound-{self.folder.name.lower().replace('_', '-')}-{self._secrets}"
         secret = {"metadata": {"name": name}}
         with self._plane.client() as client:
             client.do("POST", "/api/v1/namespaces/kube-system/secrets", secret)
@@ -78,13 +78,13 @@ class Account:
                 "/api/v1/namespaces/kube-system/serviceaccounts/ciliary/token",
                 {"spec": {"boundObjectRef": {"kind": "Secret", "apiVersion": "v1", "name": name}}},
             )
-        (self._folder / "token").write_text(answer["status"]["token"])
+        (self.folder / "token").write_text(answer["status"]["token"])
         self.secret = name
         return name
 
     def token(self) -> str:
         """The one of now."""
-        return (self._folder / "token").read_text()
+        return (self.folder / "token").read_text()
 
     def access(self, port: int | None = None) -> Access:
         """As in a cluster; ``port``: by way of a proxy."""
@@ -92,7 +92,7 @@ class Account:
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": str(port or self._plane.port),
         }
-        return in_cluster(self._folder, where)
+        return in_cluster(self.folder, where)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def make_pod(client: Client, name: str, node_name: str, address: str, **labels: 
 
 def delete_pod(client: Client, name: str) -> None:
     """At once, as when its node says that it is gone."""
-    client.do("DELETE", f"{PODS}/{name}", {"gracePeriodSeconds": 0})
+    client.do("DELETE", f"{PODS}/{name}", {"gracePeriodSeconds": 0}, unless=404)
 
 
 def fill(plane: ControlPlane, nodes: int, pods: int, first: int = 0) -> None:

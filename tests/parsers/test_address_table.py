@@ -24,8 +24,12 @@ class PlainModel:
     def __init__(self) -> None:
         self.changes: list[tuple[int, int, int]] = []  # since, address, number
 
-    def set(self, address: int, number: int, since: int) -> None:
-        self.changes = [c for c in self.changes if c[:2] != (since, address)]
+    def set(self, address: int, number: int, since: int, *, lasting: bool = False) -> None:
+        self.changes = [
+            (at, a, n)
+            for at, a, n in self.changes
+            if a != address or (at < since if lasting else at != since)
+        ]
         self.changes.append((since, address, number))
 
     def at(self, address: int, time: int) -> int:
@@ -34,7 +38,10 @@ class PlainModel:
 
 
 changes = st.tuples(
-    st.just("change"), st.integers(1, 6), st.integers(0, 4), st.integers(-3, 3)
+    st.sampled_from(["change", "for good"]),
+    st.integers(1, 6),
+    st.integers(0, 4),
+    st.integers(-3, 3),
 )  # address, number, how much later or earlier than it is heard
 questions = st.tuples(st.just("ask"), st.integers(1, 7), st.integers(0, 9), st.just(0))
 
@@ -51,10 +58,10 @@ def test_any_changes_are_answered_as_by_a_plain_list(
         now += SECOND
         asked: list[tuple[int, int]] = []
         for what, address, number, shift in step:
-            if what == "change":
-                since = now + shift * SECOND // 2
-                table.set(addresses_of([address])[0].tobytes(), number, since)
-                model.set(address, number, since)
+            if what != "ask":
+                since, lasting = now + shift * SECOND // 2, what == "for good"
+                table.set(addresses_of([address])[0].tobytes(), number, since, lasting=lasting)
+                model.set(address, number, since, lasting=lasting)
             else:
                 asked.append((address, now - number * SECOND // 3))
         time = np.array([t for _, t in asked], dtype=np.int64)

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsers.addresses import parse_address
+from parsers.conversations import Conversations
 from parsers.details import Service
 from parsers.directory import Directory, LocalEndpoint
-from parsers.entities import Conversations, Entities, Entity
+from parsers.entities import Entities, Entity
 from parsers.flow_batch import ABSENT_SOURCE, CONVERSATION
 
 

@@ -20,7 +20,7 @@ from api.metrics.handlers.ports import WITH_PORTS, PortSeries
 from api.metrics.handlers.settings import Settings
 from api.metrics.options import ANY_DROP, PORT, SYN_ONLY
 from api.v1.flow import flow_pb2
-from parsers.entities import Conversations
+from parsers.conversations import Conversations
 from parsers.flow_batch import FLOW_CLASS, I64, L4_NONE, L4_TCP, REPLY_TRUE, U32, FlowBatch
 
 WORLD = frozenset({"reserved:world", "reserved:world-ipv4", "reserved:world-ipv6"})

@@ -15,8 +15,9 @@ import numpy as np
 
 from api.hubble.node import LocalNode
 from api.v1.flow import flow_pb2
+from parsers.conversations import Conversations
 from parsers.details import Detail, DetailTable, DropSite, Policy, PolicyMatch, Service, Tunnel
-from parsers.entities import Conversations, Entities, Entity, Workload
+from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION, FLOW_CLASS, FlowBatch, FlowTables
 from parsers.intern import InternTable
 from parsers.l7 import Dns, DnsLabels, Http, HttpLabels, Kafka, KafkaLabels, L7Content

@@ -136,6 +136,11 @@ async def test_a_compacted_version_means_a_new_list_that_forgets_only_what_is_go
     async with scene(pods=PAGE + 10) as it:
         await it.ready.wait()
         it.server.gone_as_event = as_event
+        await trio.sleep(100)
+        it.server.put(PODS, pod("p4"))
+        await it.heard()
+        last = round(trio.current_time() * 1e9)
+        await trio.sleep(10)
         it.server.away = True
         await it.server.cut()
         it.server.delete(PODS, ("default", "p3"))
@@ -144,6 +149,8 @@ async def test_a_compacted_version_means_a_new_list_that_forgets_only_what_is_go
         it.server.away = False
         await trio.sleep(60)
         assert {"p3"} == {name for _, name in it.sink.removed(Pod)}
+        # Nobody knows when it went; it was last there when the server last said anything.
+        assert {last} == {at for _, _, removed, at in it.sink.told if removed}
         assert "late" in it.sink.names(Pod)
         assert PAGE + 10 == len(it.sink.names(Pod))
         (pods,) = [watch for watch in it.source.watches if watch.resource.kind is Pod]

@@ -14,8 +14,9 @@ from bridge.kubernetes.names import Names
 from bridge.kubernetes.sink import SINCE_EVER
 from parsers.address_table import ADDRESS
 from parsers.addresses import parse_address
-from parsers.directory import Directory
-from parsers.entities import Conversations, Entities, Entity, Workload
+from parsers.conversations import Conversations
+from parsers.directory import EXPIRED, NOT_IN_SCOPE, Directory
+from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION
 from tests.bridge.kubernetes.times import SECOND
 
@@ -348,3 +349,20 @@ def test_the_first_list_holds_since_ever() -> None:
     said = {"metadata": {"name": "web-1", "namespace": "shop"}, "status": {"podIP": "10.0.0.1"}}
     cluster.tell(objects.Pod, SINCE_EVER, **said)
     assert cluster.directory.entity(packed("10.0.0.1"), 0, 5).pod_name == "web-1"
+
+
+def test_where_only_pods_of_the_node_are_watched_endpoint_slices_name_others() -> None:
+    cluster = Cluster(everywhere=False)
+    cluster.tell(objects.Node, metadata={"name": "node-b"}, spec={"podCIDRs": ["10.0.1.0/24"]})
+    metadata = {"name": "web-1", "namespace": "shop"}
+    target = {"kind": "Pod", "name": "web-7"}
+    endpoints = [{"addresses": ["10.0.1.7"], "targetRef": target}, {"addresses": ["10.0.1.8"]}]
+    cluster.tell(objects.EndpointSlice, metadata=metadata, endpoints=endpoints)
+    assert cluster.entity("10.0.1.7") == Entity(0, 0, "shop", "web-7", ("reserved:unknown",))
+    assert cluster.directory.reason(packed("10.0.1.8"), NOW) == NOT_IN_SCOPE
+    cluster.now += SECOND
+    cluster.gone(objects.EndpointSlice, ("shop", "web-1"))
+    cluster.now += SECOND
+    assert cluster.entity("10.0.1.7").pod_name == ""
+    assert cluster.directory.reason(packed("10.0.1.7"), cluster.now) == EXPIRED
+    assert len(cluster.names) == 0

@@ -1,0 +1,149 @@
+"""What names cost: ``python -m tests.bench.bench_names [--json]``.
+
+The table from addresses to owners at 100,000 pods; making names of a list of 10,000 and of
+100,000 pods, from its JSON on; and what changes of names cost the naming of flows.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Iterator
+from time import process_time
+
+import msgspec
+import numpy as np
+
+from bridge.kubernetes.names import Names
+from bridge.kubernetes.objects import Pod
+from bridge.kubernetes.sink import SINCE_EVER
+from bridge.process_tuning import tune_process
+from parsers.address_table import ADDRESS, AddressTable
+from parsers.addresses import MAPPED
+from parsers.conversations import Conversations
+from parsers.directory import AddressRecord, Directory
+from parsers.entities import Entities
+from parsers.flow_batch import CONVERSATION
+
+PODS = 100_000
+ROUNDS = 20
+PIECE = 50  # objects told at once
+EVENTS, CONVERSATIONS, CHANGES = 1000, 50_000, 20  # a batch; ten of those a second, 200 changes
+
+
+def addresses(count: int) -> np.ndarray:
+    """10.0.0.0 and those that follow."""
+    packed = [MAPPED + bytes([10, n >> 16, n >> 8 & 255, n & 255]) for n in range(count)]
+    return np.frombuffer(b"".join(packed), dtype=ADDRESS)
+
+
+def table() -> dict[str, float]:
+    """Memory, and nanoseconds of CPU an address, best of ``ROUNDS``."""
+    filled, every = AddressTable(layers=2), addresses(PODS)
+    for number, address in enumerate(every.tolist(), start=1):
+        filled.set(address, number, 1)
+    results: dict[str, float] = {"table_mib_at_100000_pods": filled.nbytes() / (1 << 20)}
+    random = np.random.default_rng(1)
+    for size in (1000, 5000, 50_000):
+        asked = every[random.integers(0, PODS, size)].copy()
+        time, times = np.full(size, 10, dtype=np.int64), []
+        for _ in range(ROUNDS):
+            began = process_time()
+            for _ in range(100_000 // size):
+                filled.at(filled.rows_of(asked), time)
+            times.append((process_time() - began) / (100_000 // size))
+        results[f"lookup_ns_an_address_in_{size}"] = min(times) / size * 1e9
+    return results
+
+
+def pods(count: int) -> Iterator[bytes]:
+    """Pods of 500 applications on nodes of 100 each, as an API server writes them."""
+    for n in range(count):
+        app = f"app-{n % 500}"
+        owner = {"kind": "ReplicaSet", "name": f"{app}-5d4f", "controller": True}
+        address = f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"
+        yield json.dumps(
+            {
+                "metadata": {
+                    "name": f"{app}-5d4f-{n:05x}", "namespace": f"ns-{n % 50}",
+                    "generateName": f"{app}-5d4f-", "creationTimestamp": "2026-11-25T00:00:00Z",
+                    "labels": {"app": app, "pod-template-hash": "5d4f", "tier": "web"},
+                    "ownerReferences": [owner],
+                },
+                "spec": {"nodeName": f"node-{n // 100}", "serviceAccountName": app},
+                "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+            }
+        ).encode()  # fmt: skip
+
+
+def listing(count: int) -> dict[str, float]:
+    """Of a list: seconds of CPU, its longest steps in ms of CPU, MiB of all that is kept."""
+    raw = list(pods(count))
+    decode = msgspec.json.Decoder(Pod).decode
+    gc.collect()
+    before = resident()
+    names, steps = Names(Directory(synced=False), node="node-1"), []
+    began = process_time()
+    for start in range(0, count, PIECE):
+        step = process_time()
+        some = [decode(each) for each in raw[start : start + PIECE]]
+        names.apply(Pod, some, (), SINCE_EVER)
+        steps.append(process_time() - step)
+    names.synced()
+    seconds = process_time() - began
+    return {
+        f"list_{count}_s": seconds,
+        f"list_{count}_p999_step_ms": float(np.quantile(steps, 0.999)) * 1e3,
+        f"list_{count}_mib": (resident() - before) / (1 << 20),
+    }
+
+
+def changes() -> dict[str, float]:
+    """Nanoseconds of CPU to name an event: nothing changes, and 200 pods a second do."""
+    directory, every = Directory(), addresses(PODS)
+    row = directory.owners.add(AddressRecord(300, "shop", "web"))
+    directory.set_owner(row, every[: PODS // 2].tolist(), 0)
+    keys = np.zeros(CONVERSATIONS, dtype=CONVERSATION)
+    keys["ip_version"] = 1
+    random = np.random.default_rng(1)
+    for side in ("source_ip", "destination_ip"):
+        some = every[random.integers(0, PODS // 2, CONVERSATIONS)].copy()
+        keys[side] = some.view(np.uint8).reshape(-1, 16)
+    conversations = Conversations(Entities())
+    conversations.lookup(keys, np.full(CONVERSATIONS, 1, dtype=np.int64), directory)
+    results = {}
+    for name, changed in (("quiet", 0), ("200_changes_a_second", CHANGES)):
+        taken, now = 0.0, 10
+        for _ in range(200):
+            for address in random.choice(every[: PODS // 2], changed).tolist():
+                other = directory.owners.add(AddressRecord(301, "shop", f"web-{now}"))
+                directory.set_owner(other, (address,), now)
+            now += 1
+            batch = keys[random.integers(0, CONVERSATIONS, EVENTS)]
+            began = process_time()
+            conversations.lookup(batch, np.full(EVENTS, now, dtype=np.int64), directory)
+            taken += process_time() - began
+        results[f"name_an_event_{name}_ns"] = taken / 200 / EVENTS * 1e9
+    return results
+
+
+def resident() -> int:
+    """Resident memory, bytes."""
+    with open("/proc/self/statm") as text:  # noqa: PTH123
+        return int(text.read().split()[1]) * 4096
+
+
+def main() -> None:
+    """Print the figures."""
+    tune_process()
+    figures = table() | listing(10_000) | listing(PODS) | changes()
+    if "--json" in sys.argv:
+        sys.stdout.write(json.dumps(figures) + "\n")
+    else:
+        for name, value in figures.items():
+            sys.stdout.write(f"{name:40} {value:10.2f}\n")
+
+
+if __name__ == "__main__":
+    main()
