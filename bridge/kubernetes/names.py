@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import ip_network
 from itertools import chain, islice, product
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from bridge.kubernetes.claims import TOMBSTONE, AddressClaims, Claimant, Rank
 from bridge.kubernetes.frontends import SERVICE_NAME, ServiceFrontends
@@ -48,6 +48,7 @@ from bridge.kubernetes.objects import (
     Service,
 )
 from bridge.kubernetes.pods import PodFacts, addresses_of, facts_of, label_text, texts_of
+from parsers.addresses import MAPPED, address_text
 from parsers.directory import (
     NOT_IN_SCOPE,
     UNKNOWN_ADDRESS,
@@ -57,7 +58,10 @@ from parsers.directory import (
     Owner,
 )
 
+T = TypeVar("T")
+
 _PIECE = 50  # entries worked out by one step: about 1 ms
+_SHARED = 1 << 14  # objects that equal ones are replaced by
 _RECLAIMED = 1 << 12  # owners gone; freeing them takes some 2 ms
 _OF_NAMESPACE = "io.cilium.k8s.namespace.labels."
 _API_SERVER: Key = ("default", "kubernetes")
@@ -133,6 +137,8 @@ class Names:
         self._claims = AddressClaims(directory)
         self._frontends = ServiceFrontends(directory)
         self._identities = OwnIdentities()
+        self._shared = Shared()
+        self._surroundings: set[bytes] = set()  # prefixes that some pod is or was in
         self._identity_labels: dict[int, tuple[str, ...]] = {}
         self._pods: dict[Key, PodEntry] = {}
         self._by_namespace: dict[str, dict[PodEntry, None]] = {}
@@ -195,10 +201,13 @@ class Names:
             self._directory.synced = True
         return bool(self._waiting)
 
-    def reclaim(self) -> None:
-        """Free what the directory keeps of those that are gone, when that has become much."""
+    def reclaim(self, remembered: int) -> None:
+        """Free what the directory keeps of those that are gone, when that has become much.
+
+        ``remembered``: since when (ns) it is still asked who was who.
+        """
         if len(self._directory.owners) > self._owners + _RECLAIMED:
-            self._directory.reclaim(self._claims.contested())
+            self._directory.reclaim(self._claims.contested(), remembered)
             self._owners = len(self._directory.owners)
 
     # Pods and what Cilium says of them
@@ -215,6 +224,14 @@ class Names:
         facts = facts_of(pod, self._filter)
         if entry.facts == facts:
             return
+        # Pods of one workload have nearly all of it in common.
+        share = self._shared.of
+        facts = facts._replace(
+            labels=share(facts.labels),
+            service_account=share(facts.service_account),
+            workloads=share(facts.workloads),
+            node=share(facts.node),
+        )
         if entry.facts is None and self._listener is not None:
             self._listener.arrived(*pod.key)
         entry.facts = facts
@@ -320,6 +337,9 @@ class Names:
         owner, before = self._owner_of(entry, facts, told), entry.owner
         self._claims.publish(entry, owner, addresses, rank, at)
         self._set_endpoint(before, owner, at)
+        if not self._cilium:
+            here = self._everywhere or facts is not None
+            self._note_surroundings(addresses, UNKNOWN_ADDRESS if here else NOT_IN_SCOPE)
         self._publish_host_ports(entry, facts, at)
 
     def _owner_of(
@@ -387,6 +407,18 @@ class Names:
         while self._local_ids.setdefault(number, entry.key) != entry.key:
             number = number % 0xFFFF + 1
         return number
+
+    def _note_surroundings(self, addresses: tuple[bytes, ...], unknown: int) -> None:
+        """Who is near a pod may be one that was not heard of yet, and is not called the world.
+
+        Where Cilium is, the datapath tells.
+        """
+        for address in addresses:
+            length, kept = (24, 15) if address.startswith(MAPPED) else (64, 8)
+            if (around := address[:kept]) not in self._surroundings:
+                self._surroundings.add(around)
+                prefix = f"{address_text(around + bytes(16 - kept))}/{length}"
+                self._directory.set_address(prefix, AddressRecord(0, unknown=unknown))
 
     def _set_endpoint(self, before: Owner | None, now: Owner | None, at: int) -> None:
         """Endpoints of this node are found by their ids as well."""
@@ -554,6 +586,20 @@ class Names:
         self._frontends.slice_gone(key, at)
         self._set_slice(key, {}, at)
         self._stand_for(_BY_API_SERVER, key, 0, (), at)
+
+
+class Shared:
+    """The first of equal objects, for all that are equal to it."""
+
+    def __init__(self) -> None:
+        self._first: dict[Any, Any] = {}
+
+    def of(self, value: T) -> T:
+        """An object that equals ``value``."""
+        if len(self._first) >= _SHARED:
+            self._first.clear()
+        first: T = self._first.setdefault(value, value)
+        return first
 
 
 def _kept(key: Key, at: int) -> None:
