@@ -138,7 +138,7 @@ class Names:
         self._frontends = ServiceFrontends(directory)
         self._identities = OwnIdentities()
         self._shared = Shared()
-        self._surroundings: set[bytes] = set()  # prefixes that some pod is or was in
+        self._surroundings: dict[bytes, str] = {}  # prefixes that some pod is or was in
         self._identity_labels: dict[int, tuple[str, ...]] = {}
         self._pods: dict[Key, PodEntry] = {}
         self._by_namespace: dict[str, dict[PodEntry, None]] = {}
@@ -316,6 +316,9 @@ class Names:
     def _cilium_is_there(self) -> None:
         if not self._cilium:
             self._cilium = True
+            for prefix in self._surroundings.values():
+                if not any(prefix in prefixes for _, prefixes in self._nodes.values()):
+                    self._directory.set_address(prefix, None)
             self._waiting.update(dict.fromkeys(self._pods.values(), 0))
 
     def _publish(self, entry: PodEntry, at: int) -> None:
@@ -416,8 +419,8 @@ class Names:
         for address in addresses:
             length, kept = (24, 15) if address.startswith(MAPPED) else (64, 8)
             if (around := address[:kept]) not in self._surroundings:
-                self._surroundings.add(around)
                 prefix = f"{address_text(around + bytes(16 - kept))}/{length}"
+                self._surroundings[around] = prefix
                 self._directory.set_address(prefix, AddressRecord(0, unknown=unknown))
 
     def _set_endpoint(self, before: Owner | None, now: Owner | None, at: int) -> None:
