@@ -134,7 +134,7 @@ class Directory:
     @synced.setter
     def synced(self, value: bool) -> None:
         self._synced = value
-        self.changes.everything()
+        self.changes.everything(past=True)
 
     # Filling
 

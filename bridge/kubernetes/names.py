@@ -139,6 +139,7 @@ class Names:
         self._identities = OwnIdentities()
         self._shared = Shared()
         self._surroundings: dict[bytes, str] = {}  # prefixes that some pod is or was in
+        self._noted: dict[str, int] = {}  # those that the directory is not told of yet, and why
         self._identity_labels: dict[int, tuple[str, ...]] = {}
         self._pods: dict[Key, PodEntry] = {}
         self._by_namespace: dict[str, dict[PodEntry, None]] = {}
@@ -192,14 +193,17 @@ class Names:
         for entry in list(islice(self._waiting, _PIECE)):
             self._publish(entry, self._waiting.pop(entry))
         self._claims.flush()
+        for prefix in list(islice(self._noted, _PIECE)) if self._synced else ():
+            self._directory.set_address(prefix, AddressRecord(0, unknown=self._noted.pop(prefix)))
         if self._nodes_changed and self._listener is not None:
             self._listener.nodes([facts for facts, _ in self._nodes.values()])
         self._nodes_changed = False
-        if self._synced and not self._waiting and not self._directory.synced:
+        more = bool(self._waiting or (self._noted and self._synced))
+        if self._synced and not more and not self._directory.synced:
             for prefix in ("0.0.0.0/0", "::/0"):
                 self._directory.set_address(prefix, AddressRecord(WORLD))
             self._directory.synced = True
-        return bool(self._waiting)
+        return more
 
     def reclaim(self, remembered: int) -> None:
         """Free what the directory keeps of those that are gone, when that has become much.
@@ -316,9 +320,10 @@ class Names:
     def _cilium_is_there(self) -> None:
         if not self._cilium:
             self._cilium = True
-            for prefix in self._surroundings.values():
-                if not any(prefix in prefixes for _, prefixes in self._nodes.values()):
-                    self._directory.set_address(prefix, None)
+            of_nodes = {prefix for _, prefixes in self._nodes.values() for prefix in prefixes}
+            for prefix in set(self._surroundings.values()) - of_nodes - self._noted.keys():
+                self._directory.set_address(prefix, None)
+            self._noted.clear()
             self._waiting.update(dict.fromkeys(self._pods.values(), 0))
 
     def _publish(self, entry: PodEntry, at: int) -> None:
@@ -421,7 +426,7 @@ class Names:
             if (around := address[:kept]) not in self._surroundings:
                 prefix = f"{address_text(around + bytes(16 - kept))}/{length}"
                 self._surroundings[around] = prefix
-                self._directory.set_address(prefix, AddressRecord(0, unknown=unknown))
+                self._noted[prefix] = unknown
 
     def _set_endpoint(self, before: Owner | None, now: Owner | None, at: int) -> None:
         """Endpoints of this node are found by their ids as well."""
