@@ -395,7 +395,12 @@ int BPF_PROG(drop_packet, struct sk_buff *skb, void *location)
 	/* The third argument came with 5.17, and an older kernel refuses a program that reads it. */
 	__u32 reason = bpf_core_type_exists(enum skb_drop_reason) ? ctx[2] : 0;
 
-	return on_drop(ctx, skb, (__u64)location, reason, 0);
+	/* The receiving socket came later; TCP has forgotten the device when it drops. */
+	struct sock *receiver = 0;
+
+	if (bpf_core_field_exists(struct trace_event_raw_kfree_skb, rx_sk))
+		receiver = (struct sock *)ctx[3];
+	return on_drop(ctx, skb, (__u64)location, reason, receiver);
 }
 
 char LICENSE[] SEC("license") = "GPL";

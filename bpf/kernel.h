@@ -123,6 +123,11 @@ struct tcp_skb_cb {
 	__u16 tcp_flags; /* one byte up to 6.17, two from 6.18 */
 };
 
+/* Record of the tracepoint, whose argument it is as well, since 6.10. */
+struct trace_event_raw_kfree_skb {
+	void *rx_sk;
+};
+
 /* Record of the tracepoint; its own since 6.17, when the tracepoint got an argument. */
 struct trace_event_raw_tcp_retransmit_skb {
 	int err;

@@ -5,6 +5,14 @@
 #ifndef CILIARY_PACKET_H
 #define CILIARY_PACKET_H
 
+#ifdef CILIARY_BCC /* whose headers are the kernel's own, and has the helpers built in */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
+#else
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -12,6 +20,7 @@
 #include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#endif
 #include "record.h"
 
 #define MOST_VLAN_TAGS 2

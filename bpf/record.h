@@ -7,7 +7,11 @@
 #ifndef CILIARY_RECORD_H
 #define CILIARY_RECORD_H
 
+#ifdef CILIARY_BCC
+#include <uapi/linux/types.h>
+#else
 #include <linux/types.h>
+#endif
 
 enum point { POINT_INGRESS = 0, POINT_EGRESS = 1 };
 
@@ -82,6 +86,14 @@ struct flow_event {
 	__u8 pad[7];
 };
 
+/* What user space sets before the programs are loaded. */
+struct traffic_settings {
+	__u32 sample; /* an event for one packet of so many; 1 is each, 0 none */
+	__u16 vxlan_ports[2];
+	__u16 geneve_port;
+	__u16 pad;
+};
+
 struct interface_key {
 	__u32 ifindex;
 	__u32 point;
@@ -92,15 +104,25 @@ struct interface_value {
 	__u64 skbs;
 	__u64 more_segments;
 	__u64 bytes;
+	__u64 inserted;     /* flows */
 	__u64 not_inserted; /* packets whose flow found no room */
 	__u64 folded;       /* events that found no room and were counted with their flow */
+};
+
+/* What user space has read of a flow or an interface, for a process that comes after it:
+ * an id and the counters, as they were. Programs do not touch it.
+ */
+struct told {
+	__u64 id;
+	__u64 counters[6];
 };
 
 _Static_assert(sizeof(struct flow_key) == 48, "flow_key");
 _Static_assert(sizeof(struct flow_value) == 88, "flow_value");
 _Static_assert(sizeof(struct flow_event) == 88, "flow_event");
 _Static_assert(sizeof(struct interface_key) == 8, "interface_key");
-_Static_assert(sizeof(struct interface_value) == 40, "interface_value");
+_Static_assert(sizeof(struct told) == 56, "told");
+_Static_assert(sizeof(struct interface_value) == 48, "interface_value");
 
 /* Never called, so never loaded: puts a layout that is in no map's definition into the
  * object's type information, for the test that compares it.

@@ -166,7 +166,7 @@ class Agent:
         if self.switch.reads_cilium:
             yield "cilium", self._read
         if self.switch.may_probe:
-            yield "probes", partial(self.switch.keep_probes, self.probes.run)
+            yield "probes", partial(self.switch.keep_probes, self.probes)
         if self.kubernetes is not None:
             yield "kubernetes", partial(self._watch_kubernetes, self.kubernetes)
             if self.naming is not None:
@@ -216,6 +216,7 @@ class Agent:
     def _take_probes(self, batch: ProbeBatch) -> None:
         self.path.deliver_probes(batch)
         self.agent_metrics.count_interfaces(batch.totals, self._link_name)
+        self.agent_metrics.count_ignored(batch.ignored)
 
     def _link_name(self, index: int) -> str:
         """The identity file wins, as in a node of a recording's."""

@@ -238,6 +238,17 @@ class NativeProbes(_Section):
         description="Tell of one packet of so many by itself; 0 for none, 1 for all, which costs "
         "some 150 ns a packet.",
     )
+    engine: Literal["libbpf", "bcc"] = Field(
+        default="libbpf",
+        description="What loads the programs. bcc compiles them here, which wants its package and "
+        "the kernel's headers; for kernels without type information. It has the traffic probe "
+        "alone.",
+    )
+    pins: Path | None = Field(
+        default=None,
+        description="A folder in a BPF file system, such as /sys/fs/bpf/ciliary. With it, packets "
+        "go on being counted while the agent is restarted; ciliary detach --pins ends that.",
+    )
     quiet_drops: tuple[str, ...] = Field(
         default=DEFAULT_QUIET,
         description="Drops that are not reported, by the kernel's reason: REASON or "

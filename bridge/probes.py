@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+
+import trio
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
 from native_probes import dns, drops, netfilter, sockets, tcp
+from native_probes.bcc_engine import BccEngine
+from native_probes.engine import Engine, LibbpfEngine
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
+from native_probes.pins import PinFolder
 from native_probes.report import Finding
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.traffic import NAME as TRAFFIC
@@ -32,7 +38,10 @@ def source_settings(config: NativeProbes) -> SourceSettings:
     families |= {name: start for name, start in optional.items() if name in config.optional}
     return SourceSettings(
         traffic=TrafficSettings(
-            flows=config.flows, sample=config.sample, sweep_seconds=config.sweep
+            flows=config.flows,
+            sample=config.sample,
+            sweep_seconds=config.sweep,
+            pins=PinFolder(config.pins) if config.pins else None,
         )
         if TRAFFIC not in config.disabled
         else None,
@@ -44,15 +53,22 @@ def source_settings(config: NativeProbes) -> SourceSettings:
     )
 
 
+def engine_of(config: NativeProbes) -> Engine:
+    """The engine that the configuration names."""
+    return BccEngine() if config.engine == "bcc" else LibbpfEngine()
+
+
 class Probes:
     """Makes a source of its own for each time that own probes run."""
 
-    __slots__ = ("_deliver", "_log", "_settings", "_source", "running")
+    __slots__ = ("_deliver", "_engine", "_log", "_pins", "_settings", "_source", "running")
 
     def __init__(
         self, config: NativeProbes, deliver: Callable[[ProbeBatch], None], log: EventLog
     ) -> None:
         self._settings = source_settings(config)
+        self._engine = engine_of(config)
+        self._pins = PinFolder(config.pins) if config.pins is not None else None
         self._deliver = deliver
         self._log = log
         self._source: ProbeSource | None = None
@@ -60,7 +76,7 @@ class Probes:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled; ``ProbeUnavailableError`` if no probe works here."""
-        self._source = ProbeSource(self._settings, self._deliver, self._log)
+        self._source = ProbeSource(self._settings, self._deliver, self._log, engine=self._engine)
 
         def begun() -> None:
             self.running = True
@@ -70,6 +86,12 @@ class Probes:
             await self._source.run(begun)
         finally:
             self.running = False
+
+    async def leave(self) -> None:
+        """Remove pins, where there are any: they would count for us while another source does."""
+        if self._pins is not None:
+            with suppress(OSError):  # no folder, or no right to it: then there are no pins of ours
+                await trio.to_thread.run_sync(self._pins.remove_all)
 
     def findings(self) -> tuple[Finding, ...]:
         """How each probe did when they ran last."""

@@ -6,7 +6,8 @@ comes from there. A connection proves itself by its first payload. From then on:
 1. Own probes are told to end. Until they are detached and what they had is delivered,
    Cilium's events are those of traffic that they tell of, so these are discarded and booked
    (``FlowPath.discard``), and a little longer: some wait in the agent.
-2. Cilium's events count.
+2. Cilium's events count. What of own probes is pinned is removed, or it would go on counting
+   for them.
 3. When the connection ends, it has some time to come back, as an agent that restarts does.
    Then own probes run again.
 
@@ -16,8 +17,8 @@ So nothing counts twice, and of each change the ledger has the gap.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
-from typing import Literal, NoReturn, TypeAlias
+from collections.abc import Callable
+from typing import Literal, NoReturn, Protocol, TypeAlias
 
 import trio
 
@@ -26,8 +27,17 @@ from bridge.flow_path import FlowPath
 from parsers.framing import PayloadBatch
 
 Choice: TypeAlias = Literal["auto", "cilium", "probes"]
-RunProbes: TypeAlias = Callable[[Callable[[], None]], Awaitable[object]]
-"""Runs own probes until cancelled; calls its argument when they are attached."""
+
+
+class ProbesPart(Protocol):
+    """Own probes."""
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Until cancelled; ``ready`` is called when they are attached."""
+
+    async def leave(self) -> None:
+        """Take away what of them outlives ``run``."""
+
 
 PATIENCE = 3.0
 """Seconds that a connection may be away, or silent from its beginning."""
@@ -94,20 +104,21 @@ class SourceSwitch:
         else:
             self._path.deliver(payloads)
 
-    async def keep_probes(self, run: RunProbes, ready: Callable[[], None]) -> NoReturn:
+    async def keep_probes(self, probes: ProbesPart, ready: Callable[[], None]) -> NoReturn:
         """Run own probes whenever nothing comes from Cilium."""
         if not self._spoke:
             self._unheard_since = trio.current_time()
         while True:
-            await self._until_needed(ready)
-            await self._probe(run, ready)
+            await self._until_needed(probes, ready)
+            await self._probe(probes, ready)
 
-    async def _until_needed(self, ready: Callable[[], None]) -> None:
+    async def _until_needed(self, probes: ProbesPart, ready: Callable[[], None]) -> None:
         while self._choice == "auto":
             patience = PATIENCE if self._connected or self._spoke else _FIRST_TRY
             left = self._unheard_since + patience - trio.current_time()
             turned = self._turned
             if self._speaks:
+                await probes.leave()
                 ready()
                 await turned.wait()
             elif left > 0:
@@ -116,7 +127,7 @@ class SourceSwitch:
             else:
                 return
 
-    async def _probe(self, run: RunProbes, ready: Callable[[], None]) -> None:
+    async def _probe(self, probes: ProbesPart, ready: Callable[[], None]) -> None:
         """Until Cilium speaks."""
         attached = False
 
@@ -130,7 +141,7 @@ class SourceSwitch:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_when_cilium_speaks, nursery.cancel_scope)
-                await run(begun)
+                await probes.run(begun)
         finally:
             self._probing = False
             if attached:

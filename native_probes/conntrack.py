@@ -57,6 +57,7 @@ _NETLINK_NETFILTER = 12
 _GET, _NEW, _ERROR = 0x101, 0x100, 2  # ctnetlink's messages are 1 << 8 and up
 _ORIGINAL, _REPLY, _NESTED = 1, 2, 0x8000
 _ASKED_AT_ONCE, _ASKED_A_DRAIN = 64, 2048
+_HOPELESS, _ASKED_IN_VAIN = 256, 16
 _REMEMBERED = 1 << 16
 _TRIES = 2
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -81,6 +82,7 @@ class Translations:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
         )
         self._socket.settimeout(1.0)
+        self._misses = 0  # since the kernel last knew a connection
         self._forget()
 
     def _forget(self) -> None:
@@ -118,7 +120,9 @@ class Translations:
 
     def _ask(self, numbers: NDArray[np.uint32]) -> None:
         """Fill the answers of those that are open."""
-        open_ = numbers[self._answers["tries"][numbers] < _TRIES][:_ASKED_A_DRAIN]
+        # Where nothing is tracked, a few questions are enough to notice when that changes.
+        most = _ASKED_A_DRAIN if self._misses < _HOPELESS else _ASKED_IN_VAIN
+        open_ = numbers[self._answers["tries"][numbers] < _TRIES][:most]
         for start in range(0, len(open_), _ASKED_AT_ONCE):
             some = open_[start : start + _ASKED_AT_ONCE]
             keys: list[Key] = [tuple(key[:5]) for key in self._ends.rows[some].tolist()]
@@ -132,6 +136,7 @@ class Translations:
                 answer = self._answers[number]
                 answer["translated"] = 0
                 answer["tries"] += 1
+                self._misses = 0 if entry is not None else self._misses + 1
                 if entry is not None:
                     answer["tries"] = _TRIES
                     _fill(answer, (key[0], key[2]), *entry)

@@ -7,6 +7,7 @@ keeps for its life; differences are a binary search and a subtraction.
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,57 @@ from native_probes import syscalls
 from parsers.windows import Columns
 
 
+class Memory:
+    """What was read last, in a mapped array map: with a pin it outlives the process.
+
+    The map's values are rows of 64-bit words: an id and its counters. The first row has the
+    number of those that follow, which is 0 while they are being written.
+    """
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, map_fd: int, entries: int, count: int) -> None:
+        width = 8 * (1 + count)
+        mapped = mmap.mmap(map_fd, width * entries, mmap.MAP_SHARED)
+        self._rows = np.frombuffer(mapped, "<u8", (1 + count) * entries).reshape(entries, -1)
+
+    def load(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Ids in order, and their counters."""
+        rows = self._rows[1 : 1 + int(self._rows[0, 0])]
+        return rows[:, 0].copy(), rows[:, 1:].copy()
+
+    def save(self, ids: NDArray[np.uint64], counters: NDArray[np.uint64]) -> None:
+        """As many as there is room for."""
+        count = min(len(ids), len(self._rows) - 1)
+        self._rows[0, 0] = 0
+        self._rows[1 : 1 + count, 0] = ids[:count]
+        self._rows[1 : 1 + count, 1:] = counters[:count]
+        self._rows[0, 0] = count
+
+
 class Differences:
     """``count`` counters an id, as they were last time.
 
-    ``vanished`` is how many ids of the time before were not there any more.
+    With ``memory``, the last time may have been in an earlier process.
     """
 
-    __slots__ = ("_ids", "_seen", "vanished")
+    __slots__ = ("_ids", "_memory", "_seen")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, memory: Memory | None = None) -> None:
+        self._memory = memory
         self._ids = np.empty(0, np.uint64)
         self._seen = np.empty((0, count), np.uint64)
-        self.vanished = 0
+        if memory:
+            self._ids, self._seen = memory.load()
+
+    def __len__(self) -> int:
+        """Ids that are remembered."""
+        return len(self._ids)
+
+    def save(self) -> None:
+        """Let a later process know what has been told."""
+        if self._memory:
+            self._memory.save(self._ids, self._seen)
 
     def update(self, ids: NDArray[np.uint64], counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """What is new of ``counters`` (a row for each of the distinct ``ids``)."""
@@ -36,7 +76,6 @@ class Differences:
             at = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
             known = self._ids[at] == ids
             new[known] -= self._seen[at[known]]
-            self.vanished = len(self._ids) - int(np.count_nonzero(known))
         order = np.argsort(ids)
         self._ids, self._seen = ids[order], counters[order]
         return new
@@ -68,9 +107,9 @@ class HashMap:
         """Remove entries; how many were there."""
         return syscalls.delete_batch(self._fd, keys)
 
-    def put(self, key: Columns, value: Columns) -> None:
-        """Write one entry: arrays of length 1."""
-        syscalls.put(self._fd, key, value)
+    def insert(self, key: Columns, value: Columns) -> None:
+        """Write one entry, arrays of length 1, unless it is there."""
+        syscalls.put(self._fd, key, value, keep=True)
 
 
 def per_cpu(value: np.dtype[np.void]) -> np.dtype[np.void]:

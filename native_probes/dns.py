@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from native_probes.engine import LoadedProbe
-from native_probes.event_counters import EventCounters
+from native_probes.event_counters import EventCounters, what_happened
 from native_probes.family import Drained, Place
 from native_probes.report import Finding, ProbeUnavailableError
 from native_probes.ring import Ring
@@ -72,8 +72,7 @@ class DnsProbe:
     def last_drain(self) -> Drained:
         """See ``Family``."""
         records = self._ring.read()
-        full = self._counters.new()["ring_full"]
-        return Drained({"dns": records}, {"ring_full": full} if full else {})
+        return Drained({"dns": records}, what_happened(ring_full=self._counters.new()["ring_full"]))
 
     def finding(self) -> Finding:
         """See ``Family``."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from native_probes import syscalls
 from native_probes.engine import LoadedProbe, refused
-from native_probes.event_counters import EventCounters
+from native_probes.event_counters import EventCounters, what_happened
 from native_probes.family import Drained, Place
 from native_probes.kernel_enums import kernel_reasons
 from native_probes.namespaces import NamespaceList
@@ -102,15 +102,11 @@ class QuietRules:
 
 
 class DropProbe:
-    """The loaded and attached probe; a ``Family``.
-
-    ``suppressed`` and ``foreign``: packets that were left out, since the beginning, as quiet
-    or as those of other nodes.
-    """
+    """The loaded and attached probe; a ``Family``."""
 
     def __init__(self, place: Place, settings: DropSettings) -> None:
         self.reasons = kernel_reasons()
-        self.suppressed = self.foreign = 0
+        self._quiet = 0  # left out here, since the last drain
         self._rules = QuietRules(settings.quiet, self.reasons)
         self._known: set[tuple[int, int]] = set()  # located rules that are in the kernel
         self.loaded: LoadedProbe = place.engine.load(drop_spec(settings, self.reasons, place))
@@ -142,10 +138,13 @@ class DropProbe:
         """See ``Family``."""
         drops = self._without_quiet(self._ring.read())
         new = self._counters.new()
-        self.suppressed += new["suppressed"]
-        self.foreign += new["foreign"]
-        lost = {"ring_full": new["ring_full"]} if new["ring_full"] else {}
-        return Drained({"drops": drops}, lost, {"drop_reasons": self.reasons})
+        quiet, self._quiet = self._quiet + new["suppressed"], 0
+        return Drained(
+            {"drops": drops},
+            what_happened(ring_full=new["ring_full"]),
+            what_happened(quiet=quiet, foreign=new["foreign"]),
+            {"drop_reasons": self.reasons},
+        )
 
     def finding(self) -> Finding:
         """See ``Family``."""
@@ -171,7 +170,7 @@ class DropProbe:
                     self._known.add((reason, location))
                     self._forbid(location, reason)
         quiet = int(np.count_nonzero(~keep))
-        self.suppressed += quiet
+        self._quiet += quiet
         return drops[keep] if quiet else drops
 
     def _forbid(self, location: int, reason: int) -> None:

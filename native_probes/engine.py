@@ -73,6 +73,8 @@ class LibbpfEngine:
                 loaded.set_constants(CONSTANTS, spec.constants)
             for name, entries in spec.sizes.items():
                 loaded.resize(name, entries)
+            for name, path in spec.pins.items():
+                loaded.pin(name, path)
             if spec.programs is not None:
                 for program in set(loaded.programs) - spec.programs:
                     loaded.skip(program)

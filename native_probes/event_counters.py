@@ -29,3 +29,8 @@ class EventCounters:
             now[index] = value.sum()
         new, self._before = now - self._before, now
         return dict(zip(self._names, map(int, new), strict=True))
+
+
+def what_happened(**counts: int) -> dict[str, int]:
+    """Those counts that are not 0, by name."""
+    return {name: count for name, count in counts.items() if count}

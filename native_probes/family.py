@@ -19,12 +19,14 @@ class Drained:
     """What a family has for one ``ProbeBatch``.
 
     ``records`` are columns by field of the batch, and ``lost`` is by reason. ``totals`` are
-    no records that could be lost. ``about`` are further fields of the batch that the records
-    are read with.
+    no records that could be lost. ``ignored`` are events that were left out on purpose, by
+    reason: "quiet" by the configuration, "foreign" as of another node. ``about`` are further
+    fields of the batch that the records are read with.
     """
 
     records: Mapping[str, Columns] = field(default_factory=dict)
     lost: Mapping[str, int] = field(default_factory=dict)
+    ignored: Mapping[str, int] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property

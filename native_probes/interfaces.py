@@ -112,11 +112,15 @@ class Coverage:
     """Attaches the traffic probe to interfaces, in a thread of its own.
 
     ``cover`` and ``uncover`` return at once. ``last_error`` says why an interface could not
-    be covered, "" when none failed.
+    be covered, "" when none failed. ``taken_over`` are interfaces at which the programs of an
+    earlier process go on until ours replace them.
     """
 
-    def __init__(self, probe: TrafficProbe, hooks: TcHooks) -> None:
+    def __init__(
+        self, probe: TrafficProbe, hooks: TcHooks, taken_over: Collection[int] = ()
+    ) -> None:
         self._probe = probe
+        self._taken_over = taken_over
         self._hooks = hooks
         self._attachments: dict[int, list[Attachment]] = {}
         self._links: dict[int, Link] = {}  # as they were when they were covered
@@ -154,7 +158,7 @@ class Coverage:
         return self._statistics
 
     def stop(self) -> None:
-        """Uncover everything. Takes 8-16 ms for each program at an interface that is there."""
+        """Uncover everything, which takes 8-16 ms for each program; with pins, let go of it."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -192,12 +196,22 @@ class Coverage:
             elif ifindex not in self._attachments:
                 self._cover(change)
             self._in_hand = 0
-        for ifindex in self.covered():
-            self._uncover(ifindex)
+        if self._hooks.pins is None:
+            for ifindex in self.covered():
+                self._uncover(ifindex)
+        for attachments in self._attachments.values():
+            for attachment in attachments:
+                attachment.leave()
+        self._attachments.clear()
 
     def _remove_leftovers(self) -> None:
+        """With pins, what is at an interface stays until ours takes its place."""
+        kept = set(self._taken_over)
         try:
-            self._statistics.leftovers = leftovers.remove(leftovers.find_leftovers())
+            if self._hooks.pins:
+                self._hooks.pins.remove_links_except(kept)
+            found = [left for left in leftovers.find_leftovers() if left.ifindex not in kept]
+            self._statistics.leftovers = leftovers.remove(found)
         except OSError as error:
             self.last_error = f"leftovers of an earlier run: {error.strerror}"
 

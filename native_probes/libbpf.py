@@ -175,6 +175,10 @@ class BpfObject:
         """Give a map another size, before loading."""
         _check(self._calls.bpf_map__set_max_entries(self._maps[name], entries))
 
+    def pin(self, name: str, path: Path) -> None:
+        """Take a map from there when loading, or put it there."""
+        _check(self._calls.bpf_map__set_pin_path(self._maps[name], os.fsencode(path)))
+
     def set_constants(self, section: str, value: bytes) -> None:
         """Fill a read-only section, before loading; ``value`` is as long as it is."""
         _check(self._calls.bpf_map__set_initial_value(self._maps[section], value, len(value)))

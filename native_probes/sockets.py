@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from native_probes.engine import LoadedProbe, refused
-from native_probes.event_counters import EventCounters
+from native_probes.event_counters import EventCounters, what_happened
 from native_probes.family import Drained, Place
 from native_probes.function_exits import load_on_exits
 from native_probes.namespaces import NamespaceList
@@ -42,10 +42,9 @@ def socket_spec(settings: SocketSettings, place: Place) -> ProbeSpec:
 
 
 class SocketProbe:
-    """The loaded and attached probe; a ``Family``. ``foreign``: as of ``TcpProbe``."""
+    """The loaded and attached probe; a ``Family``."""
 
     def __init__(self, place: Place, settings: SocketSettings) -> None:
-        self.foreign = 0
         self.loaded: LoadedProbe = load_on_exits(place.engine, socket_spec(settings, place))
         try:
             self._namespaces = NamespaceList(self.loaded.map_fd("namespaces"))
@@ -73,9 +72,10 @@ class SocketProbe:
         """See ``Family``."""
         records = self._ring.read()
         new = self._counters.new()
-        self.foreign += new["foreign"]
         return Drained(
-            {"tcp": records}, {"ring_full": new["ring_full"]} if new["ring_full"] else {}
+            {"tcp": records},
+            what_happened(ring_full=new["ring_full"]),
+            what_happened(foreign=new["foreign"]),
         )
 
     def finding(self) -> Finding:

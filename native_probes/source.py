@@ -41,6 +41,7 @@ from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_records import POINT_INGRESS
 
+_REPORTS_AT_ONCE = 4000  # so that nobody on the loop waits for a sweep of many flows
 _RECEIVE_BYTES = 1 << 16
 
 
@@ -98,7 +99,7 @@ class ProbeSource:
         self._deliver = deliver
         self._log = log
         self._engine = engine or LibbpfEngine()
-        self._hooks = hooks or TcHooks()
+        self._hooks = hooks or TcHooks(pins=settings.traffic.pins if settings.traffic else None)
         self._families: dict[str, Family] = {}
         self._refused: dict[str, Finding] = {}
         self._coverage: Coverage | None = None
@@ -124,7 +125,7 @@ class ProbeSource:
             traffic = self._families.get(TRAFFIC)
             if isinstance(traffic, TrafficProbe):
                 # here, as its thread acts in the network namespace of this one
-                self._coverage = Coverage(traffic, self._hooks)
+                self._coverage = Coverage(traffic, self._hooks, self._to_take_over())
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._follow_links)
                 if self._namespaces is not None:
@@ -132,10 +133,10 @@ class ProbeSource:
                 ready()
                 while True:
                     await trio.sleep(self._settings.interval_seconds)
-                    self._hand_over(await trio.to_thread.run_sync(self._drain))
+                    await self._hand_over(await trio.to_thread.run_sync(self._drain))
         finally:
             with trio.CancelScope(shield=True):
-                self._hand_over(await trio.to_thread.run_sync(self._stop))
+                await self._hand_over(await trio.to_thread.run_sync(self._stop))
 
     def examine(self) -> tuple[Finding, ...]:
         """How each probe does here: load all of them, and let them go. For a thread.
@@ -182,6 +183,12 @@ class ProbeSource:
             dict(self._seen),
             dict(self._lost),
         )
+
+    def _to_take_over(self) -> list[int]:
+        if self._hooks.pins is None:
+            return []
+        matches = self._settings.interfaces.match
+        return [link.ifindex for link in links.all_links() if matches(link)]
 
     def _start(self) -> None:
         starts: dict[str, StartFamily] = {}
@@ -237,6 +244,7 @@ class ProbeSource:
                 self._log.warning("probe.no_translations", reason=os.strerror(error.errno or 0))
                 self._translations = None
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
+        ignored = {(name, w): n for name, part in drained.items() for w, n in part.ignored.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
         if self._coverage:
             missed = self._coverage.statistics().missed_packets
@@ -253,17 +261,21 @@ class ProbeSource:
             covered=frozenset(ways_in(list(self._links.values()), covered)),
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
+            ignored=ignored,
             seen=seen,
             netns=self._netns,
             **fields,
         )
 
-    def _hand_over(self, batch: ProbeBatch) -> None:
-        if len(batch) or len(batch.totals) or batch.lost:
+    async def _hand_over(self, batch: ProbeBatch) -> None:
+        if len(batch) or len(batch.totals) or batch.lost or batch.ignored:
             self._batches += 1
             self._seen.update(batch.seen)
             self._lost.update(batch.lost)
-            self._deliver(batch)
+            with trio.CancelScope(shield=True):  # what was drained is delivered
+                for piece in batch.pieces(_REPORTS_AT_ONCE):
+                    self._deliver(piece)
+                    await trio.lowlevel.checkpoint()
 
     async def _follow_namespaces(self) -> None:
         while True:

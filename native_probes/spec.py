@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 CONSTANTS = ".rodata.config"
 """The section of an object that holds its configuration."""
@@ -19,12 +20,14 @@ class ProbeSpec:
 
     ``constants`` are the bytes of its configuration section, if it has one. ``sizes`` are
     entries of maps that differ from the source's. ``programs`` are those to load; None is
-    all. ``on_modules`` is for programs on functions of kernel modules, which want
-    CAP_SYS_ADMIN.
+    all. ``pins`` are paths of maps by name, in a BPF file system: a map that is there is used
+    again, and else is made and put there. ``on_modules`` is for programs on functions of
+    kernel modules, which want CAP_SYS_ADMIN.
     """
 
     name: str
     constants: bytes = b""
     sizes: Mapping[str, int] = field(default_factory=dict)
     programs: frozenset[str] | None = None
+    pins: Mapping[str, Path] = field(default_factory=dict)
     on_modules: bool = False

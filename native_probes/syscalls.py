@@ -14,6 +14,7 @@ import platform
 import struct
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ _PROG_QUERY = 16
 _MAP_LOOKUP_BATCH, _MAP_DELETE_BATCH = 24, 27
 _LINK_CREATE, _LINK_UPDATE = 28, 29
 
+_NO_EXIST = 1  # BPF_NOEXIST
 _BEFORE = 1 << 3  # BPF_F_BEFORE, without a relative: as the first
 
 
@@ -73,6 +75,34 @@ def update_link(link: int, program: int) -> None:
     bpf(_LINK_UPDATE, bytearray(struct.pack("IIII", link, program, 0, 0)))
 
 
+def tcx_interface(link: int) -> int:
+    """The ifindex of a TCX link; 0 when its interface is gone."""
+    info = np.zeros(16, "<u4")
+    bpf(_OBJ_GET_INFO_BY_FD, bytearray(struct.pack("IIQ", link, info.nbytes, _address(info))))
+    return int(info[4])
+
+
+def pin(fd: int, path: Path) -> None:
+    """Give a map or link a name in a BPF file system, by which it outlives its fds."""
+    name = np.frombuffer(os.fsencode(path) + b"\0", "u1")
+    bpf(_OBJ_PIN, bytearray(struct.pack("QII", _address(name), fd, 0)))
+
+
+def get_pinned(path: Path) -> int:
+    """An fd of what is pinned there."""
+    name = np.frombuffer(os.fsencode(path) + b"\0", "u1")
+    return bpf(_OBJ_GET, bytearray(struct.pack("QII", _address(name), 0, 0)))
+
+
+def file_system(path: Path) -> int:
+    """The magic number of the file system of a path: ``f_type`` of statfs(2)."""
+    answer = (ctypes.c_long * 32)()
+    if _libc().statfs(os.fsencode(path), answer):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(answer[0])
+
+
 def attached(ifindex: int, hook: int) -> list[int]:
     """Ids of the programs at ``hook``, in the order in which they run."""
     ids = np.zeros(64, "<u4")
@@ -84,12 +114,17 @@ def attached(ifindex: int, hook: int) -> list[int]:
     return [int(i) for i in ids[:count]]
 
 
-def put(map_fd: int, key: Columns, value: Columns) -> None:
-    """Write one entry; ``key`` and ``value`` are arrays of length 1 of the map's layout."""
-    bpf(
-        _MAP_UPDATE_ELEM,
-        bytearray(struct.pack("IIQQQ", map_fd, 0, _address(key), _address(value), 0)),
-    )
+def put(map_fd: int, key: Columns, value: Columns, *, keep: bool = False) -> None:
+    """Write one entry; ``key`` and ``value`` are arrays of length 1 of the map's layout.
+
+    With ``keep``, an entry that is there stays as it is.
+    """
+    flags = _NO_EXIST if keep else 0
+    with suppress(FileExistsError):
+        bpf(
+            _MAP_UPDATE_ELEM,
+            bytearray(struct.pack("IIQQQ", map_fd, 0, _address(key), _address(value), flags)),
+        )
 
 
 def look_up(map_fd: int, key: Columns, value: Columns) -> bool:

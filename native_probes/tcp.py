@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from native_probes.engine import LoadedProbe, refused
-from native_probes.event_counters import EventCounters
+from native_probes.event_counters import EventCounters, what_happened
 from native_probes.family import Drained, Place
 from native_probes.kernel_enums import enum_members
 from native_probes.namespaces import NamespaceList
@@ -55,13 +55,9 @@ def tcp_spec(settings: TcpSettings, place: Place) -> ProbeSpec:
 
 
 class TcpProbe:
-    """The loaded and attached probe; a ``Family``.
-
-    ``foreign``: events of other nodes' namespaces that were left out.
-    """
+    """The loaded and attached probe; a ``Family``."""
 
     def __init__(self, place: Place, settings: TcpSettings) -> None:
-        self.foreign = 0
         self._reset_reasons = {
             number: name.removeprefix(_RESET_PREFIX)
             for number, name in enum_members("sk_rst_reason").items()
@@ -93,9 +89,12 @@ class TcpProbe:
         """See ``Family``."""
         records = self._ring.read()
         new = self._counters.new()
-        self.foreign += new["foreign"]
-        lost = {"ring_full": new["ring_full"]} if new["ring_full"] else {}
-        return Drained({"tcp": records}, lost, {"reset_reasons": self._reset_reasons})
+        return Drained(
+            {"tcp": records},
+            what_happened(ring_full=new["ring_full"]),
+            what_happened(foreign=new["foreign"]),
+            {"reset_reasons": self._reset_reasons},
+        )
 
     def finding(self) -> Finding:
         """See ``Family``."""

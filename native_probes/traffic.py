@@ -12,6 +12,7 @@ taken for lost.
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from native_probes import syscalls
-from native_probes.counters import Differences, HashMap, per_cpu
+from native_probes.counters import Differences, HashMap, Memory, per_cpu
 from native_probes.engine import Engine, LoadedProbe
 from native_probes.family import Drained
-from native_probes.report import Finding
+from native_probes.pins import PinFolder
+from native_probes.report import Finding, ProbeUnavailableError
 from native_probes.ring import Ring
 from native_probes.spec import ProbeSpec
 from parsers.probe_records import (
@@ -51,7 +53,10 @@ PROGRAMS = {
 
 _INTERFACES = 4096  # times points; as in the source
 _COUNTED = ("skbs", "more_segments", "bytes")
+_TOLD = 6  # counters of a flow (both directions') and of an interface; see struct told
+_ALSO_COUNTED = ("inserted", "not_inserted", "folded")  # of an interface
 _ICMP, _ICMPV6 = 1, 58
+_PINNED = ("flows", "interfaces", "events", "told_flows", "told_interfaces")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class TrafficSettings:
 
     ``flows`` and ``ring_bytes`` size the kernel's tables; a flow takes about 200 bytes there.
     They are swept every ``sweep_seconds``, and a flow that was idle for ``idle_seconds`` is
-    forgotten.
+    forgotten. With ``pins``, counting goes on while no agent runs, and the next one tells it.
     """
 
     flows: int = 65536
@@ -70,17 +75,35 @@ class TrafficSettings:
     idle_seconds: float = 60.0
     vxlan_ports: tuple[int, int] = (4789, 8472)
     geneve_port: int = 6081
+    pins: PinFolder | None = None
 
 
 def traffic_spec(settings: TrafficSettings) -> ProbeSpec:
     """The spec of the probe, set so."""
+    pins = settings.pins
     return ProbeSpec(
         NAME,
         constants=struct.pack(
             "<IHHHH", settings.sample, *settings.vxlan_ports, settings.geneve_port, 0
         ),
-        sizes={"flows": settings.flows, "events": settings.ring_bytes},
+        sizes={"flows": settings.flows, "events": settings.ring_bytes}
+        | ({"told_flows": settings.flows + 1, "told_interfaces": _INTERFACES + 1} if pins else {}),
+        pins={name: pins.map_path(name) for name in _PINNED} if pins else {},
     )
+
+
+def _load(engine: Engine, settings: TrafficSettings) -> LoadedProbe:
+    """With maps of an earlier process where they fit."""
+    spec = traffic_spec(settings)
+    if settings.pins is None:
+        return engine.load(spec)
+    settings.pins.prepare()
+    try:
+        return engine.load(spec)
+    except ProbeUnavailableError:
+        if not settings.pins.remove_maps():
+            raise
+        return engine.load(spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +115,47 @@ class TrafficSweep:
     lost: int
 
 
+@dataclass(slots=True)
+class TrafficStatistics:
+    """Since the beginning. What the first two cost in packets is booked as lost.
+
+    ``evicted``: flows that were thrown out for others; ``not_inserted``: packets whose flow
+    found no room; ``folded``: events that found no room and were counted with their flow.
+    """
+
+    evicted: int = 0
+    not_inserted: int = 0
+    folded: int = 0
+
+
 class TrafficProbe:
     """The loaded probe. One thread reads; interfaces may be put in by another."""
 
     def __init__(self, engine: Engine, settings: TrafficSettings) -> None:
-        self.loaded: LoadedProbe = engine.load(traffic_spec(settings))
+        self.loaded = _load(engine, settings)
         self._idle_ns = round(settings.idle_seconds * 1e9)
         self._ring = Ring(self.loaded.map_fd("events"), settings.ring_bytes, FLOW_EVENT)
         self._flows = HashMap(self.loaded.map_fd("flows"), settings.flows, FLOW_KEY, FLOW_VALUE)
         self._interfaces = HashMap(
             self.loaded.map_fd("interfaces"), _INTERFACES, INTERFACE_KEY, per_cpu(INTERFACE_VALUE)
         )
-        self._flow_news = Differences(2 * len(_COUNTED))
-        self._interface_news = Differences(len(_COUNTED))
+        self._flow_news = Differences(
+            _TOLD, self._memory("told_flows", settings.flows) if settings.pins else None
+        )
+        self._interface_news = Differences(
+            _TOLD, self._memory("told_interfaces", _INTERFACES) if settings.pins else None
+        )
+        self._statistics = TrafficStatistics()
         self._departed: deque[int] = deque()
         self._sweep_ns = round(settings.sweep_seconds * 1e9)
         self._next_sweep = 0
+        self._inserted = len(self._flow_news)  # flows since the beginning
+        self._deleted = 0
+        self._departing = threading.Lock()
         self._counted = self._told = self._lost = 0  # packets since the beginning
+
+    def _memory(self, name: str, entries: int) -> Memory:
+        return Memory(self.loaded.map_fd(name), entries + 1, _TOLD)
 
     def program(self, point: int, *, link_header: bool) -> int:
         """The fd of the program to attach there."""
@@ -116,10 +163,12 @@ class TrafficProbe:
 
     def cover(self, ifindex: int) -> None:
         """Make room for an interface, before a program is attached to it."""
-        for point in (POINT_INGRESS, POINT_EGRESS):
-            self._interfaces.put(
-                np.array([(ifindex, point)], INTERFACE_KEY), np.zeros(1, per_cpu(INTERFACE_VALUE))
-            )
+        nothing = np.zeros(1, per_cpu(INTERFACE_VALUE))
+        with self._departing:
+            if ifindex in self._departed:
+                self._departed.remove(ifindex)
+            for point in (POINT_INGRESS, POINT_EGRESS):
+                self._interfaces.insert(np.array([(ifindex, point)], INTERFACE_KEY), nothing)
 
     def uncover(self, ifindex: int) -> None:
         """Give its room back with the next sweep, after its programs are detached."""
@@ -150,7 +199,13 @@ class TrafficProbe:
         self._told += int(reports["skbs"].sum()) - int(events["skbs"].sum())
         lost = max(0, self._counted - self._told - self._lost)
         self._lost += lost
+        self._flow_news.save()
+        self._interface_news.save()
         return TrafficSweep(reports, totals, lost)
+
+    def statistics(self) -> TrafficStatistics:
+        """As of the last sweep."""
+        return self._statistics
 
     def extend(self, point: int, program: int, *, link_header: bool) -> None:
         """Let a program (its fd) have the packets of DNS ports, after they are counted."""
@@ -186,11 +241,20 @@ class TrafficProbe:
         self.loaded.close()
 
     def _interface_totals(self) -> Columns:
-        departed = [self._departed.popleft() for _ in range(len(self._departed))]
+        with self._departing:
+            departed = list(self._departed)
+            self._departed.clear()
+            return self._read_interfaces(departed)
+
+    def _read_interfaces(self, departed: list[int]) -> Columns:
         keys, values = self._interfaces.read()
-        counted = np.stack([values[name].sum(axis=1) for name in _COUNTED], axis=1)
+        counted = np.stack([values[name].sum(axis=1) for name in _COUNTED + _ALSO_COUNTED], axis=1)
         ids = keys["ifindex"].astype(np.uint64) << np.uint64(32) | keys["point"]
         new = self._interface_news.update(ids, counted)
+        inserted, not_inserted, folded = new[:, len(_COUNTED) :].sum(axis=0)
+        self._inserted += int(inserted)
+        self._statistics.not_inserted += int(not_inserted)
+        self._statistics.folded += int(folded)
         gone = np.isin(keys["ifindex"], departed)
         if gone.any():  # and read for the last time
             self._interfaces.delete(keys[gone])
@@ -206,6 +270,8 @@ class TrafficProbe:
         ids = values["id"].copy()
         counters = np.concatenate([values[name] for name in _COUNTED], axis=1)
         new = self._flow_news.update(ids, counters)
+        evicted = self._inserted - self._deleted - len(ids)
+        self._statistics.evicted = max(self._statistics.evicted, evicted)
         parts = []
         for back in (0, 1):
             rows = np.flatnonzero(new[:, back])
@@ -224,7 +290,7 @@ class TrafficProbe:
         now = time.monotonic_ns()
         idle = values["last_ns"] + np.uint64(self._idle_ns) < np.uint64(now)
         if idle.any():
-            self._flows.delete(keys[idle])
+            self._deleted += self._flows.delete(keys[idle])
             self._flow_news.forget(ids[idle])
         return np.concatenate(parts)
 

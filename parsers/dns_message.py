@@ -36,6 +36,7 @@ _TEXT = tuple(
     b"\\%c" % byte if byte in _SPECIAL else b"%c" % byte if 0x20 < byte < 0x7F else b"\\%03d" % byte
     for byte in range(256)
 )
+_PLAIN = bytes(byte for byte, text in enumerate(_TEXT) if len(text) == 1)
 
 
 class DnsMessage(NamedTuple):
@@ -131,8 +132,10 @@ def read_name(data: bytes, at: int) -> tuple[bytes, int]:
             raise _error("DNS name is longer than 255 bytes", data)
         if at + length > len(data):
             raise _Cut
-        parts += map(_TEXT.__getitem__, data[at : at + length])
-        parts.append(b".")
+        label = data[at : at + length]
+        if label.translate(None, _PLAIN):
+            label = b"".join(map(_TEXT.__getitem__, label))
+        parts += (label, b".")
         at += length
 
 

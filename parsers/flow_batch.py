@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from parsers.object_table import ObjectTable
 from parsers.reason_names import ReasonNames
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ class FlowTables:
     conversations: Conversations
     details: DetailTable
     reasons: ReasonNames = field(default_factory=ReasonNames)
+    # what many flows have in their extensions alike, as ``Detail.extension``; there are few
+    extensions: ObjectTable[tuple[tuple[str, str | float], ...]] = field(
+        default_factory=lambda: ObjectTable(())
+    )
 
     def nbytes(self) -> int:
         """About how much memory the rows in use take."""

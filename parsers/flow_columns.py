@@ -25,8 +25,8 @@ class FlowColumns:
 
     ``row`` (int64): number within the payload batch. ``key``, ``flow_class``: the interned
     structs before they are interned. ``site`` (uint32): drop line | file << 16 |
-    version << 24 | 1 << 31; 0 for none. ``extra``: row here to fields of ``Detail`` that are
-    no column.
+    version << 24 | 1 << 31, or a row of ``FlowTables.extensions``; 0 for none. ``extra``:
+    row here to fields of ``Detail`` that are no column.
     ``direction_rule`` (uint8) and ``reporter`` (uint16) decide the direction once the
     source is known: see ``directions``.
     """

@@ -117,9 +117,13 @@ class DetailBuilder:
         """Details of the flows that have extra fields, each its own."""
         details = self._tables.details
         found = []
+        shared: dict[int, int] = {}  # by identity: many flows may have the very same fields
         for row, extra in flows.extra.items():
             key = keys.get(row)
             if key is None:
+                if id(extra) in shared:
+                    found.append(shared[id(extra)])
+                    continue
                 if "l7" in extra and len(extra) == 1:  # most of them
                     found.append(details.add(extra["l7"]))
                     continue
@@ -134,6 +138,8 @@ class DetailBuilder:
             detail = Detail(**fields)
             unique = detail.l7 is not None or detail.socket_cookie
             found.append(details.add(detail) if unique else details.intern(detail))
+            if key is None and not unique:
+                shared[id(extra)] = found[-1]
         return found
 
     def _drop_site(self, site: int) -> DropSite:
@@ -210,8 +216,10 @@ class DetailBuilder:
         """Fields of the detail that follows from a ``_KEY``."""
         site, sources, own, peer, judgement, l4_type, source_port, port, destinations = key
         fields: dict[str, Any] = {}
-        if site:
+        if site >> 31:
             fields["drop_site"] = self._drop_site(site)
+        elif site:
+            fields["extension"] = self._tables.extensions[site]
         frontends = self._directory.frontends
         if sources:
             fields["source_service"] = frontends[sources].by_port.get(source_port)

@@ -14,8 +14,8 @@ what the host sends where it leaves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class ProbeBatch:
     ``now_ns``: when the records were taken, by the boot clock.
     ``lost``: (probe, reason) -> records lost in the kernel since the last drain; reasons
     are "ring_full" and "map_full".
+    ``ignored``: likewise, events that the probes left out on purpose: "quiet", "foreign".
     ``seen``: probe -> records the kernel had since the last drain, delivered and lost.
     Probes are called after their parts: "traffic", "drops", "tcp", "dns".
     """
@@ -60,7 +61,31 @@ class ProbeBatch:
     dns: Columns = field(default_factory=_no_records)  # DNS_RECORD
     totals: Columns = field(default_factory=_no_records)  # INTERFACE_TOTALS: counters, no flows
     lost: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    ignored: Mapping[tuple[str, str], int] = field(default_factory=dict)
     seen: Mapping[str, int] = field(default_factory=dict)
+
+    def pieces(self, size: int) -> Iterator[ProbeBatch]:
+        """Batches of at most ``size`` traffic reports each, in the order of their times.
+
+        All else is in the last one.
+        """
+        count = len(self.traffic)
+        if count <= size:
+            yield self
+            return
+        traffic = self.traffic[np.argsort(self.traffic["last_ns"], kind="stable")]
+        last = (count - 1) // size * size
+        for start in range(0, last, size):
+            yield ProbeBatch(
+                boot_offset=self.boot_offset,
+                now_ns=self.now_ns,
+                covered=self.covered,
+                pods=self.pods,
+                traffic=traffic[start : start + size],
+                seen={"traffic": size},
+            )
+        seen = {**self.seen, "traffic": self.seen.get("traffic", count) - last}
+        yield replace(self, traffic=traffic[last:], seen=seen)
 
     def __len__(self) -> int:
         """Records that may become flows."""

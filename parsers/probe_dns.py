@@ -10,6 +10,7 @@ of time; what the packets hold is hostile, and a message that is none is booked 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, NamedTuple
@@ -106,6 +107,28 @@ class ProbeDns(NamedTuple):
         )
 
 
+class _Head(NamedTuple):
+    """A record without its payload; fields as in DNS_RECORD."""
+
+    time_ns: int
+    ifindex: int
+    received_on: int
+    sequence: int
+    length: int
+    copied: int
+    source_port: int
+    destination_port: int
+    ip_version: int
+    protocol: int
+    source_ip: bytes
+    destination_ip: bytes
+    point: int
+    tcp_flags: int
+
+
+_HEAD_FIELDS = list(_Head._fields)
+
+
 class _Packet(NamedTuple):
     """What the flows of a packet's messages have in common."""
 
@@ -177,10 +200,8 @@ class DnsWatcher:
         found: list[_Flow] = []
         errors: Counter[str] = Counter()
         beyond = 0
-        order = np.argsort(records["time_ns"], kind="stable").tolist() if len(records) else []
-        for row in order:
-            record = records[row]
-            messages = self._messages(record)
+        for head, payload in _in_order(records):
+            messages = self._messages(head, payload)
             beyond += max(0, len(messages) - 1)
             for framed in messages:
                 try:
@@ -188,7 +209,7 @@ class DnsWatcher:
                 except ProtocolError as error:
                     errors[error.error_class] += 1
                 else:
-                    self._take(record, message, covered, pods, found)
+                    self._take(head, message, covered, pods, found)
         unanswered = [
             self._unanswered(query.about, query.time_ns + self._exchanges.patience_ns)
             for _, query in self._exchanges.unanswered(now_ns)
@@ -196,18 +217,13 @@ class DnsWatcher:
         ]
         return DnsFlows(_columns(found + unanswered), errors, beyond + len(unanswered))
 
-    def _messages(self, record: Any) -> list[Framed]:
-        copied, length = int(record["copied"]), int(record["length"])
-        payload = record["payload"].tobytes()[:copied]
-        if record["protocol"] != _TCP:
-            return [Framed(payload, copied < length)]
-        flags, sequence = int(record["tcp_flags"]), int(record["sequence"])
-        name = tuple(
-            record[field].item()
-            for field in (
-                "ifindex", "point", "source_ip", "destination_ip", "source_port",
-                "destination_port",
-            )
+    def _messages(self, head: _Head, payload: bytes) -> list[Framed]:
+        if head.protocol != _TCP:
+            return [Framed(payload, head.copied < head.length)]
+        flags, sequence = head.tcp_flags, head.sequence
+        name = (
+            head.ifindex, head.point, head.source_ip, head.destination_ip, head.source_port,
+            head.destination_port,
         )  # fmt: skip
         stream = self._streams.get(name)
         if stream is None or flags & _SYN:
@@ -217,23 +233,21 @@ class DnsWatcher:
         if flags & _SYN:
             stream.begin(sequence)
             sequence = (sequence + 1) & 0xFFFFFFFF
-        messages = stream.feed(sequence, payload, length) if length else []
+        messages = stream.feed(sequence, payload, head.length) if head.length else []
         if flags & (_FIN | _RST):
             self._streams.pop(name, None)
         return messages
 
     def _take(
-        self, record: Any, message: DnsMessage, covered: frozenset[int], pods: frozenset[int],
+        self, head: _Head, message: DnsMessage, covered: frozenset[int], pods: frozenset[int],
         found: list[_Flow],
     ) -> None:  # fmt: skip
-        inward, ifindex = record["point"] == POINT_INGRESS, int(record["ifindex"])
+        inward, time = head.point == POINT_INGRESS, head.time_ns
         packet = _Packet(
-            record["source_ip"].tobytes(), record["destination_ip"].tobytes(),
-            int(record["source_port"]), int(record["destination_port"]),
-            int(record["ip_version"]), int(record["protocol"]), inward == (ifindex in pods),
+            head.source_ip, head.destination_ip, head.source_port, head.destination_port,
+            head.ip_version, head.protocol, inward == (head.ifindex in pods),
         )  # fmt: skip
-        time = int(record["time_ns"])
-        seen = Sighting(time, ifindex, not inward and int(record["received_on"]) in covered)
+        seen = Sighting(time, head.ifindex, not inward and head.received_on in covered)
         fields = _fields(message)
         if not message.is_response:
             key = ExchangeKey(packet.source, packet.source_port, message.id, packet.protocol)
@@ -261,6 +275,19 @@ class DnsWatcher:
     def _unanswered(asked: _Asked, time: int) -> _Flow:
         record = ProbeDns(REQUEST, 0, None, asked.fields, " (unanswered)")
         return _Flow(time, asked.packet, _ERROR, False, record)
+
+
+def _in_order(records: Columns) -> Iterator[tuple[_Head, bytes]]:
+    """Records by time, each with what was captured of its payload."""
+    if not len(records):
+        return
+    order = np.argsort(records["time_ns"], kind="stable")
+    heads = records[_HEAD_FIELDS][order].tolist()
+    raw = records.view(np.uint8).reshape(len(records), DNS_RECORD.itemsize)
+    begin = DNS_RECORD.itemsize - PAYLOAD
+    for row, values in zip(order.tolist(), heads, strict=True):
+        head = _Head._make(values)
+        yield head, raw[row, begin : begin + head.copied].tobytes()
 
 
 def _fields(message: DnsMessage) -> Fields:

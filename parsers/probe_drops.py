@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from parsers.flow_batch import (
     FLAG_TCP_FLAGS,
@@ -23,13 +22,13 @@ from parsers.flow_batch import (
     L4_UDP,
     ORIGIN_TRACEPOINT,
     U32,
+    FlowTables,
 )
 from parsers.intern import InternTable, lengthened
 from parsers.kernel_drop_reasons import KernelReasons, hubble_reason
 from parsers.packets import SCTP_CHUNK_TYPES
 from parsers.probe_flows import ProbeFlows, empty_flows
 from parsers.probe_traffic import L4_OF
-from parsers.reason_names import ReasonNames
 from parsers.windows import Columns
 
 HAS_ETHERNET, IS_FRAGMENT, HAS_VLAN = 1, 2, 4
@@ -105,18 +104,18 @@ def symbol_name(symbol: bytes) -> str:
 class DropFlows:
     """Makes flows of drop records; remembers places and reasons, which are few.
 
-    ``own``: numbers of the kernel's names in the classes of flows.
+    ``tables``: those of the flows.
     """
 
-    __slots__ = ("_extensions", "_hubble", "_numbers", "_own", "_sites")
+    __slots__ = ("_extensions", "_hubble", "_numbers", "_sites", "_tables")
 
-    def __init__(self, own: ReasonNames) -> None:
-        self._own = own
+    def __init__(self, tables: FlowTables) -> None:
+        self._tables = tables
         self._forget()
 
     def _forget(self) -> None:
         self._sites = InternTable(_SITE)
-        self._extensions: list[Extension] = [()]
+        self._extensions = np.zeros(_MOST_SITES + 1, dtype=np.uint32)
         self._hubble = np.zeros(_MOST_SITES + 1, dtype=np.uint32)
         self._numbers = np.zeros(_MOST_SITES + 1, dtype=np.uint8)
 
@@ -169,9 +168,8 @@ class DropFlows:
         chunk = np.where(l4 == L4_SCTP, _CHUNKS[drops["l4_type"]], 0)
         flow_class["l4_type"] = np.where(icmp, drops["l4_type"], chunk)
         flow_class["l4_code"] = np.where(icmp, drops["l4_code"], 0)
-        self._set_extensions(found, drops, site)
-        if len(verdicts):
-            _name_chains(found, drops, verdicts)
+        flows.site[:] = self._extensions[site]
+        self._set_extensions(found, drops, decided_by(drops, verdicts))
         found.time[:] = drops["time_ns"]
         found.packets[:] = drops["segments"]
         found.bytes[:] = drops["length"]
@@ -196,46 +194,48 @@ class DropFlows:
         if row >= len(self._hubble):
             self._hubble = lengthened(self._hubble, 2 * row)
             self._numbers = lengthened(self._numbers, 2 * row)
+            self._extensions = lengthened(self._extensions, 2 * row)
         self._hubble[row] = hubble_reason(reason)
-        self._numbers[row] = self._own.number(reason)
+        self._numbers[row] = self._tables.reasons.number(reason)
         fields: list[tuple[str, str | float]] = []
         symbol = symbol_name(drop["symbol"])
         if symbol:
             fields.append(("location", symbol))
         if drop["hook"]:
             fields.append(("netfilter_hook", HOOKS[drop["hook"]]))
-        self._extensions += [()] * (row + 1 - len(self._extensions))
-        self._extensions[row] = tuple(fields)
+        self._extensions[row] = self._tables.extensions.intern(tuple(fields)) if fields else 0
 
-    def _set_extensions(self, found: ProbeFlows, drops: Columns, site: NDArray[np.uint32]) -> None:
-        extensions = self._extensions
-        odd = drops["flags"] & (HAS_VLAN | IS_FRAGMENT) != 0
-        shared = [{"extension": extension} for extension in extensions]
-        found.flows.extra.update((row, shared[number]) for row, number in enumerate(site.tolist()))
-        for row in odd.nonzero()[0].tolist():
-            fields = list(extensions[site[row]])
-            if drops["flags"][row] & IS_FRAGMENT:
-                later = not drops["source_port"][row] and not drops["destination_port"][row]
+    def _set_extensions(
+        self, found: ProbeFlows, drops: Columns, decided: dict[int, Extension]
+    ) -> None:
+        """What single drops have to say beyond that; ``decided``: by row, see ``decided_by``."""
+        flows = found.flows
+        odd = (drops["flags"] & (HAS_VLAN | IS_FRAGMENT) != 0).nonzero()[0].tolist()
+        for row in {*odd, *decided}:
+            fields = [*self._tables.extensions[flows.site[row]], *decided.get(row, ())]
+            drop = drops[row]
+            if drop["flags"] & IS_FRAGMENT:
+                later = not drop["source_port"] and not drop["destination_port"]
                 fields.append(("fragment", "later" if later else "first"))
-            if drops["flags"][row] & HAS_VLAN:
-                fields.append(("vlan", float(drops["vlan"][row] & 0xFFF)))
-            found.flows.extra[row] = {"extension": tuple(sorted(fields))}
+            if drop["flags"] & HAS_VLAN:
+                fields.append(("vlan", float(drop["vlan"] & 0xFFF)))
+            flows.extra[row] = {"extension": tuple(sorted(fields))}
+            flows.site[row] = 0
 
 
-def _name_chains(found: ProbeFlows, drops: Columns, verdicts: Columns) -> None:
-    """Say of a drop which chain decided it. The verdict comes right behind its drop."""
-    decided = {int(verdict["packet"]): verdict for verdict in verdicts}
-    some = drops["hook"] != 0
-    for row in some.nonzero()[0].tolist():
-        verdict = decided.get(int(drops["packet"][row]))
+def decided_by(drops: Columns, verdicts: Columns) -> dict[int, Extension]:
+    """Rows of drops, and which chain decided them. The verdict comes right behind its drop."""
+    if not len(verdicts):
+        return {}
+    of_packet = {int(verdict["packet"]): verdict for verdict in verdicts}
+    found: dict[int, Extension] = {}
+    for row in (drops["hook"] != 0).nonzero()[0].tolist():
+        verdict = of_packet.get(int(drops["packet"][row]))
         if verdict is None:
             continue
-        later = int(verdict["time_ns"]) - int(drops["time_ns"][row])
-        if not 0 <= later <= SAME_DROP_NS:
-            continue
-        fields = (
-            *found.flows.extra[row]["extension"],
-            ("netfilter_chain", verdict["chain"].decode("utf-8", "replace")),
-            ("netfilter_table", verdict["table"].decode("utf-8", "replace")),
-        )
-        found.flows.extra[row] = {"extension": tuple(sorted(fields))}
+        if 0 <= int(verdict["time_ns"]) - int(drops["time_ns"][row]) <= SAME_DROP_NS:
+            found[row] = (
+                ("netfilter_chain", verdict["chain"].decode("utf-8", "replace")),
+                ("netfilter_table", verdict["table"].decode("utf-8", "replace")),
+            )
+    return found

@@ -39,7 +39,7 @@ class ProbePipeline:
     def __init__(self, assembler: FlowAssembler, numbers: RecordNumbers, ledger: Ledger) -> None:
         self._assembler = assembler
         self._numbers = numbers
-        self._drops = DropFlows(assembler.tables.reasons)
+        self._drops = DropFlows(assembler.tables)
         self._dns = DnsWatcher()
         self.ledger = ledger
 

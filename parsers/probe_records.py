@@ -82,10 +82,23 @@ INTERFACE_VALUE = np.dtype(
         ("skbs", "<u8"),
         ("more_segments", "<u8"),
         ("bytes", "<u8"),
+        ("inserted", "<u8"),
         ("not_inserted", "<u8"),
         ("folded", "<u8"),
     ]
 )
+
+TRANSLATION = np.dtype(
+    [
+        ("front", "V16"),  # the server's address as the client knows it, if that is another
+        ("masked", "V16"),  # the client's address as the server knows it, likewise
+        ("front_port", "<u2"),
+        ("masked_port", "<u2"),
+        ("from_client", "u1"),  # 1 if the packets went to the server; with either of these
+        ("more", "u1", 3),
+    ]
+)
+"""What is left of the addresses in the packets, where these are not the real ends."""
 
 FLOW_REPORT = np.dtype(
     [
@@ -114,12 +127,7 @@ FLOW_REPORT = np.dtype(
         ("opener", "u1"),  # OPENER_*
         ("first", "u1"),  # 1 if the flow's first packet, as far as we saw, went this way
         ("pad", "u1", 5),
-        ("front", "V16"),  # the server's address as the client knows it, if that is another
-        ("masked", "V16"),  # the client's address as the server knows it, likewise
-        ("front_port", "<u2"),
-        ("masked_port", "<u2"),
-        ("from_client", "u1"),  # 1 if the packets went to the server; with either of these
-        ("more", "u1", 3),
+        *TRANSLATION.descr,
     ]
 )
 """One direction of one flow: what is new since the last report, never told twice.

@@ -22,11 +22,13 @@ were seen since the flow began, so there those three are left out: metrics count
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from parsers.addresses import address_text
-from parsers.directory import Directory
+from parsers.directory import Directory, Frontends
 from parsers.flow_batch import (
     FLAG_TCP_FLAGS,
     L4_ICMPV4,
@@ -51,6 +53,7 @@ from parsers.probe_records import (
     OPENER_DESTINATION,
     OPENER_SOURCE,
     POINT_INGRESS,
+    TRANSLATION,
     TUNNEL_GENEVE,
     TUNNEL_GRE,
     TUNNEL_IPIP,
@@ -177,28 +180,42 @@ def _is_reply(reports: Columns, l4: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _set_translated(
     found: ProbeFlows, reports: Columns, directory: Directory, boot_offset: int
 ) -> None:
-    """What clients and servers know each other by, where the node translates addresses."""
+    """What clients and servers know each other by, where the node translates addresses.
+
+    Flows of one connection share what is said.
+    """
     rows = ((reports["front_port"] | reports["masked_port"]) != 0).nonzero()[0]
+    known_as = reports[rows][list(TRANSLATION.names or ())].astype(TRANSLATION)
+    keys: list[bytes] = known_as.view(f"V{TRANSLATION.itemsize}").tolist()
     times = reports["last_ns"][rows].astype(np.int64) + boot_offset
-    served = directory.at(np.ascontiguousarray(reports["front"][rows]), times).frontends
-    for row, frontends in zip(rows.tolist(), served.tolist(), strict=True):
-        report = reports[row]
-        fields = found.flows.extra.setdefault(row, {})
-        told: list[tuple[str, str | float]] = list(fields.get("extension", ()))
-        if report["front_port"]:
-            front = report["front"].tobytes()
-            told += [("front", _end_text(front, report["front_port"]))]
-            by_port = directory.frontends[frontends].by_port
-            service = by_port.get(int(report["front_port"]))
-            if service is not None:
-                side = "destination" if report["from_client"] else "source"
-                fields[f"{side}_service"] = service
-        if report["masked_port"]:
-            masked = report["masked"].tobytes()
-            told += [("masked", _end_text(masked, report["masked_port"]))]
-            if report["from_client"]:
-                fields["source_xlated"] = address_text(masked)
-        fields["extension"] = tuple(sorted(told))
+    served = directory.at(np.ascontiguousarray(known_as["front"]), times).frontends.tolist()
+    told: dict[tuple[bytes, int], dict[str, Any]] = {}
+    for index, row in enumerate(rows.tolist()):
+        key = keys[index], served[index]
+        fields = told.get(key)
+        if fields is None:
+            fields = told[key] = _translation(known_as[index], directory.frontends[key[1]])
+        odd = found.flows.extra.get(row)
+        if odd is not None:
+            fields = fields | {"extension": (*odd["extension"], *fields["extension"])}
+        found.flows.extra[row] = fields
+
+
+def _translation(known_as: Columns, frontends: Frontends) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    told: list[tuple[str, str]] = []
+    side = "destination" if known_as["from_client"] else "source"
+    if port := int(known_as["front_port"]):
+        told.append(("front", _end_text(known_as["front"].tobytes(), port)))
+        service = frontends.by_port.get(port)
+        if service is not None:
+            fields[f"{side}_service"] = service
+    if port := int(known_as["masked_port"]):
+        masked = known_as["masked"].tobytes()
+        told.append(("masked", _end_text(masked, port)))
+        if known_as["from_client"]:
+            fields["source_xlated"] = address_text(masked)
+    return fields | {"extension": tuple(told)}
 
 
 def _end_text(address: bytes, port: int) -> str:

@@ -8,7 +8,7 @@ function, by the parts that know it. Names follow Prometheus' conventions: base 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import trio
@@ -94,6 +94,12 @@ class AgentMetrics:
             ("interface", "direction"),
             registry=registry,
         )
+        self._ignored = Counter(
+            "ciliary_probe_ignored_total",
+            "Events that own probes left out: quiet by the configuration, foreign to the node.",
+            ("probe", "reason"),
+            registry=registry,
+        )
         self.loop_lag = Histogram(
             "ciliary_loop_lag_seconds",
             "How much later than asked the event loop woke a sleeper.",
@@ -107,6 +113,11 @@ class AgentMetrics:
             labels = name_of(ifindex) or str(ifindex), _DIRECTIONS[point]
             self._interface_packets.labels(*labels).inc(packets)
             self._interface_bytes.labels(*labels).inc(octets)
+
+    def count_ignored(self, ignored: Mapping[tuple[str, str], int]) -> None:
+        """Count events by probe and reason."""
+        for labels, count in ignored.items():
+            self._ignored.labels(*labels).inc(count)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"ciliary_{name}", text, labels, registry=self.registry)

@@ -14,7 +14,7 @@ import click
 
 from bridge.config import Config, OptionalProbeName, load_config
 from bridge.os_errors import reason_of
-from bridge.probes import source_settings
+from bridge.probes import engine_of, source_settings
 from native_probes.report import Finding
 from native_probes.source import ProbeSource
 
@@ -55,8 +55,11 @@ def examine(config: Config) -> Iterable[Finding]:
         yield _cilium(config.cilium.socket)
     if config.source != "cilium":
         wanted = config.native_probes
-        every = wanted.model_copy(update={"optional": get_args(OptionalProbeName)})
-        source = ProbeSource(source_settings(every), lambda _: None, _Silence())
+        # What is pinned belongs to an agent that may run.
+        every = wanted.model_copy(update={"optional": get_args(OptionalProbeName), "pins": None})
+        source = ProbeSource(
+            source_settings(every), lambda _: None, _Silence(), engine=engine_of(wanted)
+        )
         for finding in source.examine():
             is_off = finding.probe in every.optional and finding.probe not in wanted.optional
             if is_off and finding.state == "works":

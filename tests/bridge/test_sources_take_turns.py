@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from unittest.mock import patch
 
 import pytest
 import trio
@@ -36,10 +37,13 @@ class Place:
         self.path = FlowPath(pipeline, HubbleMetrics(), observer.publish, watch=lambda _n, _s: None)
         self.said: list[str] = []
         self.switch = SourceSwitch(choice, self.path, EventLog(write=self.said.append))
-        self.attached = 0
+        self.attached = self.left = 0
         self.ready = 0
 
-    async def probe(self, ready: Callable[[], None]) -> None:
+    async def leave(self) -> None:
+        self.left += 1
+
+    async def run(self, ready: Callable[[], None]) -> None:
         """As ``ProbeSource.run``: what is left is delivered when it is ended."""
         self.attached += 1
         ready()
@@ -68,7 +72,7 @@ class Place:
 async def running(choice: Choice) -> AsyncIterator[Place]:
     place = Place(choice)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(place.switch.keep_probes, place.probe, place.note_ready)
+        nursery.start_soon(place.switch.keep_probes, place, place.note_ready)
         yield place
         nursery.cancel_scope.cancel()
     assert place.ledger.imbalance() == {}
@@ -91,7 +95,7 @@ async def test_an_agent_that_answers_is_the_source_and_nothing_is_attached(
         await trio.sleep(100)
         place.speak()
         assert place.switch.source == "cilium"
-        assert (place.attached, place.ready) == (0, 1)
+        assert (place.attached, place.left, place.ready) == (0, 1, 1)
         assert place.flows() == {"probes": 0, "cilium": 2 * BATCH}
 
 
@@ -121,6 +125,7 @@ async def test_an_agent_that_comes_and_goes_is_followed_and_nothing_counts_twice
         await trio.sleep(DETACHING)
         assert place.switch.source == "cilium"
         place.speak()  # it waited in the agent
+        assert place.left == 1
         assert place.flows() == {"probes": before + 1, "cilium": 0}
         assert place.ledger.stages["parser"].lost == {OTHER_SOURCE: 3 * BATCH}
         await trio.sleep(1)
@@ -154,11 +159,9 @@ async def test_an_agent_that_restarts_in_time_attaches_nothing(autojump_clock: M
 async def test_probes_that_cannot_run_take_nothing_from_cilium() -> None:
     place = Place("auto")
 
-    async def refuse(ready: Callable[[], None]) -> None:
-        raise OSError("no BPF here")
-
-    with pytest.raises(ExceptionGroup):
-        await place.switch.keep_probes(refuse, place.note_ready)
+    fault = OSError("no BPF here")
+    with patch.object(place, "run", side_effect=fault), pytest.raises(ExceptionGroup):
+        await place.switch.keep_probes(place, place.note_ready)
     place.speak()
     assert place.flows()["cilium"] == BATCH
     assert place.ledger.unobservable == {}

@@ -13,8 +13,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ MODULES = (
     "sch_ingress", "sch_netem", "sch_tbf", "nf_conntrack", "nf_nat", "nf_tables", "nft_ct",
     "nft_chain_nat", "nft_masq", "nft_reject_inet", "nf_conntrack_netlink", "iptable_filter",
 )  # fmt: skip
-TIMEOUT = 900  # seconds; a machine with other work takes three times what a quiet one does
+TIMEOUT = 540  # seconds; a machine with other work takes three times what a quiet one does
 _MEMORY = "2G"
 
 GUEST = """#!/bin/bash
@@ -101,19 +103,25 @@ def run_in_guest(
         "vng", "--run", str(folder / "boot" / f"vmlinuz-{release}"), "--disable-kvm",
         "--cpus", "2", "--memory", _MEMORY, "--rwdir", str(out), "--", str(script),
     ]  # fmt: skip
-    try:
-        booted = subprocess.run(
-            vng, check=False, capture_output=True, text=True, timeout=TIMEOUT, cwd=out
-        )
-    except FileNotFoundError:
-        raise NoGuestError("virtme-ng is missing; install it: ./dev setup guests") from None
-    except subprocess.TimeoutExpired as late:
-        said = (out / "said").read_text() if (out / "said").exists() else ""
-        raise AssertionError(f"the guest took more than {late.timeout} s: {said[-4000:]}") from None
-    status = out / "status"
+    status, said, console = out / "status", out / "said", out / "console"
+    with console.open("wb") as file:
+        # A session of its own, as QEMU would outlive who started it.
+        booted = subprocess.Popen(
+            vng, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=out,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            booted.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            text = said.read_text(errors="replace") if said.exists() else ""
+            raise AssertionError(f"the guest took more than {TIMEOUT} s: {text[-4000:]}") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(booted.pid, signal.SIGKILL)
+            booted.wait()
     if not status.exists():
-        raise NoGuestError(f"the guest did not run: {booted.stderr[-2000:]}{booted.stdout[-2000:]}")
-    return Ran(int(status.read_text()), (out / "said").read_text(errors="replace"))
+        raise NoGuestError(f"the guest did not run: {console.read_text(errors='replace')[-4000:]}")
+    return Ran(int(status.read_text()), said.read_text(errors="replace"))
 
 
 def obstacle() -> str:

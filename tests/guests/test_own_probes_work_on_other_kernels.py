@@ -1,4 +1,4 @@
-"""The kernel tier again, under kernels that lack what this machine's has, or have more.
+"""A part of the kernel tier again, under kernels that lack what this machine's has, or have more.
 
 6.1 has no TCX (clsact takes its place) and lacks the later arguments of tracepoints; both
 load fexit programs, which this machine's kernel refuses.
@@ -22,6 +22,16 @@ SKIPPED_THERE = {
 """Why tests may skip in a guest; any other reason is a failure."""
 
 
+TESTS = (
+    "test_traffic_counts_known_packets.py",
+    "test_drops_are_told_once_with_the_kernels_reason.py",
+    "test_tcp_events_equal_what_sockets_report.py",
+)
+"""What a guest runs: that every program loads and tells the truth. It takes ten times longer
+there than here, so exactness, rights and storms are left to this machine's kernel.
+"""
+
+
 @pytest.mark.parametrize("series", SKIPPED_THERE)
 def test_the_kernel_tier_passes(series: str, tmp_path: Path) -> None:
     if problem := obstacle():
@@ -31,7 +41,8 @@ def test_the_kernel_tier_passes(series: str, tmp_path: Path) -> None:
     release = newest(series)
     results = tmp_path / "results.xml"
     command = [
-        sys.executable, "-m", "pytest", "tests/kernel", "-q", "-p", "no:cacheprovider",
+        sys.executable, "-m", "pytest", *(f"tests/kernel/{name}" for name in TESTS), "-q",
+        "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0",
         f"--junitxml={results}", "--basetemp=/tmp/guest",
     ]  # fmt: skip
     environment = {

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from native_probes.engine import LibbpfEngine
+from native_probes.engine import Engine, LibbpfEngine
 from native_probes.tc import Attachment, TcHooks
 from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.probe_records import FLOW_REPORT, INTERFACE_TOTALS, POINT_EGRESS, POINT_INGRESS
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside
+
+_PATIENCE = 30.0
 
 
 @dataclass(slots=True)
@@ -25,6 +28,7 @@ class Counting:
     probe: TrafficProbe
     hooks: TcHooks
     attached: list[Attachment] = field(default_factory=list)
+    covered: list[Pod] = field(default_factory=list)
     lost: int = 0
     _reports: list[Columns] = field(default_factory=lambda: [np.empty(0, FLOW_REPORT)])
     _totals: list[Columns] = field(default_factory=lambda: [np.empty(0, INTERFACE_TOTALS)])
@@ -34,6 +38,7 @@ class Counting:
 
     def cover(self, pod: Pod) -> None:
         ifindex = self.lab.ifindex(pod.interface)
+        self.covered.append(pod)
         self.probe.cover(ifindex)
         with inside(self.lab.node):
             for point in (POINT_INGRESS, POINT_EGRESS):
@@ -41,38 +46,63 @@ class Counting:
                 self.attached.append(self.hooks.attach(ifindex, point, program))
 
     def reports(self, **wanted: int) -> Columns:
-        """All FLOW_REPORT rows so far with these values."""
+        """All FLOW_REPORT rows so far with these values, once nothing is under way.
+
+        A veth counts a packet when it is sent, and its program runs somewhat later.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while (before := self._packets()) != self._counted() or before != self._packets():
+            assert time.monotonic() < deadline, (before, self._counted())
+            time.sleep(0.01)
+        return self.reports_now(**wanted)
+
+    def reports_now(self, **wanted: int) -> Columns:
+        """The same, whatever the interfaces have counted."""
+        self._sweep()
+        return chosen(np.concatenate(self._reports), **wanted)
+
+    def _sweep(self) -> None:
         swept = self.probe.sweep()
         self._reports.append(swept.reports)
         self._totals.append(swept.totals)
         self.lost += swept.lost
-        return chosen(np.concatenate(self._reports), **wanted)
+
+    def _counted(self) -> dict[tuple[int, int], int]:
+        """Packets by interface and point, as the programs counted them."""
+        self._sweep()
+        totals = np.concatenate(self._totals)
+        return {
+            (ifindex, point): int(chosen(totals, ifindex=ifindex, point=point)["skbs"].sum())
+            for ifindex, point in self._interfaces()
+        }
+
+    def _packets(self) -> dict[tuple[int, int], int]:
+        return {where: packets for where, (packets, _) in self._interfaces().items()}
+
+    def _interfaces(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """Packets and bytes as the kernel counted them for the interfaces."""
+        names = {pod.interface for pod in self.covered}
+        return {
+            (shown["ifindex"], point): (counted["packets"], counted["bytes"])
+            for shown in json.loads(self.lab.ip("-s", "-j", "link", "show"))
+            if shown["ifname"] in names
+            for point, way in ((POINT_INGRESS, "rx"), (POINT_EGRESS, "tx"))
+            for counted in [shown["stats64"][way]]
+        }
 
     def totals(self, **wanted: int) -> Columns:
         """All INTERFACE_TOTALS rows up to the last call of ``reports``."""
         return chosen(np.concatenate(self._totals), **wanted)
 
-    def interface_counters(self, pod: Pod) -> dict[int, tuple[int, int]]:
-        """Packets and bytes by point, as the kernel counted them for the interface."""
-        (shown,) = json.loads(self.lab.ip("-s", "-j", "link", "show", pod.interface))
-        counted = shown["stats64"]
-        return {
-            point: (counted[way]["packets"], counted[way]["bytes"])
-            for point, way in ((POINT_INGRESS, "rx"), (POINT_EGRESS, "tx"))
-        }
-
     def equals_the_interface(self, pod: Pod) -> None:
         """Flows, totals and the interface's own counters agree; asked when it is quiet."""
         ifindex = self.lab.ifindex(pod.interface)
-        before = None
-        while before != (before := self.interface_counters(pod)):
-            reports = self.reports(ifindex=ifindex)  # until nothing came meanwhile
+        reports = self.reports(ifindex=ifindex)
+        shown = self._interfaces()
         for of in (reports, self.totals(ifindex=ifindex)):
-            ours = {
-                point: tuple(int(chosen(of, point=point)[c].sum()) for c in ("skbs", "bytes"))
-                for point in (POINT_INGRESS, POINT_EGRESS)
-            }
-            assert before == ours
+            for point in (POINT_INGRESS, POINT_EGRESS):
+                rows = chosen(of, point=point)
+                assert shown[ifindex, point] == (rows["skbs"].sum(), rows["bytes"].sum())
 
 
 def chosen(rows: Columns, **wanted: int) -> Columns:
@@ -84,9 +114,13 @@ def chosen(rows: Columns, **wanted: int) -> Columns:
 
 @contextmanager
 def counting(
-    lab: Lab, settings: TrafficSettings | None = None, *, tcx: bool | None = None
+    lab: Lab,
+    settings: TrafficSettings | None = None,
+    *,
+    tcx: bool | None = None,
+    engine: Engine | None = None,
 ) -> Iterator[Counting]:
-    probe = TrafficProbe(LibbpfEngine(), settings or TrafficSettings())
+    probe = TrafficProbe(engine or LibbpfEngine(), settings or TrafficSettings())
     counting = Counting(lab, probe, TcHooks(tcx=tcx))
     try:
         yield counting

@@ -169,7 +169,8 @@ def test_flows_and_drops_of_pods_are_seen_by_hubble_and_counted_by_metrics(
         udp = {"protocol": "UDP", "verdict": "FORWARDED", "direction": "egress"}
         assert node.samples(9965, "ciliary_flow_packets_total", **udp) == len(sizes)
         seen = {"interface": server.interface, "direction": "egress"}
-        assert node.samples(10093, "ciliary_interface_packets_total", **seen) >= len(sizes)
+        # Interfaces are read with the sweep.
+        until(lambda: node.samples(10093, "ciliary_interface_packets_total", **seen) >= len(sizes))
         books = json.loads(node.page(10094, "/debug/ledger"))
         assert books["balanced"]
         assert books["stages"]["probes"]["in"] > 0

@@ -27,7 +27,7 @@ def test_their_direction_is_told_by_their_ports(lab: Lab, *, client_speaks_first
         assert speakers[1].recv(5) == b"first"
         speakers[1].sendall(b"second")
         assert speakers[0].recv(6) == b"second"
-        reports = pods.reports(ifindex=lab.ifindex(pod.interface), protocol=6)
+        reports = pods.reports_now(ifindex=lab.ifindex(pod.interface), protocol=6)
     found = traffic_flows(
         reports, frozenset(), frozenset({lab.ifindex(pod.interface)}), Directory(), 0
     )

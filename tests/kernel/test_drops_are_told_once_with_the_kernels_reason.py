@@ -12,10 +12,11 @@ import pytest
 from native_probes.drops import DropProbe, DropSettings
 from native_probes.engine import LibbpfEngine
 from native_probes.family import Place
+from native_probes.kernel_enums import enum_members
 from parsers.probe_drops import HAS_VLAN, HOOKS, symbol_name
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
-from tests.kernel.tracing import address, inode, ip, namespaces, wait_for
+from tests.kernel.tracing import address, inode, ip, listening, namespaces, wait_for
 
 INGRESS, EGRESS = 1, 2
 TBF = ("rate", "8kbit", "burst", "1600", "limit", "1600")  # room for one or two packets
@@ -257,12 +258,14 @@ def test_what_is_quiet_is_counted_and_not_told(
     own = frozenset({inode(target.namespace)})
     probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings(quiet=quiet))
     try:
-        told = 0
+        told = ignored = 0
 
         def all_counted() -> bool:
-            nonlocal told
-            told += len(probe.last_drain().records["drops"])
-            return probe.suppressed == 6
+            nonlocal told, ignored
+            drained = probe.last_drain()
+            told += len(drained.records["drops"])
+            ignored += drained.ignored.get("quiet", 0)
+            return ignored == 6
 
         for _ in range(2):  # the second time by what the first taught
             send(source.namespace, target.ipv4, 60061, count=3)
@@ -278,12 +281,14 @@ def test_drops_in_foreign_namespaces_are_counted_and_not_told(pods: tuple[Pod, P
     probe = DropProbe(Place(LibbpfEngine(), namespaces=own), DropSettings())
     try:
         send(source.namespace, target.ipv4, 60071, count=3)
-        told = 0
+        told = ignored = 0
 
         def all_counted() -> bool:
-            nonlocal told
-            told += len(probe.last_drain().records["drops"])
-            return probe.foreign >= 3
+            nonlocal told, ignored
+            drained = probe.last_drain()
+            told += len(drained.records["drops"])
+            ignored += drained.ignored.get("foreign", 0)
+            return ignored >= 3
 
         wait_for(all_counted)
         assert told == 0
@@ -312,3 +317,36 @@ def test_a_full_ring_is_counted(pods: tuple[Pod, Pod]) -> None:
         assert told > 0
     finally:
         probe.close()
+
+
+def test_a_segment_that_tcp_drops_is_told_with_its_namespace(
+    lab: Lab, pods: tuple[Pod, Pod], probe: DropProbe
+) -> None:
+    source, target = pods
+    with listening(target.namespace, target.ipv4) as server:
+        with inside(source.namespace):
+            client = socket.create_connection(server.getsockname()[:2], 10)
+        port = client.getsockname()[1]
+        accepted, _ = server.accept()
+    # closed with data unread and nobody to take what still comes
+    accepted.shutdown(socket.SHUT_RDWR)
+    accepted.close()
+    rows: list[Columns] = []
+
+    def dropped() -> bool:
+        with suppress(OSError):
+            client.send(b"too late")
+        drops = probe.last_drain().records["drops"]
+        rows.append(drops[drops["source_port"] == port])
+        return bool(len(rows[-1]))
+
+    with client:
+        wait_for(dropped)
+    (drop, *_) = np.concatenate(rows)
+    assert probe.reasons.name(drop["reason"]).startswith(("TCP_", "NO_SOCKET"))
+    assert drop["netns"] == inode(target.namespace) or not tells_receivers()
+
+
+def tells_receivers() -> bool:
+    """Since 6.10 the kernel says which socket a dropped packet was for."""
+    return bool(enum_members("sk_rst_reason"))

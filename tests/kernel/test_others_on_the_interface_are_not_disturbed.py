@@ -70,8 +70,9 @@ def attach(lab: Lab, pod: Pod, counter: Counter, place: int) -> int:
 
 
 def ours(counting: Counting, pod: Pod) -> int:
+    """Packets that came to our program, as far as they have come."""
     ifindex = counting.lab.ifindex(pod.interface)
-    seen = counting.reports(ifindex=ifindex, point=POINT_INGRESS, destination_port=9999)
+    seen = counting.reports_now(ifindex=ifindex, point=POINT_INGRESS, destination_port=9999)
     return int(seen["skbs"].sum())
 
 
@@ -117,8 +118,8 @@ def test_a_program_before_ours_that_answers_for_the_packet_is_left_alone(pods: C
     sender, receiver = pods.add_pod(), pods.add_pod()
     send_udp(sender.namespace, (receiver.ipv4, 9999), [50] * 5)  # neighbours are known now
     wait_for(lambda: delivered(receiver) == 5)
-    first = attach(pods.lab, sender, counter := Counter(OK), _BEFORE)
     had = ours(pods, sender)
+    first = attach(pods.lab, sender, counter := Counter(OK), _BEFORE)
     send_udp(sender.namespace, (receiver.ipv4, 9999), [50] * 20)
     wait_for(lambda: delivered(receiver) == 25)
     assert counter.count() >= 20

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import json_format, struct_pb2
 
 from api.hubble.messages import FlowMessages
 from api.hubble.node import LocalNode
@@ -23,7 +24,6 @@ from parsers.probe_drops import (
     HOOKS,
     IS_FRAGMENT,
     VERDICT_RECORD,
-    DropFlows,
     symbol_name,
 )
 from parsers.probe_pipeline import ProbePipeline
@@ -72,11 +72,17 @@ class Parser:
         self.pipeline = ProbePipeline(monitor.assembler, monitor.numbers, self.ledger)
         self.messages = FlowMessages(self.tables, LocalNode("node"))
 
-    def flows(self, *drops: Columns, names: KernelReasons = NAMES) -> list[flow_pb2.Flow]:
+    def flows(
+        self,
+        *drops: Columns,
+        names: KernelReasons = NAMES,
+        verdicts: Columns = NO_VERDICTS,
+    ) -> list[flow_pb2.Flow]:
         batch = self.pipeline.parse(
             ProbeBatch(
                 0,
                 drops=np.concatenate(drops),
+                verdicts=verdicts,
                 drop_reasons=names,
                 netns=NODE,
                 covered=frozenset({VETH}),
@@ -91,16 +97,15 @@ class Parser:
         names: KernelReasons = NAMES,
         verdicts: Columns = NO_VERDICTS,
     ) -> list[dict[str, Any]]:
-        """The flows' extensions and the names that metrics count under."""
-        found = DropFlows(self.tables.reasons).flows(
-            np.concatenate(drops), verdicts, names, NODE, frozenset({VETH})
-        )
-        classes = found.flows.flow_class
-        return [
-            {"metric": self.tables.reasons[classes["own_reason"][row]]}
-            | dict(found.flows.extra[row]["extension"])
-            for row in range(len(found))
-        ]
+        """The flows' extensions, less their counts."""
+        found = []
+        for flow in self.flows(*drops, names=names, verdicts=verdicts):
+            told = struct_pb2.Struct()
+            assert flow.extensions.Unpack(told)
+            words = json_format.MessageToDict(told)
+            assert (words.pop("packets"), words.pop("bytes")) == (1, 60)
+            found.append(words)
+        return found
 
 
 @pytest.fixture
@@ -128,7 +133,7 @@ def test_the_kernels_own_words_go_with_the_flow(parser: Parser) -> None:
         drop(reason=12, hook=HOOKS.index("FORWARD"), symbol=b"nft_do_chain [nf_tables]")
     )
     assert words == {
-        "metric": "NETFILTER_DROP",
+        "drop_reason": "NETFILTER_DROP",
         "location": "nft_do_chain",
         "netfilter_hook": "FORWARD",
     }
@@ -140,13 +145,13 @@ def test_a_verdict_names_the_chain_of_its_drop_and_of_no_other(parser: Parser) -
     verdicts["table"], verdicts["chain"] = [b"filter", b"nat"], [b"FORWARD", b"POSTROUTING"]
     dropped = {"reason": 12, "hook": 3, "packet": 0xF00}
     words = parser.own_words(
-        drop(time_ns=1_000_000, **dropped),
         drop(time_ns=0, reason=12, hook=3, packet=0xF0F),  # an older packet in that place
+        drop(time_ns=1_000_000, **dropped),
         drop(time_ns=1_000_000, reason=12, hook=3, packet=0xBAD),
         verdicts=verdicts,
     )
     named = [(word.get("netfilter_table"), word.get("netfilter_chain")) for word in words]
-    assert named == [("filter", "FORWARD"), (None, None), (None, None)]
+    assert named == [(None, None), ("filter", "FORWARD"), (None, None)]
 
 
 @pytest.mark.parametrize(
@@ -165,12 +170,12 @@ def test_a_reason_that_hubble_has_no_word_for_is_unknown_and_keeps_its_name(
     (flow,) = parser.flows(drop(reason=reason))
     assert flow.drop_reason_desc == flow_pb2.DROP_REASON_UNKNOWN
     assert flow.verdict == flow_pb2.DROPPED
-    assert parser.own_words(drop(reason=reason))[0]["metric"] == name
+    assert parser.own_words(drop(reason=reason))[0]["drop_reason"] == name
 
 
 def test_kernels_before_5_17_give_no_reason(parser: Parser) -> None:
     (words,) = parser.own_words(drop(reason=0, symbol=b""), names=KernelReasons({}))
-    assert words == {"metric": "NOT_SPECIFIED"}
+    assert words == {"drop_reason": "NOT_SPECIFIED"}
 
 
 def test_every_reason_of_the_table_is_one_of_hubbles() -> None:

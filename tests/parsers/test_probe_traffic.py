@@ -248,3 +248,23 @@ def test_a_translated_connection_has_its_real_ends_and_its_services_name(parser:
         assert flow.extensions.Unpack(told)
         assert told["front"] == "10.96.0.10:80"
         assert told["masked"] == "192.0.2.1:61000"
+
+
+def test_a_large_batch_comes_in_pieces_that_lose_nothing(parser: Parser) -> None:
+    reports = np.concatenate(
+        [report(CLIENT, WORLD, destination_port=n, last_ns=(n * 7919) % 1000) for n in range(100)]
+    )
+    whole = ProbeBatch(
+        5, traffic=reports, totals=np.zeros(3), lost={("drops", "ring_full"): 4},
+        seen={"traffic": 100, "drops": 4},
+    )  # fmt: skip
+    pieces = list(whole.pieces(30))
+    assert [len(piece) for piece in pieces] == [30, 30, 30, 10]
+    assert [sum(piece.seen.values()) for piece in pieces] == [30, 30, 30, 14]
+    assert [len(piece.totals) for piece in pieces] == [0, 0, 0, 3]
+    assert [dict(piece.lost) for piece in pieces[:3]] == [{}] * 3
+    assert pieces[3].lost == whole.lost
+    together = np.concatenate([piece.traffic for piece in pieces])
+    assert together["last_ns"].tolist() == sorted(reports["last_ns"].tolist())
+    assert sorted(together["destination_port"].tolist()) == list(range(100))
+    assert next(whole.pieces(100)) is whole
