@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import ip_network
 from itertools import chain, islice, product
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from bridge.kubernetes.claims import TOMBSTONE, AddressClaims, Claimant, Rank
 from bridge.kubernetes.frontends import SERVICE_NAME, ServiceFrontends
@@ -48,6 +48,7 @@ from bridge.kubernetes.objects import (
     Service,
 )
 from bridge.kubernetes.pods import PodFacts, addresses_of, facts_of, label_text, texts_of
+from parsers.addresses import MAPPED, address_text
 from parsers.directory import (
     NOT_IN_SCOPE,
     UNKNOWN_ADDRESS,
@@ -57,8 +58,12 @@ from parsers.directory import (
     Owner,
 )
 
+T = TypeVar("T")
+
 _PIECE = 50  # entries worked out by one step: about 1 ms
+_SHARED = 1 << 14  # objects that equal ones are replaced by
 _RECLAIMED = 1 << 12  # owners gone; freeing them takes some 2 ms
+_NEARLY = 10**9  # ns by which a time of the server's clock can be told wrong by ours
 _OF_NAMESPACE = "io.cilium.k8s.namespace.labels."
 _API_SERVER: Key = ("default", "kubernetes")
 
@@ -133,6 +138,9 @@ class Names:
         self._claims = AddressClaims(directory)
         self._frontends = ServiceFrontends(directory)
         self._identities = OwnIdentities()
+        self._shared = Shared()
+        self._surroundings: dict[bytes, str] = {}  # prefixes that some pod is or was in
+        self._noted: dict[str, int] = {}  # those that the directory is not told of yet, and why
         self._identity_labels: dict[int, tuple[str, ...]] = {}
         self._pods: dict[Key, PodEntry] = {}
         self._by_namespace: dict[str, dict[PodEntry, None]] = {}
@@ -145,6 +153,7 @@ class Names:
         self._local_ids: dict[int, Key] = {}
         self._cilium = False
         self._synced = False
+        self._ahead = 0  # our clock before that of the objects' times (ns)
         self._nodes_changed = False
         self._owners = 0  # in the directory after the last reclaim
         self._waiting: dict[PodEntry, int] = {}
@@ -181,24 +190,44 @@ class Names:
         self._synced = True
         self.step()
 
+    def clock_is_ahead(self, by: int) -> None:
+        """See ``Sink``; for what is heard from now on."""
+        self._ahead = by
+
+    def _begin_of(self, facts: PodFacts) -> int:
+        """When a pod began by our clock, 0 if unknown: nearly is not good enough, as another pod
+        may have had the address until a second before.
+        """
+        return facts.began if not self._ahead else 0
+
+    def _end_of(self, facts: PodFacts) -> int:
+        """When it has to be gone by our clock, rather late than early; 0 while it may stay."""
+        return facts.ends + self._ahead + _NEARLY * bool(self._ahead) if facts.ends else 0
+
     def step(self) -> bool:
         """Work out a piece of what waits; whether there is more."""
         for entry in list(islice(self._waiting, _PIECE)):
             self._publish(entry, self._waiting.pop(entry))
         self._claims.flush()
+        for prefix in list(islice(self._noted, _PIECE)) if self._synced else ():
+            self._directory.set_address(prefix, AddressRecord(0, unknown=self._noted.pop(prefix)))
         if self._nodes_changed and self._listener is not None:
             self._listener.nodes([facts for facts, _ in self._nodes.values()])
         self._nodes_changed = False
-        if self._synced and not self._waiting and not self._directory.synced:
+        more = bool(self._waiting or (self._noted and self._synced))
+        if self._synced and not more and not self._directory.synced:
             for prefix in ("0.0.0.0/0", "::/0"):
                 self._directory.set_address(prefix, AddressRecord(WORLD))
             self._directory.synced = True
-        return bool(self._waiting)
+        return more
 
-    def reclaim(self) -> None:
-        """Free what the directory keeps of those that are gone, when that has become much."""
+    def reclaim(self, remembered: int) -> None:
+        """Free what the directory keeps of those that are gone, when that has become much.
+
+        ``remembered``: since when (ns) it is still asked who was who.
+        """
         if len(self._directory.owners) > self._owners + _RECLAIMED:
-            self._directory.reclaim(self._claims.contested())
+            self._directory.reclaim(self._claims.contested(), remembered)
             self._owners = len(self._directory.owners)
 
     # Pods and what Cilium says of them
@@ -215,6 +244,14 @@ class Names:
         facts = facts_of(pod, self._filter)
         if entry.facts == facts:
             return
+        # Pods of one workload have nearly all of it in common.
+        share = self._shared.of
+        facts = facts._replace(
+            labels=share(facts.labels),
+            service_account=share(facts.service_account),
+            workloads=share(facts.workloads),
+            node=share(facts.node),
+        )
         if entry.facts is None and self._listener is not None:
             self._listener.arrived(*pod.key)
         entry.facts = facts
@@ -299,6 +336,10 @@ class Names:
     def _cilium_is_there(self) -> None:
         if not self._cilium:
             self._cilium = True
+            of_nodes = {prefix for _, prefixes in self._nodes.values() for prefix in prefixes}
+            for prefix in set(self._surroundings.values()) - of_nodes - self._noted.keys():
+                self._directory.set_address(prefix, None)
+            self._noted.clear()
             self._waiting.update(dict.fromkeys(self._pods.values(), 0))
 
     def _publish(self, entry: PodEntry, at: int) -> None:
@@ -312,7 +353,7 @@ class Names:
             addresses = facts.addresses
             if not addresses and facts.alive and told is not None:
                 addresses = told.addresses  # Cilium knows them a moment earlier
-            rank = Rank(_BY_POD, facts.ends, facts.began, entry.key[1])
+            rank = Rank(_BY_POD, self._end_of(facts), self._begin_of(facts), entry.key[1])
         else:
             addresses = told.addresses if told is not None else ()
             addresses = addresses or tuple(sorted({*chain.from_iterable(entry.in_slices.values())}))
@@ -320,6 +361,9 @@ class Names:
         owner, before = self._owner_of(entry, facts, told), entry.owner
         self._claims.publish(entry, owner, addresses, rank, at)
         self._set_endpoint(before, owner, at)
+        if not self._cilium:
+            here = self._everywhere or facts is not None
+            self._note_surroundings(addresses, UNKNOWN_ADDRESS if here else NOT_IN_SCOPE)
         self._publish_host_ports(entry, facts, at)
 
     def _owner_of(
@@ -388,6 +432,18 @@ class Names:
             number = number % 0xFFFF + 1
         return number
 
+    def _note_surroundings(self, addresses: tuple[bytes, ...], unknown: int) -> None:
+        """Who is near a pod may be one that was not heard of yet, and is not called the world.
+
+        Where Cilium is, the datapath tells.
+        """
+        for address in addresses:
+            length, kept = (24, 15) if address.startswith(MAPPED) else (64, 8)
+            if (around := address[:kept]) not in self._surroundings:
+                prefix = f"{address_text(around + bytes(16 - kept))}/{length}"
+                self._surroundings[around] = prefix
+                self._noted[prefix] = unknown
+
     def _set_endpoint(self, before: Owner | None, now: Owner | None, at: int) -> None:
         """Endpoints of this node are found by their ids as well."""
         if before == now:
@@ -424,7 +480,7 @@ class Names:
             return
         identity = HOST if facts.node == self._node else REMOTE_NODE
         number = self._directory.owners.add(AddressRecord(identity, *entry.key, facts.workloads))
-        since = min(facts.began, at) or at
+        since = min(self._begin_of(facts), at) or at
         for address, port in ports:
             self._directory.set_host_port(number, address, port, since)
 
@@ -554,6 +610,20 @@ class Names:
         self._frontends.slice_gone(key, at)
         self._set_slice(key, {}, at)
         self._stand_for(_BY_API_SERVER, key, 0, (), at)
+
+
+class Shared:
+    """The first of equal objects, for all that are equal to it."""
+
+    def __init__(self) -> None:
+        self._first: dict[Any, Any] = {}
+
+    def of(self, value: T) -> T:
+        """An object that equals ``value``."""
+        if len(self._first) >= _SHARED:
+            self._first.clear()
+        first: T = self._first.setdefault(value, value)
+        return first
 
 
 def _kept(key: Key, at: int) -> None:

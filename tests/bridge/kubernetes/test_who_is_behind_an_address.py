@@ -15,7 +15,7 @@ from bridge.kubernetes.sink import SINCE_EVER
 from parsers.address_table import ADDRESS
 from parsers.addresses import parse_address
 from parsers.conversations import Conversations
-from parsers.directory import EXPIRED, NOT_IN_SCOPE, Directory
+from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory
 from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION
 from tests.bridge.kubernetes.times import SECOND
@@ -366,3 +366,35 @@ def test_where_only_pods_of_the_node_are_watched_endpoint_slices_name_others() -
     assert cluster.entity("10.0.1.7").pod_name == ""
     assert cluster.directory.reason(packed("10.0.1.7"), cluster.now) == EXPIRED
     assert len(cluster.names) == 0
+
+
+def test_who_is_near_a_pod_is_unknown_and_not_the_world() -> None:
+    cluster = Cluster()
+    cluster.pod("web-1", "10.0.0.1", status={"podIPs": [{"ip": "fd00:1::1"}]})
+    near = [cluster.directory.reason(packed(a), NOW) for a in ("10.0.0.2", "fd00:1::ffff")]
+    assert near == [UNKNOWN_ADDRESS] * 2
+    assert cluster.entity("10.0.0.2").identity == 0
+    assert cluster.entity("10.0.1.2").labels == ("reserved:world",)
+
+
+def test_what_is_kept_of_pods_that_are_gone_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.kubernetes.names._RECLAIMED", 100)
+    cluster = Cluster()
+    for number in range(1000):
+        if number % 100 == 0:
+            cluster.names.apply(
+                objects.Pod, [], [("shop", f"pod-{n}") for n in range(number - 100, number)],
+                cluster.now,
+            )  # fmt: skip
+        cluster.now += SECOND
+        pod = objects.Pod(
+            objects.Metadata(f"pod-{number}", "shop"),
+            objects.PodSpec(node_name="node-a"),
+            objects.PodStatus("Running", pod_ip=f"10.0.0.{number % 100}"),
+        )
+        cluster.names.apply(objects.Pod, [pod], [], cluster.now)
+        while cluster.directory.forget(cluster.now - 60 * SECOND):
+            pass
+        cluster.names.reclaim(cluster.now - 60 * SECOND)
+    assert len(cluster.directory.owners) < 400
+    assert cluster.entity("10.0.0.99").pod_name == "pod-999"
