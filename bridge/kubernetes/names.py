@@ -55,6 +55,7 @@ from parsers.directory import (
 
 _PIECE = 50  # entries worked out by one step: about 1 ms
 _RECLAIMED = 1 << 12  # owners gone; freeing them takes some 2 ms
+_NEARLY = 10**9  # ns by which a time of the server's clock can be told wrong by ours
 _OF_NAMESPACE = "io.cilium.k8s.namespace.labels."
 _API_SERVER: Key = ("default", "kubernetes")
 
@@ -121,6 +122,7 @@ class Names:
         self._local_ids: dict[int, Key] = {}
         self._cilium = False
         self._synced = False
+        self._ahead = 0  # our clock before that of the objects' times (ns)
         self._owners = 0  # in the directory after the last reclaim
         self._waiting: dict[PodEntry, int] = {}
         self._apply: dict[type[Object], Callable[[Any, int], None]] = {
@@ -155,6 +157,20 @@ class Names:
         """See ``Sink``; the directory is told when nothing waits any more."""
         self._synced = True
         self.step()
+
+    def clock_is_ahead(self, by: int) -> None:
+        """See ``Sink``; for what is heard from now on."""
+        self._ahead = by
+
+    def _begin_of(self, facts: PodFacts) -> int:
+        """When a pod began by our clock, 0 if unknown: nearly is not good enough, as another pod
+        may have had the address until a second before.
+        """
+        return facts.began if not self._ahead else 0
+
+    def _end_of(self, facts: PodFacts) -> int:
+        """When it has to be gone by our clock, rather late than early; 0 while it may stay."""
+        return facts.ends + self._ahead + _NEARLY * bool(self._ahead) if facts.ends else 0
 
     def step(self) -> bool:
         """Work out a piece of what waits; whether there is more."""
@@ -274,7 +290,7 @@ class Names:
             addresses = facts.addresses
             if not addresses and facts.alive and told is not None:
                 addresses = told.addresses  # Cilium knows them a moment earlier
-            rank = Rank(BY_POD, facts.ends, facts.began, entry.key[1])
+            rank = Rank(BY_POD, self._end_of(facts), self._begin_of(facts), entry.key[1])
         else:
             addresses = told.addresses if told is not None else ()
             addresses = addresses or tuple(sorted({*chain.from_iterable(entry.in_slices.values())}))
@@ -389,7 +405,7 @@ class Names:
             return
         record = AddressRecord(self._nodes.identity_of(facts.node), *entry.key, facts.workloads)
         number = self._directory.owners.add(record)
-        since = min(facts.began, at) or at
+        since = min(self._begin_of(facts), at) or at
         for address, port in ports:
             self._directory.set_host_port(number, address, port, since)
 

@@ -28,6 +28,7 @@ from bridge.kubernetes.resources import (
     cilium_resources,
     core_resources,
 )
+from bridge.kubernetes.server_time import ServerTime
 from bridge.kubernetes.sink import Sink
 from bridge.kubernetes.watch import ObjectWatch, Piece
 from bridge.kubernetes.wire import DECODE_ERRORS, RefusedError, decode_resources
@@ -35,6 +36,7 @@ from parsers.errors import UsageError
 
 DISCOVERY: Final = 60.0  # s between two looks for Cilium's definitions
 _BETWEEN_LOOKS = 1.0  # s at least, however often a watch finds its resource gone
+_NOTICED = 10**9  # ns by which the difference of the clocks must differ from what was told
 _NOT_FOUND = 404
 
 
@@ -64,6 +66,8 @@ class KubernetesSource:
         self._synced = False
         self._told = ""
         self._look_again = trio.Event()
+        self._time = ServerTime()
+        self._ahead = 0
 
     @property
     def watches(self) -> Sequence[ObjectWatch]:
@@ -87,7 +91,7 @@ class KubernetesSource:
 
     async def run(self, access: Access, ready: Callable[[], None]) -> None:
         """Until cancelled; ``ready`` once everything was listed."""
-        server = ApiServer(access, self._agent)
+        server = ApiServer(access, self._agent, self._time)
         async with trio.open_nursery() as nursery:
             for watch in self.watches:
                 # What was under way when we were ended may not have reached the sink.
@@ -130,6 +134,11 @@ class KubernetesSource:
                     await trio.sleep(delay)
 
     def _deliver(self, watch: ObjectWatch, piece: Piece) -> None:
+        ahead = self._time.ahead(self._clock())
+        if abs(ahead - self._ahead) > _NOTICED:
+            self._ahead = ahead
+            self._log.warning("kubernetes.clocks_differ", our_clock_is_ahead_by=ahead / 1e9)
+            self._sink.clock_is_ahead(ahead)
         self._sink.apply(watch.resource.kind, piece.changed, piece.removed, piece.at)
 
     def _is_current(self, ready: Callable[[], None]) -> None:
