@@ -123,7 +123,7 @@ class Names:
         self._cilium = False
         self._synced = False
         self._ahead = 0  # our clock before that of the objects' times (ns)
-        self._owners = 0  # in the directory after the last reclaim
+        self._kept = 0  # owners and frontends after the last reclaim
         self._waiting: dict[PodEntry, int] = {}
         self._apply: dict[type[Object], Callable[[Any, int], None]] = {
             Pod: self._pod, Namespace: self._namespace, Node: self._of_node,
@@ -193,9 +193,10 @@ class Names:
 
         ``remembered``: since when (ns) it is still asked who was who.
         """
-        if len(self._directory.owners) > self._owners + _RECLAIMED:
-            self._directory.reclaim(self._claims.contested(), remembered)
-            self._owners = len(self._directory.owners)
+        directory = self._directory
+        if len(directory.owners) + len(directory.frontends) > self._kept + _RECLAIMED:
+            directory.reclaim(self._claims.contested(), remembered)
+            self._kept = len(directory.owners) + len(directory.frontends)
 
     # Pods and what Cilium says of them
 

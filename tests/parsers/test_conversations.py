@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,6 +141,19 @@ def test_versions_between_that_no_flow_has_are_freed() -> None:
             table.reclaim(in_use)
             assert len(table) == 1 + 2  # the first and the newest
             assert named(table, directory, 10 * number + 7) == [f"pod-{number}"]
+
+
+def test_a_conversation_may_have_more_answers_than_there_are_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("parsers.conversations._VERSIONS", 8)
+    table, directory = Conversations(Entities()), Directory()
+    shown = []
+    for number in range(1, 20):
+        directory.set_endpoint(pod(number), (A,), since=10 * number)
+        shown += named(table, directory, 10 * number + 5)
+    assert shown[:8] == [f"pod-{number}" for number in range(1, 9)]
+    assert set(shown[8:]) == {"pod-1"}
 
 
 class CountingDirectory(Directory):
