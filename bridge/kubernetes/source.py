@@ -37,7 +37,7 @@ from parsers.errors import UsageError
 DISCOVERY: Final = 60.0  # s between two looks for Cilium's definitions
 _BETWEEN_LOOKS = 1.0  # s at least, however often a watch finds its resource gone
 _NOTICED = 10**9  # ns by which the difference of the clocks must differ from what was told
-_NOT_FOUND = 404
+_FORBIDDEN, _NOT_FOUND = 403, 404
 
 
 class KubernetesSource:
@@ -63,6 +63,7 @@ class KubernetesSource:
         self._watches = {r: ObjectWatch(r, clock, now=now) for r in core_resources(node)}
         self._optional: dict[Resource, trio.CancelScope] = {}  # watched now, may cease to exist
         self._discovered = False  # once
+        self._undiscovered = ""  # why not
         self._synced = False
         self._told = ""
         self._look_again = trio.Event()
@@ -83,7 +84,7 @@ class KubernetesSource:
         """Why names are not current, and how old they are; empty when they are."""
         behind = [watch for watch in self.watches if watch.lost_at is not None]
         if not behind:
-            return ""
+            return self._undiscovered and f"no answer to what is defined: {self._undiscovered}"
         of = ", ".join(sorted(watch.resource.name for watch in behind))
         old = f"names are {self.age():.0f} s old" if self._synced else "no names yet"
         why = next((watch.complaint for watch in behind if watch.complaint), "being listed")
@@ -168,12 +169,12 @@ class KubernetesSource:
             try:
                 found = await _discover(server)
             except (ServerAwayError, RefusedError, UsageError) as error:
-                self._log.debug("kubernetes.discovery", reason=str(error))
+                self._undiscovered = "" if self._discovered else str(error)
                 await trio.sleep(backoff.next_delay())
                 continue
             backoff.reset()
             await self._watch_optional(found, nursery, server, ready)
-            self._discovered = True
+            self._discovered, self._undiscovered = True, ""
             self._is_current(ready)
             with trio.move_on_after(self._discovery * random.uniform(0.8, 1.2)):  # noqa: S311
                 await self._look_again.wait()
@@ -202,14 +203,14 @@ class KubernetesSource:
 
 
 async def _discover(server: ApiServer) -> tuple[Resource, ...]:
-    """Those of Cilium's resources that are defined now."""
+    """Those of Cilium's resources that are defined now, as far as we may know."""
     found: dict[str, list[str]] = {}
     for version in CILIUM_VERSIONS:
         try:
             body = await server.read(version, version)
             found[version] = [r.name for r in decode_resources(body).resources or ()]
         except RefusedError as error:
-            if error.status != _NOT_FOUND:
+            if error.status not in {_NOT_FOUND, _FORBIDDEN}:
                 raise
         except DECODE_ERRORS as error:
             raise RefusedError(f"{version}: not a list of resources: {error}") from None
