@@ -36,7 +36,7 @@ from bridge.kubernetes.label_filter import LabelFilter
 from bridge.os_errors import reason_of
 from bridge.source_switch import Choice
 from native_probes.custom import CustomSettings, FieldType, record_layout
-from native_probes.drops import DEFAULT_QUIET
+from native_probes.drops import DEFAULT_QUIET, read_rule
 from native_probes.interfaces import InterfacePatterns
 from native_probes.source import SourceSettings
 from native_probes.traffic import TrafficSettings
@@ -106,6 +106,15 @@ def _checked_label_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     except UsageError as error:
         raise ValueError(str(error)) from None
     return patterns
+
+
+def _checked_drop_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
+    for rule in rules:
+        try:
+            read_rule(rule)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+    return rules
 
 
 def _shown(value: object) -> str:
@@ -288,7 +297,7 @@ class NativeProbes(_Section):
         description="A folder in a BPF file system, such as /sys/fs/bpf/ciliary. With it, packets "
         "go on being counted while the agent is restarted; ciliary detach --pins ends that.",
     )
-    quiet_drops: tuple[str, ...] = Field(
+    quiet_drops: Annotated[tuple[str, ...], AfterValidator(_checked_drop_rules)] = Field(
         default=DEFAULT_QUIET,
         description="Drops that are not reported, by the kernel's reason: REASON or "
         "REASON@FUNCTION.",
@@ -301,6 +310,13 @@ class NativeProbes(_Section):
         default=SourceSettings().interval_seconds,
         description="Seconds between two readings of what the kernel tells at once.",
     )
+
+    @model_validator(mode="after")
+    def _names_of_custom_probes_differ(self) -> NativeProbes:
+        names = [probe.name for probe in self.custom]
+        if len(set(names)) < len(names):
+            raise ValueError("custom: two probes have one name")
+        return self
 
 
 class Identity(_Section):
