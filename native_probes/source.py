@@ -212,11 +212,15 @@ class ProbeSource:
             except ProbeUnavailableError as error:
                 first = first or error
                 self._refused[name] = error.finding(name)
-                self._log.warning("probe.unavailable", probe=name, reason=str(error))
-            else:
-                self._log.info("probe.loaded", probe=name, engine=self._engine.name)
-        if first and not self._families:
-            raise first
+        if not self._families:  # said by whoever runs this, and once for all tries
+            raise first or ProbeUnavailableError(
+                "every probe is disabled", "enable one, or set source to cilium"
+            )
+        for name in self._families:
+            self._log.info("probe.loaded", probe=name, engine=self._engine.name)
+        for finding in self._refused.values():
+            reason = f"{finding.why}; {finding.remedy}"
+            self._log.warning("probe.unavailable", probe=finding.probe, reason=reason)
 
     def _drain(self) -> ProbeBatch:
         if self._namespaces is not None:
