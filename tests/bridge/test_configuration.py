@@ -119,8 +119,10 @@ def test_a_number_of_flows_that_is_none_is_one_line(flows: object) -> None:
         ({"hubble": {"insecure": "perhaps"}}, 'hubble.insecure: "perhaps" is not true or false'),
         (
             {"native_probes": {"quiet_drops": ["TTL@"]}},
-            "native_probes.quiet_drops: 'TTL@' is no rule on drops; write REASON or "
-            "REASON@FUNCTION",
+            (
+                "native_probes.quiet_drops: 'TTL@' is no rule on drops; write REASON or "
+                "REASON@FUNCTION"
+            ),
         ),
         ({"cilium": {"socket": 7}}, "cilium.socket: 7 is not a path; put it in quotes"),
         (
