@@ -23,10 +23,11 @@ _REMEMBERED = 1 << 10  # identities; when more change at once, all is void
 @dataclass(frozen=True, slots=True)
 class Voided:
     """What is void: all answers, or those of addresses in ``buckets`` (bool, by bucket) and
-    of entities with one of ``identities``.
+    of entities with one of ``identities``. ``past``: all answers that were ever given.
     """
 
     everything: bool
+    past: bool
     buckets: NDArray[np.bool_]
     identities: tuple[int, ...]
 
@@ -34,13 +35,13 @@ class Voided:
 class Changes:
     """``count`` rises with each change."""
 
-    __slots__ = ("_buckets", "_everything", "_identities", "_late", "count")
+    __slots__ = ("_buckets", "_everything", "_identities", "_late", "_past", "count")
 
     def __init__(self) -> None:
         self.count = 0
         self._buckets = np.zeros(BUCKETS, dtype=np.uint64)  # count at the last change
         self._identities: deque[tuple[int, int]] = deque()
-        self._everything = 0
+        self._everything = self._past = 0
         self._late: dict[bytes, int] = {}
 
     def addresses(self, changed: Sequence[tuple[bytes, int]]) -> None:
@@ -60,15 +61,18 @@ class Changes:
         if len(self._identities) > _REMEMBERED:
             self._everything, _ = self._identities.popleft()
 
-    def everything(self) -> None:
-        """Any answer may be another one now."""
+    def everything(self, *, past: bool = False) -> None:
+        """Any answer may be another one now; ``past``: as it should have been before."""
         self.count += 1
         self._everything = self.count
+        if past:
+            self._past = self.count
 
     def since(self, seen: int) -> Voided:
         """What changed after the ``seen``-th change."""
         return Voided(
             self._everything > seen,
+            self._past > seen,
             self._buckets > seen,
             tuple(number for at, number in self._identities if at > seen),
         )

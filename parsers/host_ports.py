@@ -47,6 +47,13 @@ class HostPorts:
         timeline = self._at.get((address, port))
         return (timeline.at(time) or 0) if timeline is not None else 0
 
+    def forget(self, before: int) -> None:
+        """Drop what no event after ``before`` needs."""
+        for key, timeline in list(self._at.items()):
+            timeline.forget(before)
+            if timeline.is_over(before):
+                del self._at[key]
+
     def numbers(self) -> Iterator[int]:
         """All that are in use."""
         for timeline in self._at.values():

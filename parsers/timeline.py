@@ -65,3 +65,7 @@ class Timeline(Generic[T]):
         """Drop changes that no event after ``before`` can need."""
         keep = max(0, bisect_right(self._since, before) - 1)
         del self._since[:keep], self._values[:keep]
+
+    def is_over(self, since: int) -> bool:
+        """Whether nobody has it from ``since`` on."""
+        return self.at(since) is None and self.until(since) == FOREVER

@@ -10,6 +10,7 @@ import trio
 
 from bridge.http_client import Connection, Head, ServerAwayError
 from bridge.kubernetes.credentials import Access
+from bridge.kubernetes.server_time import ServerTime
 from bridge.kubernetes.watch import ObjectWatch, Piece
 from bridge.kubernetes.wire import refusal
 
@@ -26,11 +27,12 @@ Deliver: TypeAlias = Callable[[ObjectWatch, Piece], None]
 class ApiServer:
     """One API server; a connection for each user, so that none waits for another."""
 
-    __slots__ = ("_access", "_agent")
+    __slots__ = ("_access", "_agent", "_time")
 
-    def __init__(self, access: Access, agent: str) -> None:
+    def __init__(self, access: Access, agent: str, time: ServerTime) -> None:
         self._access = access
         self._agent = agent
+        self._time = time
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[ServerConnection]:
@@ -38,7 +40,7 @@ class ApiServer:
         stream = await self._access.dial()
         try:
             connection = Connection(stream, self._access.address)
-            yield ServerConnection(connection, self._access, self._agent)
+            yield ServerConnection(connection, self._access, self._agent, self._time)
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -52,12 +54,15 @@ class ApiServer:
 class ServerConnection:
     """Requests one after another on one connection."""
 
-    __slots__ = ("_access", "_agent", "_connection")
+    __slots__ = ("_access", "_agent", "_connection", "_time")
 
-    def __init__(self, connection: Connection, access: Access, agent: str) -> None:
+    def __init__(
+        self, connection: Connection, access: Access, agent: str, time: ServerTime
+    ) -> None:
         self._connection = connection
         self._access = access
         self._agent = agent
+        self._time = time
 
     async def get(self, target: str, resource: str) -> None:
         """The beginning of an answer with status 200; any other is ``RefusedError``."""
@@ -81,7 +86,9 @@ class ServerConnection:
         headers = {"Accept": "application/json", "User-Agent": self._agent}
         if authorization := await self._access.authorization(renew):
             headers["Authorization"] = authorization
-        return await self._connection.get(self._access.prefix + target, headers)
+        head = await self._connection.get(self._access.prefix + target, headers)
+        self._time.observe(head.headers.get("date", ""))
+        return head
 
 
 async def follow(

@@ -50,4 +50,4 @@ class Naming:
         yield from self._corrector.sweep(remembered)
         while self._directory.forget(remembered):
             yield
-        self.names.reclaim()
+        self.names.reclaim(remembered)

@@ -31,3 +31,6 @@ class Sink(Protocol):
 
     def synced(self) -> None:
         """All kinds were listed once: who has no name now is unknown, not just not known yet."""
+
+    def clock_is_ahead(self, by: int) -> None:
+        """Our clock, to which ``at`` belongs, differs from that of times in objects (ns)."""

@@ -28,6 +28,7 @@ from bridge.kubernetes.resources import (
     cilium_resources,
     core_resources,
 )
+from bridge.kubernetes.server_time import ServerTime
 from bridge.kubernetes.sink import Sink
 from bridge.kubernetes.watch import ObjectWatch, Piece
 from bridge.kubernetes.wire import DECODE_ERRORS, RefusedError, decode_resources
@@ -35,7 +36,8 @@ from parsers.errors import UsageError
 
 DISCOVERY: Final = 60.0  # s between two looks for Cilium's definitions
 _BETWEEN_LOOKS = 1.0  # s at least, however often a watch finds its resource gone
-_NOT_FOUND = 404
+_NOTICED = 10**9  # ns by which the difference of the clocks must differ from what was told
+_FORBIDDEN, _NOT_FOUND = 403, 404
 
 
 class KubernetesSource:
@@ -61,9 +63,12 @@ class KubernetesSource:
         self._watches = {r: ObjectWatch(r, clock, now=now) for r in core_resources(node)}
         self._optional: dict[Resource, trio.CancelScope] = {}  # watched now, may cease to exist
         self._discovered = False  # once
+        self._undiscovered = ""  # why not
         self._synced = False
         self._told = ""
         self._look_again = trio.Event()
+        self._time = ServerTime()
+        self._ahead = 0
 
     @property
     def watches(self) -> Sequence[ObjectWatch]:
@@ -79,7 +84,7 @@ class KubernetesSource:
         """Why names are not current, and how old they are; empty when they are."""
         behind = [watch for watch in self.watches if watch.lost_at is not None]
         if not behind:
-            return ""
+            return self._undiscovered and f"no answer to what is defined: {self._undiscovered}"
         of = ", ".join(sorted(watch.resource.name for watch in behind))
         old = f"names are {self.age():.0f} s old" if self._synced else "no names yet"
         why = next((watch.complaint for watch in behind if watch.complaint), "being listed")
@@ -87,7 +92,7 @@ class KubernetesSource:
 
     async def run(self, access: Access, ready: Callable[[], None]) -> None:
         """Until cancelled; ``ready`` once everything was listed."""
-        server = ApiServer(access, self._agent)
+        server = ApiServer(access, self._agent, self._time)
         async with trio.open_nursery() as nursery:
             for watch in self.watches:
                 # What was under way when we were ended may not have reached the sink.
@@ -130,6 +135,11 @@ class KubernetesSource:
                     await trio.sleep(delay)
 
     def _deliver(self, watch: ObjectWatch, piece: Piece) -> None:
+        ahead = self._time.ahead(self._clock())
+        if abs(ahead - self._ahead) > _NOTICED:
+            self._ahead = ahead
+            self._log.warning("kubernetes.clocks_differ", our_clock_is_ahead_by=ahead / 1e9)
+            self._sink.clock_is_ahead(ahead)
         self._sink.apply(watch.resource.kind, piece.changed, piece.removed, piece.at)
 
     def _is_current(self, ready: Callable[[], None]) -> None:
@@ -159,12 +169,12 @@ class KubernetesSource:
             try:
                 found = await _discover(server)
             except (ServerAwayError, RefusedError, UsageError) as error:
-                self._log.debug("kubernetes.discovery", reason=str(error))
+                self._undiscovered = "" if self._discovered else str(error)
                 await trio.sleep(backoff.next_delay())
                 continue
             backoff.reset()
             await self._watch_optional(found, nursery, server, ready)
-            self._discovered = True
+            self._discovered, self._undiscovered = True, ""
             self._is_current(ready)
             with trio.move_on_after(self._discovery * random.uniform(0.8, 1.2)):  # noqa: S311
                 await self._look_again.wait()
@@ -193,14 +203,14 @@ class KubernetesSource:
 
 
 async def _discover(server: ApiServer) -> tuple[Resource, ...]:
-    """Those of Cilium's resources that are defined now."""
+    """Those of Cilium's resources that are defined now, as far as we may know."""
     found: dict[str, list[str]] = {}
     for version in CILIUM_VERSIONS:
         try:
             body = await server.read(version, version)
             found[version] = [r.name for r in decode_resources(body).resources or ()]
         except RefusedError as error:
-            if error.status != _NOT_FOUND:
+            if error.status not in {_NOT_FOUND, _FORBIDDEN}:
                 raise
         except DECODE_ERRORS as error:
             raise RefusedError(f"{version}: not a list of resources: {error}") from None

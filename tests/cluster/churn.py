@@ -45,6 +45,7 @@ class Churn:
         self._lock = threading.Lock()
         self._due: list[tuple[float, int, Callable[[Client], object]]] = []
         self._numbers = itertools.count()
+        self._busy = 0  # workers that are doing something
         self._ends = False
         self.events = 0
         self.failures: list[Exception] = []
@@ -69,7 +70,7 @@ class Churn:
                 break
             time.sleep(max(0.0, due - time.monotonic()))
             self._replace_one()
-        while self._due and not self.failures:
+        while (self._due or self._busy) and not self.failures:
             time.sleep(0.1)
         self._ends = True
         for worker in workers:
@@ -124,14 +125,18 @@ class Churn:
             with self._lock:
                 due = bool(self._due) and self._due[0][0] <= time.monotonic()
                 action = heapq.heappop(self._due)[2] if due else None
+                self._busy += action is not None
             if action is None:
                 time.sleep(0.005)
                 continue
             try:
-                action(client)
+                action(client)  # and it has said what is to be done next
                 self.events += 1
             except (OSError, http.client.HTTPException):
                 self._at(0.1, action)  # whether it was done or not: it can be done again
                 raise
             except Exception as error:  # noqa: BLE001 -- whoever runs us looks at them
                 self.failures.append(error)
+            finally:
+                with self._lock:
+                    self._busy -= 1

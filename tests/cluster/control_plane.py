@@ -27,7 +27,7 @@ class ControlPlane:
     def __init__(self, binary: Path, folder: Path) -> None:
         self._binary = binary
         self._folder = folder
-        self._etcd_port, peer, self.port = _free_port(), _free_port(), _free_port()
+        self._etcd_port, peer, self.port = free_port(), free_port(), free_port()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         subprocess.run(
             ["openssl", "genrsa", "-out", folder / "sa.key", "2048"],
@@ -65,6 +65,11 @@ class ControlPlane:
             "--max-mutating-requests-inflight=2000",
             "--endpoint-reconciler-type=none",
         ]
+
+    @property
+    def token(self) -> str:
+        """The administrator's."""
+        return _ADMIN
 
     @property
     def authority(self) -> Path:
@@ -177,7 +182,8 @@ class Client:
         self._connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
 import trio
 
 
@@ -67,3 +70,13 @@ class CuttingProxy:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def proxy_of(port: int) -> AsyncIterator[CuttingProxy]:
+    """One that runs."""
+    proxy = CuttingProxy(port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        yield proxy
+        nursery.cancel_scope.cancel()

@@ -105,7 +105,13 @@ class Judge:
                 into.compare(entity.pod_name, wanted, REASONS[code], self._ages[i])
 
 
-def agent_of(account: Account, monkeypatch: pytest.MonkeyPatch, port: int, folder: Path) -> Agent:
+def agent_of(
+    account: Account,
+    monkeypatch: pytest.MonkeyPatch,
+    port: int,
+    folder: Path,
+    clock: Callable[[], int] = time.time_ns,
+) -> Agent:
     """An agent in a pod of node n00000, without listeners and without a source."""
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
@@ -119,7 +125,7 @@ def agent_of(account: Account, monkeypatch: pytest.MonkeyPatch, port: int, folde
         "health": {"listen": None},
         "history": {"flows": 400_000},
     }
-    return Agent(parse_config(values, {}), EventLog(write=lambda _: None))
+    return Agent(parse_config(values, {}), EventLog(write=lambda _: None), clock=clock)
 
 
 Meddle: TypeAlias = Callable[[], Awaitable[None]]
@@ -238,5 +244,33 @@ async def test_faults_make_names_late_but_not_wrong(
     # time between: flows of that time have no names, as those could be wrong.
     assert not judge.later.wrong
     assert {"expired"} >= judge.later.unknown.keys()
+    assert not judge.in_the_end.wrong
+    assert not judge.in_the_end.unknown
+
+
+@pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
+async def test_a_clock_that_is_set_makes_no_name_wrong(
+    control_plane: ControlPlane,
+    account: Account,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tell: Tell,
+    hours: int,
+) -> None:
+    step = 0
+
+    async def meddle() -> None:
+        nonlocal step
+        await trio.sleep(4)
+        step = hours * 3600 * 10**9
+
+    agent = agent_of(
+        account, monkeypatch, control_plane.port, tmp_path, lambda: time.time_ns() + step
+    )
+    play = Play(control_plane, account, agent, 500, 10)
+    judge, _ = await play.run(12.0, 30, meddle)
+    tell(f"clock set by {hours} h: names at once: {judge.at_once}, later: {judge.later}")
+    assert not judge.later.wrong
+    assert judge.later.share() <= 0.01
     assert not judge.in_the_end.wrong
     assert not judge.in_the_end.unknown

@@ -176,6 +176,9 @@ def test_flows_and_drops_of_pods_are_seen_by_hubble_and_counted_by_metrics(
         assert books["balanced"]
         assert books["stages"]["probes"]["in"] > 0
         assert node.page(10094, "/readyz") == "ok\n"
+        for probe in ("traffic", "drops", "tcp", "dns"):
+            working = {"probe": probe, "state": "works"}
+            assert node.samples(10093, "ciliary_probe_state", **working) == 1
     assert node.process.returncode == 0
     with inside(lab.node):
         assert [attached(i, hook) for i in indices for hook in (TCX_INGRESS, TCX_EGRESS)] == [

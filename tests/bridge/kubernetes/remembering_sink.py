@@ -15,6 +15,7 @@ class RememberingSink:
     objects: dict[type[Object], dict[Key, Object]] = field(default_factory=dict)
     told: list[tuple[type[Object], list[Key], list[Key], int]] = field(default_factory=list)
     synced_after: int | None = None
+    ahead: int = 0
 
     def apply(
         self, kind: type[Object], changed: Sequence[Object], removed: Sequence[Key], at: int
@@ -25,6 +26,9 @@ class RememberingSink:
         for thing in changed:
             known[thing.key] = thing
         self.told.append((kind, [thing.key for thing in changed], list(removed), at))
+
+    def clock_is_ahead(self, by: int) -> None:
+        self.ahead = by
 
     def synced(self) -> None:
         assert self.synced_after is None

@@ -309,3 +309,25 @@ async def test_a_part_that_is_started_again_goes_on_with_what_it_knew(
         assert not sink.names(CiliumIdentity)
         assert [("default", "goes")] == sink.removed(Pod)
         nursery.cancel_scope.cancel()
+
+
+async def test_who_may_not_know_what_is_defined_does_without_cilium(
+    autojump_clock: MockClock,
+) -> None:
+    async with scene(pods=1) as it:
+        it.server.answers[CILIUM] = [Answer(403, b'{"code": 403}')] * 100
+        await it.ready.wait()
+        assert {"p0"} == it.sink.names(Pod)
+        assert not it.source.complaint()
+
+
+async def test_a_server_that_does_not_say_what_is_defined_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with scene(pods=1) as it:
+        it.server.answers[CILIUM] = [Answer(500, b'{"code": 500, "message": "etcd is ill"}')] * 3
+        await trio.sleep(0.01)
+        assert "etcd is ill" in it.source.complaint()
+        assert it.sink.synced_after is None
+        await it.ready.wait()
+        assert not it.source.complaint()

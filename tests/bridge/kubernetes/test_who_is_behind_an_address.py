@@ -15,10 +15,10 @@ from bridge.kubernetes.sink import SINCE_EVER
 from parsers.address_table import ADDRESS
 from parsers.addresses import parse_address
 from parsers.conversations import Conversations
-from parsers.directory import EXPIRED, NOT_IN_SCOPE, Directory
+from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory
 from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION
-from tests.bridge.kubernetes.times import SECOND
+from tests.bridge.kubernetes.times import SECOND, text_of
 
 NOW = 1_790_000_000 * SECOND
 
@@ -366,3 +366,54 @@ def test_where_only_pods_of_the_node_are_watched_endpoint_slices_name_others() -
     assert cluster.entity("10.0.1.7").pod_name == ""
     assert cluster.directory.reason(packed("10.0.1.7"), cluster.now) == EXPIRED
     assert len(cluster.names) == 0
+
+
+def test_who_is_near_a_pod_is_unknown_and_not_the_world() -> None:
+    cluster = Cluster()
+    cluster.pod("web-1", "10.0.0.1", status={"podIPs": [{"ip": "fd00:1::1"}]})
+    near = [cluster.directory.reason(packed(a), NOW) for a in ("10.0.0.2", "fd00:1::ffff")]
+    assert near == [UNKNOWN_ADDRESS] * 2
+    assert cluster.entity("10.0.0.2").identity == 0
+    assert cluster.entity("10.0.1.2").labels == ("reserved:world",)
+
+
+def test_what_is_kept_of_pods_that_are_gone_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.kubernetes.names._RECLAIMED", 100)
+    cluster = Cluster()
+    for number in range(1000):
+        if number % 100 == 0:
+            cluster.names.apply(
+                objects.Pod, [], [("shop", f"pod-{n}") for n in range(number - 100, number)],
+                cluster.now,
+            )  # fmt: skip
+        cluster.now += SECOND
+        pod = objects.Pod(
+            objects.Metadata(f"pod-{number}", "shop"),
+            objects.PodSpec(node_name="node-a"),
+            objects.PodStatus("Running", pod_ip=f"10.0.0.{number % 100}"),
+        )
+        cluster.names.apply(objects.Pod, [pod], [], cluster.now)
+        while cluster.directory.forget(cluster.now - 60 * SECOND):
+            pass
+        cluster.names.reclaim(cluster.now - 60 * SECOND)
+    assert len(cluster.directory.owners) < 400
+    assert cluster.entity("10.0.0.99").pod_name == "pod-999"
+
+
+def test_a_service_has_its_address_since_it_was_made_and_its_changes_since_they_are_heard() -> None:
+    cluster = Cluster()
+    spec = {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}
+    old = {"name": "old", "namespace": "shop", "creationTimestamp": text_of(NOW - 60 * SECOND)}
+    cluster.tell(objects.Service, metadata=old, spec=spec)
+    cluster.now += 10 * SECOND + SECOND // 2
+    cluster.tell(objects.Service, metadata=old, spec={**spec, "ports": [{"port": 443}]})
+    cluster.now += SECOND
+    cluster.gone(objects.Service, ("shop", "old"))
+    new = {**old, "name": "new", "creationTimestamp": text_of(cluster.now)}
+    cluster.now += SECOND // 4
+    cluster.tell(objects.Service, metadata=new, spec=spec)
+    shown = []
+    for seconds in (-50, 5, 10.75, 12):
+        cluster.now = NOW + int(seconds * SECOND)
+        shown.append(cluster.services("10.96.0.1"))
+    assert shown == [{80: "shop/old"}, {80: "shop/old"}, {443: "shop/old"}, {80: "shop/new"}]
