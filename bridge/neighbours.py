@@ -17,7 +17,7 @@ from api.hubble.peers import Peer, Peers
 from api.metrics.departed import DepartedPods
 from bridge.addresses import split_address
 from bridge.config import Config
-from bridge.kubernetes.names import NodeFacts
+from bridge.kubernetes.nodes import NodeFacts
 
 
 class Neighbours:

@@ -32,7 +32,7 @@ NamePair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 
 _ENTITY_CACHE = 1 << 14
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
-_VERSIONS = 1 << 14
+_VERSIONS, _ATTEMPTS = 1 << 14, 64
 
 _ANSWER = (
     "source_entity", "destination_entity", "names", "source_frontends", "destination_frontends",
@@ -412,20 +412,25 @@ class Conversations:
         return found
 
     def _add_versions(self, first: U32, answer: U32) -> U32:
-        """Further rows of keys, of which at most 16,383 are in use at a time."""
+        """Further rows of keys; of one that has 16,383 in use, the first again."""
         keys = self.rows[first]
         newest = self.rows["absent"][self._next[first]] >> _VERSION_SHIFT
-        rows = np.zeros(len(first), dtype=np.uint32)
-        left = np.arange(len(first))
-        while len(left):
+        rows, left = first.copy(), np.arange(len(first))
+        for _ in range(_ATTEMPTS):
             newest[left] = newest[left] % (_VERSIONS - 1) + 1
             keys["absent"] = self.rows["absent"][first] | newest << _VERSION_SHIFT
-            rows[left], made = self._keys.lookup(np.ascontiguousarray(keys[left]))
+            found, made = self._keys.lookup(np.ascontiguousarray(keys[left]))
             self._begin(made)
-            left = left[~np.isin(rows[left], made)]  # numbers that are still in use
-        self._answers[rows], self._first[rows] = answer, first
-        self._next[rows], self._next[first] = self._next[first], rows
-        self._versions += len(rows)
+            new = np.isin(found, made)  # not a number that is still in use
+            rows[left[new]] = found[new]
+            left = left[~new]
+            if not len(left):
+                break
+        new = rows != first
+        added, first = rows[new], first[new]
+        self._answers[added], self._first[added] = answer[new], first
+        self._next[added], self._next[first] = self._next[first], added
+        self._versions += len(added)
         return rows
 
 

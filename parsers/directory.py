@@ -194,8 +194,11 @@ class Directory:
         self.changes.addresses([(address, since) for address, _, since in changes])
 
     def set_frontends(self, number: int, address: bytes, since: int) -> None:
-        """From ``since`` (ns; 0: ever) on ``address`` has ``frontends[number]``; 0: none."""
-        self._addresses.set(address, number, since or EVER, _FRONTENDS)
+        """From ``since`` (ns; 0: ever) on ``address`` has ``frontends[number]``; 0: none.
+
+        For good, whatever later changes were known.
+        """
+        self._addresses.set(address, number, since or EVER, _FRONTENDS, lasting=True)
         self.changes.addresses([(address, since or EVER)])
 
     def set_host_port(self, number: int, address: bytes, port: int, since: int) -> None:

@@ -30,6 +30,10 @@ REMEMBERED: Final = 300 * 10**9
 _WAITED = 2 * 10**9  # ns; whoever began earlier than that before an end waited for it
 
 
+BY_SLICE, BY_POD, BY_CILIUM_NODE, BY_NODE, BY_API_SERVER = range(5)
+"""Kinds of claims, the strongest last."""
+
+
 class Rank(NamedTuple):
     """Of a claim. ``kind``: the higher is the stronger. ``ends``: when its object has to be
     gone, 0 while it may stay; ``began``: when it may have got the address, 0 if unknown (ns).

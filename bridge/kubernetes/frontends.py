@@ -51,7 +51,7 @@ class ServiceFrontends:
             spec.load_balancer_ip, *ingress,
         )  # fmt: skip
         began = nanoseconds(service.metadata.creation_timestamp)
-        since = min(began, at) if began else at
+        since = min(began, at) if began and key not in self._headless else at
         self._set("service", key, key, dict.fromkeys(addresses, ports), since)
         headless = spec.cluster_ip == _HEADLESS
         self._headless[key] = headless

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from bridge.kubernetes.label_filter import SOURCE, LabelFilter
 from bridge.kubernetes.objects import Labels, Pod
@@ -11,9 +11,12 @@ from bridge.kubernetes.workloads import workload_of
 from parsers.addresses import parse_address
 from parsers.entities import Workload
 
+T = TypeVar("T")
+
 MOST_LABELS = 256
 """Labels of one pod, or namespace, that count; more are no use to anybody."""
 
+_SHARED = 1 << 14  # objects that equal ones are replaced by
 _ENDED = frozenset({"Succeeded", "Failed"})  # phases: the addresses were given back
 
 
@@ -36,6 +39,31 @@ class PodFacts(NamedTuple):
     began: int
     ends: int
     alive: bool
+
+
+class Shared:
+    """The first of equal objects, for all that are equal to it.
+
+    Pods of one workload have nearly everything in common.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[Any, Any] = {}
+
+    def facts(self, facts: PodFacts) -> PodFacts:
+        """Facts that equal these."""
+        return facts._replace(
+            labels=self._of(facts.labels),
+            service_account=self._of(facts.service_account),
+            workloads=self._of(facts.workloads),
+            node=self._of(facts.node),
+        )
+
+    def _of(self, value: T) -> T:
+        if len(self._first) >= _SHARED:
+            self._first.clear()
+        first: T = self._first.setdefault(value, value)
+        return first
 
 
 def facts_of(pod: Pod, counts: LabelFilter) -> PodFacts:

@@ -14,7 +14,7 @@ from api.metrics.departed import DELAY, DepartedPods
 from api.metrics.hubble import HubbleMetrics
 from api.v1.peer import peer_pb2
 from bridge.config import parse_config
-from bridge.kubernetes.names import NodeFacts
+from bridge.kubernetes.nodes import NodeFacts
 from bridge.neighbours import Neighbours
 
 NODES = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsers.addresses import parse_address
 from parsers.conversations import Conversations
 from parsers.details import Service
-from parsers.directory import Directory, LocalEndpoint
+from parsers.directory import Answers, Directory, LocalEndpoint
 from parsers.entities import Entities, Entity
 from parsers.flow_batch import ABSENT_SOURCE, CONVERSATION
 
@@ -140,6 +141,57 @@ def test_versions_between_that_no_flow_has_are_freed() -> None:
             table.reclaim(in_use)
             assert len(table) == 1 + 2  # the first and the newest
             assert named(table, directory, 10 * number + 7) == [f"pod-{number}"]
+
+
+def test_a_conversation_may_have_more_answers_than_there_are_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("parsers.conversations._VERSIONS", 8)
+    table, directory = Conversations(Entities()), Directory()
+    shown = []
+    for number in range(1, 20):
+        directory.set_endpoint(pod(number), (A,), since=10 * number)
+        shown += named(table, directory, 10 * number + 5)
+    assert shown[:8] == [f"pod-{number}" for number in range(1, 9)]
+    assert set(shown[8:]) == {"pod-1"}
+
+
+class CountingDirectory(Directory):
+    """Counts the addresses that it is asked for."""
+
+    asked = 0
+
+    def at(self, addresses: np.ndarray, time: np.ndarray) -> Answers:
+        self.asked += len(addresses)
+        return super().at(addresses, time)
+
+
+def test_a_change_of_one_address_voids_what_is_known_of_it_alone() -> None:
+    table, directory = Conversations(Entities()), CountingDirectory()
+    directory.set_endpoint(pod(1), (A,), since=0)
+    others = [packed(f"10.1.{n >> 8}.{n & 255}") for n in range(1000)]
+    keys = np.concatenate([key_of(A, B), *(key_of(other, B) for other in others)])
+    table.lookup(keys, np.full(len(keys), 5), directory)
+    generation, directory.asked = table.generation, 0
+    directory.set_endpoint(pod(2), (A,), since=10)
+    rows = table.lookup(keys, np.full(len(keys), 15), directory)
+    assert table.entities[int(table.source_entity[rows[0]])].pod_name == "pod-2"
+    assert 2 <= directory.asked <= 2 * 3  # some others share its bucket
+    assert table.generation == generation  # whoever keeps something by row may go on
+
+
+def test_labels_of_an_identity_that_come_late_are_shown_from_then_on() -> None:
+    table, directory = Conversations(Entities()), CountingDirectory()
+    key = key_of()
+    key["source_identity"] = 1234
+    keys = np.concatenate([key, *(key_of(packed(f"10.1.0.{n}"), B) for n in range(100))])
+    first = table.lookup(keys, np.full(len(keys), 5), directory)
+    directory.asked = 0
+    directory.set_identities({1234: ("k8s:app=web",)})
+    again = table.lookup(keys, np.full(len(keys), 6), directory)
+    assert directory.asked == 2
+    entities = [table.entities[int(table.source_entity[rows[0]])] for rows in (first, again)]
+    assert [entity.labels for entity in entities] == [(), ("k8s:app=web",)]
 
 
 events = st.tuples(st.just("event"), st.integers(0, 3), st.integers(0, 3))

@@ -18,7 +18,7 @@ from parsers.conversations import Conversations
 from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory
 from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION
-from tests.bridge.kubernetes.times import SECOND
+from tests.bridge.kubernetes.times import SECOND, text_of
 
 NOW = 1_790_000_000 * SECOND
 
@@ -398,3 +398,22 @@ def test_what_is_kept_of_pods_that_are_gone_is_freed(monkeypatch: pytest.MonkeyP
         cluster.names.reclaim(cluster.now - 60 * SECOND)
     assert len(cluster.directory.owners) < 400
     assert cluster.entity("10.0.0.99").pod_name == "pod-999"
+
+
+def test_a_service_has_its_address_since_it_was_made_and_its_changes_since_they_are_heard() -> None:
+    cluster = Cluster()
+    spec = {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}
+    old = {"name": "old", "namespace": "shop", "creationTimestamp": text_of(NOW - 60 * SECOND)}
+    cluster.tell(objects.Service, metadata=old, spec=spec)
+    cluster.now += 10 * SECOND + SECOND // 2
+    cluster.tell(objects.Service, metadata=old, spec={**spec, "ports": [{"port": 443}]})
+    cluster.now += SECOND
+    cluster.gone(objects.Service, ("shop", "old"))
+    new = {**old, "name": "new", "creationTimestamp": text_of(cluster.now)}
+    cluster.now += SECOND // 4
+    cluster.tell(objects.Service, metadata=new, spec=spec)
+    shown = []
+    for seconds in (-50, 5, 10.75, 12):
+        cluster.now = NOW + int(seconds * SECOND)
+        shown.append(cluster.services("10.96.0.1"))
+    assert shown == [{80: "shop/old"}, {80: "shop/old"}, {443: "shop/old"}, {80: "shop/new"}]
