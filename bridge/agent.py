@@ -25,7 +25,13 @@ from api.hubble.node import LocalNode
 from api.hubble.observer import Observer
 from api.hubble.peers import Peer, Peers
 from api.hubble.services import services_of
-from api.metrics.agent import AgentMetrics, GuessedHeaders, SeriesCollector, watch_loop_lag
+from api.metrics.agent import (
+    AgentMetrics,
+    GuessedHeaders,
+    ProbeStates,
+    SeriesCollector,
+    watch_loop_lag,
+)
 from api.metrics.departed import DepartedPods
 from api.metrics.exposition import Writable
 from api.metrics.hubble import HubbleMetrics
@@ -114,6 +120,7 @@ class Agent:
         self.path.followers.append(lambda parsed: unnamed.count(parsed.flows))
         self.switch = SourceSwitch(config.source, self.path, log)
         self.probes = Probes(config.native_probes, self._take_probes, log)
+        self.registry.register(ProbeStates(self.probes.states))
         self.client = MonitorClient(
             config.cilium.socket,
             self.switch.deliver,

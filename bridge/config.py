@@ -35,6 +35,7 @@ from bridge.addresses import is_loopback, split_address
 from bridge.kubernetes.label_filter import LabelFilter
 from bridge.os_errors import reason_of
 from bridge.source_switch import Choice
+from native_probes.custom import CustomSettings, FieldType, record_layout
 from native_probes.drops import DEFAULT_QUIET
 from native_probes.interfaces import InterfacePatterns
 from native_probes.source import SourceSettings
@@ -205,6 +206,39 @@ class Kubernetes(_Section):
         return self
 
 
+class CustomProbe(_Section):
+    """A program that the user brings; docs/reference/probes/custom.md."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = Field(
+        description="By which it is spoken of."
+    )
+    source: Path = Field(description="The C file.")
+    ring: str = Field(description="Name of its ring.")
+    record: dict[str, FieldType] = Field(
+        description="Fields of the ring's records, in their order, and their types."
+    )
+    lost: str = Field(
+        default="", description="Name of its per-CPU counter of records that found no room."
+    )
+
+    @model_validator(mode="after")
+    def _is_a_record(self) -> CustomProbe:
+        if self.name in {*get_args(ProbeName), *get_args(OptionalProbeName)}:
+            raise ValueError(f"{self.name} is the name of another probe")
+        try:
+            record_layout(self.settings)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def settings(self) -> CustomSettings:
+        """What the probe is made of."""
+        return CustomSettings(
+            self.name, self.source, self.ring, tuple(self.record.items()), self.lost
+        )
+
+
 class NativeProbes(_Section):
     """Own probes, the source where there is no Cilium."""
 
@@ -243,6 +277,11 @@ class NativeProbes(_Section):
         description="What loads the programs. bcc compiles them here, which wants its package and "
         "the kernel's headers; for kernels without type information. It has the traffic probe "
         "alone.",
+    )
+    custom: tuple[CustomProbe, ...] = Field(
+        default=(),
+        description="Programs of your own, which bcc compiles: name, source, ring, record, lost; "
+        "see probes/custom.md.",
     )
     pins: Path | None = Field(
         default=None,

@@ -10,13 +10,12 @@ import trio
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
-from native_probes import dns, drops, netfilter, sockets, tcp
+from native_probes import custom, dns, drops, netfilter, sockets, tcp
 from native_probes.bcc_engine import BccEngine
 from native_probes.engine import Engine, LibbpfEngine
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
 from native_probes.pins import PinFolder
-from native_probes.report import Finding
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficSettings
@@ -36,6 +35,7 @@ def source_settings(config: NativeProbes) -> SourceSettings:
         dns.NAME: partial(dns.DnsProbe, settings=dns.DnsSettings()),
     }
     families |= {name: start for name, start in optional.items() if name in config.optional}
+    families |= {c.name: partial(custom.CustomProbe, settings=c.settings) for c in config.custom}
     return SourceSettings(
         traffic=TrafficSettings(
             flows=config.flows,
@@ -93,9 +93,11 @@ class Probes:
             with suppress(OSError):  # no folder, or no right to it: then there are no pins of ours
                 await trio.to_thread.run_sync(self._pins.remove_all)
 
-    def findings(self) -> tuple[Finding, ...]:
-        """How each probe did when they ran last."""
-        return self._source.findings() if self._source is not None else ()
+    def states(self) -> list[tuple[str, str]]:
+        """Name and state of each probe, as it was when they ran last."""
+        if self._source is None:
+            return []
+        return [(finding.probe, finding.state) for finding in self._source.findings()]
 
     def covered(self) -> int:
         """How many interfaces are observed now."""

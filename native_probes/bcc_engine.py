@@ -15,6 +15,7 @@ import errno
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,16 +84,21 @@ class BccProbe:
 
 
 def compiled(name: str, source: Path, flags: list[str]) -> BccProbe:
-    """A source file as programs and maps. Raises ``ProbeUnavailableError``."""
+    """A source file as programs and maps.
+
+    Raises ``ProbeUnavailableError``, and ``OSError`` when the file cannot be read.
+    """
     bcc = _module()
+    said: list[str] = []
+    text = source.read_bytes()  # of str it warns
     try:
-        text = source.read_bytes()  # of str it warns
-        with _silence():
+        with _silence(said):
             loaded = bcc.BPF(text=text, cflags=["-DCILIARY_BCC", "-Wno-everything", *flags])
     except Exception as error:  # noqa: BLE001 -- bcc raises Exception itself
         release = os.uname().release
         raise ProbeUnavailableError(
-            f"bcc does not compile {source.name} ({' '.join(str(error).split())})",
+            f"bcc does not compile {source.name} "
+            f"({said[0] if said else ' '.join(str(error).split())})",
             f"install the headers of this kernel ({release}), or name their folder in "
             "BCC_KERNEL_SOURCE; bcc wants CAP_SYS_ADMIN, too",
         ) from None
@@ -129,13 +135,17 @@ def _module() -> Any:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """The compiler writes to our standard error, which is the log; what matters it raises."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+def _silence(said: list[str] | None = None) -> Iterator[None]:
+    """The compiler writes to our standard error, which is the log; ``said`` gets its errors."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as instead:
+        os.dup2(instead.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            if said is not None:
+                instead.seek(0)
+                lines = instead.read().decode(errors="replace").splitlines()
+                said += [line.split("main.c:")[-1] for line in lines if " error: " in line]

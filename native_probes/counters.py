@@ -121,3 +121,10 @@ def possible_cpus() -> int:
     """CPUs that the kernel may ever have; per-CPU maps have a value for each."""
     text = Path("/sys/devices/system/cpu/possible").read_text()
     return int(text.strip().replace(",", "-").split("-")[-1]) + 1
+
+
+def per_cpu_sum(map_fd: int) -> int:
+    """The first entry of a per-CPU array of 64-bit counters."""
+    value = np.zeros(possible_cpus(), np.uint64)
+    syscalls.look_up(map_fd, np.zeros(1, "<u4"), value)
+    return int(value.sum())

@@ -121,7 +121,12 @@ class ProbeSource:
         if not is_whole_machine():
             self._namespaces = await self._find_namespaces()
         try:
-            await trio.to_thread.run_sync(self._start)
+            try:
+                await trio.to_thread.run_sync(self._start)
+            except ProbeUnavailableError:
+                # beside a cancellation, an error would go where nobody expects it
+                await trio.lowlevel.checkpoint_if_cancelled()
+                raise
             traffic = self._families.get(TRAFFIC)
             if isinstance(traffic, TrafficProbe):
                 # here, as its thread acts in the network namespace of this one

@@ -82,6 +82,13 @@ def tcx_interface(link: int) -> int:
     return int(info[4])
 
 
+def map_entries(map_fd: int) -> int:
+    """``max_entries`` of a map: of a ring, its bytes."""
+    info = np.zeros(32, "<u4")  # struct bpf_map_info
+    bpf(_OBJ_GET_INFO_BY_FD, bytearray(struct.pack("IIQ", map_fd, info.nbytes, _address(info))))
+    return int(info[4])
+
+
 def pin(fd: int, path: Path) -> None:
     """Give a map or link a name in a BPF file system, by which it outlives its fds."""
     name = np.frombuffer(os.fsencode(path) + b"\0", "u1")

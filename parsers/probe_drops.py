@@ -76,8 +76,9 @@ VERDICT_RECORD = np.dtype(
 )
 """``struct verdict_record`` of ``bpf/netfilter.h``."""
 
-SAME_DROP_NS = 1_000_000
-"""A drop and a verdict about the same address are of one packet if they are this close."""
+SAME_DROP_NS = 100_000_000
+"""A verdict farther from a drop is of another packet; they are some microseconds apart, and more
+when names of functions are worked out between."""
 
 HOOKS = ("", "PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 """Netfilter's hooks by ``hook``; 0 is no hook, or none that the stack shows."""
@@ -169,7 +170,8 @@ class DropFlows:
         flow_class["l4_type"] = np.where(icmp, drops["l4_type"], chunk)
         flow_class["l4_code"] = np.where(icmp, drops["l4_code"], 0)
         flows.site[:] = self._extensions[site]
-        self._set_extensions(found, drops, decided_by(drops, verdicts))
+        decided = decided_by(drops, verdicts) if len(verdicts) else {}
+        self._set_extensions(found, drops, decided)
         found.time[:] = drops["time_ns"]
         found.packets[:] = drops["segments"]
         found.bytes[:] = drops["length"]
@@ -224,16 +226,17 @@ class DropFlows:
 
 
 def decided_by(drops: Columns, verdicts: Columns) -> dict[int, Extension]:
-    """Rows of drops, and which chain decided them. The verdict comes right behind its drop."""
-    if not len(verdicts):
-        return {}
-    of_packet = {int(verdict["packet"]): verdict for verdict in verdicts}
+    """Rows of drops, and which chain decided them: that of the nearest verdict.
+
+    A packet's memory is used again at once, so an address alone does not tell.
+    """
     found: dict[int, Extension] = {}
-    for row in (drops["hook"] != 0).nonzero()[0].tolist():
-        verdict = of_packet.get(int(drops["packet"][row]))
-        if verdict is None:
-            continue
-        if 0 <= int(verdict["time_ns"]) - int(drops["time_ns"][row]) <= SAME_DROP_NS:
+    for row in np.isin(drops["packet"], verdicts["packet"]).nonzero()[0].tolist():
+        of_packet = verdicts[verdicts["packet"] == drops["packet"][row]]
+        apart = np.abs(of_packet["time_ns"].astype(np.int64) - int(drops["time_ns"][row]))
+        nearest = int(apart.argmin())
+        if apart[nearest] <= SAME_DROP_NS:
+            verdict = of_packet[nearest]
             found[row] = (
                 ("netfilter_chain", verdict["chain"].decode("utf-8", "replace")),
                 ("netfilter_table", verdict["table"].decode("utf-8", "replace")),

@@ -139,6 +139,27 @@ class GuessedHeaders(Collector):
         yield family
 
 
+class ProbeStates(Collector):
+    """How each of the own probes does; ``states`` tells its name and one of ``STATES``."""
+
+    STATES: Final = ("works", "degraded", "no")
+
+    def __init__(self, states: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        """The family with the values of now."""
+        family = GaugeMetricFamily(
+            "ciliary_probe_state",
+            "1 for the state that an own probe is in; ciliary doctor says why.",
+            labels=("probe", "state"),
+        )
+        for probe, found in self._states():
+            for state in self.STATES:
+                family.add_metric((probe, state), state == found)
+        yield family
+
+
 class SeriesCollector(Collector):
     """Series of ``hubble_*`` metrics, and what was counted apart from them.
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from api.metrics.agent import AgentMetrics, GuessedHeaders, SeriesCollector
+from api.metrics.agent import AgentMetrics, GuessedHeaders, ProbeStates, SeriesCollector
 from api.metrics.classes import MetricClasses
 from api.metrics.context import IDENTIFIERS, LABELS
 from api.metrics.departed import DELAY
@@ -175,6 +175,7 @@ def _agent() -> Iterator[Entry]:
     agent = AgentMetrics(registry, ledger, "")
     registry.register(SeriesCollector(lambda: HubbleMetrics(()).families))
     registry.register(GuessedHeaders(lambda: 0))
+    registry.register(ProbeStates(tuple))
     registry.register(UnnamedSides())
     registry.register(CorrectedFlows(lambda: 0))
     agent.source_connected.labels("")

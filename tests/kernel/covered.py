@@ -95,14 +95,28 @@ class Counting:
         return chosen(np.concatenate(self._totals), **wanted)
 
     def equals_the_interface(self, pod: Pod) -> None:
-        """Flows, totals and the interface's own counters agree; asked when it is quiet."""
+        """Flows, totals and the interface's own counters agree, once nothing is under way."""
         ifindex = self.lab.ifindex(pod.interface)
-        reports = self.reports(ifindex=ifindex)
-        shown = self._interfaces()
-        for of in (reports, self.totals(ifindex=ifindex)):
-            for point in (POINT_INGRESS, POINT_EGRESS):
-                rows = chosen(of, point=point)
-                assert shown[ifindex, point] == (rows["skbs"].sum(), rows["bytes"].sum())
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            shown = {at: counts for at, counts in self._interfaces().items() if at[0] == ifindex}
+            flows = _by_point(self.reports_now(ifindex=ifindex))
+            totals = _by_point(self.totals(ifindex=ifindex))
+            if shown == flows == totals:
+                return
+            time.sleep(0.01)
+        assert shown == flows
+        assert shown == totals
+
+
+def _by_point(rows: Columns) -> dict[tuple[int, int], tuple[int, int]]:
+    """Packets and bytes by interface and point, of one interface."""
+    return {
+        (int(ifindex), point): (int(of["skbs"].sum()), int(of["bytes"].sum()))
+        for ifindex in np.unique(rows["ifindex"])
+        for point in (POINT_INGRESS, POINT_EGRESS)
+        for of in [chosen(rows, point=point)]
+    }
 
 
 def chosen(rows: Columns, **wanted: int) -> Columns:

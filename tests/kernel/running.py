@@ -75,7 +75,10 @@ class Running:
 async def running(
     lab: Lab, settings: SourceSettings | None = None, hooks: TcHooks | None = None
 ) -> AsyncIterator[Running]:
-    """Starts in the node; at the end everything is detached, and ``batches`` is complete."""
+    """Starts in the node, where the loop stays meanwhile.
+
+    At the end everything is detached, and ``batches`` is complete.
+    """
     log = Quiet()
     batches: list[ProbeBatch] = []
     source = ProbeSource(settings or SourceSettings(), batches.append, log, hooks=hooks)
@@ -83,8 +86,8 @@ async def running(
     async def run(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         await source.run(task_status.started)
 
-    async with trio.open_nursery() as nursery:
-        with inside(lab.node):
+    with inside(lab.node):
+        async with trio.open_nursery() as nursery:
             await nursery.start(run)
-        yield Running(source, log, batches)
-        nursery.cancel_scope.cancel()
+            yield Running(source, log, batches)
+            nursery.cancel_scope.cancel()

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from native_probes.syscalls import TCX_EGRESS, TCX_INGRESS, attached
 from tests import fixtures
 from tests.kernel.lab import Lab, inside, run
+from tests.kernel.name_server import dig, dnsmasq
 from tests.kernel.senders import send_udp
 from tests.programs import built
 
@@ -175,11 +176,51 @@ def test_flows_and_drops_of_pods_are_seen_by_hubble_and_counted_by_metrics(
         assert books["balanced"]
         assert books["stages"]["probes"]["in"] > 0
         assert node.page(10094, "/readyz") == "ok\n"
+        for probe in ("traffic", "drops", "tcp", "dns"):
+            working = {"probe": probe, "state": "works"}
+            assert node.samples(10093, "ciliary_probe_state", **working) == 1
     assert node.process.returncode == 0
     with inside(lab.node):
         assert [attached(i, hook) for i in indices for hook in (TCX_INGRESS, TCX_EGRESS)] == [
             [], [], [], [],
         ]  # fmt: skip
+
+
+def test_names_and_connections_of_pods_are_seen_by_hubble_and_counted_by_metrics(
+    lab: Lab, tmp_path: Path
+) -> None:
+    client, server = lab.add_pod(), lab.add_pod()
+    with agent(lab, tmp_path) as node:
+        until(lambda: node.has_said("source.changed", "probes"))
+        until(lambda: node.samples(10093, "ciliary_interfaces_covered") == len(lab.pods))
+        with dnsmasq(server):
+            at = f"@{server.ipv4}"
+            assert "192.0.2.7" in dig(client, at, "+tcp", "www.shop.test", "A")
+            assert "NXDOMAIN" in dig(client, at, "+notcp", "nothing.shop.test", "AAAA")
+
+        def named() -> list[dict[str, Any]]:
+            flows = node.observe("--last", "10000", "--type", "l7", "--protocol", "dns")
+            return flows if len(flows) >= 4 else []
+
+        summaries = [flow["Summary"] for flow in until(named)]
+        assert summaries[0] == "DNS Query www.shop.test. A"
+        assert summaries[1].startswith('DNS Answer "192.0.2.')
+        assert summaries[2] == "DNS Query nothing.shop.test. AAAA"
+        assert summaries[3].startswith("DNS Answer RCode: Non-Existent Domain")
+        asked = {"qtypes": "AAAA"}
+        assert node.samples(9965, "hubble_dns_queries_total", **asked) == 1
+        answered = {**asked, "rcode": "Non-Existent Domain"}
+        assert node.samples(9965, "hubble_dns_responses_total", **answered) == 1
+
+        def of_socket() -> set[str]:
+            flows = node.observe("--last", "10000", "--type", "trace-sock", "--port", "53")
+            told = {fields_of(flow)["tcp_event"] for flow in flows}
+            return told if {"open", "close"} <= told else set()
+
+        until(of_socket)
+        books = json.loads(node.page(10094, "/debug/ledger"))
+        assert books["balanced"]
+    assert node.process.returncode == 0
 
 
 def test_cilium_that_comes_and_goes_is_followed(lab: Lab, tmp_path: Path) -> None:

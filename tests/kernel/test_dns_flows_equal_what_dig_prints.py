@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -23,45 +18,11 @@ from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_pipeline import ProbePipeline
 from tests.kernel.lab import Lab, Pod, inside
+from tests.kernel.name_server import dig, dnsmasq
 from tests.kernel.running import Running, running
-from tests.kernel.tracing import address, listening, wait_for
+from tests.kernel.tracing import address, listening
 
 SETTINGS = SourceSettings(families={"dns": lambda place: DnsProbe(place, DnsSettings())})
-
-
-@contextmanager
-def dnsmasq(pod: Pod) -> Iterator[None]:
-    """A name server in a pod, until it answers."""
-    command = [
-        "ip", "netns", "exec", pod.namespace, "dnsmasq", "--keep-in-foreground", "--no-resolv",
-        "--no-hosts", "--edns-packet-max=4096", "--conf-file=/dev/null", "--user=root",
-        "--pid-file=", "--local=/test/",
-        "--host-record=www.shop.test,192.0.2.7,2001:db8::7,300",
-        "--host-record=www.shop.test,192.0.2.8",
-        "--cname=alias.shop.test,www.shop.test,60",
-        "--txt-record=long.shop.test," + ",".join(["x" * 200] * 12),
-    ]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        wait_for(lambda: server.poll() is not None or _listens(pod))
-        assert server.poll() is None, server.stderr.read() if server.stderr else ""
-        yield
-    finally:
-        server.kill()
-        server.communicate()
-
-
-def _listens(pod: Pod) -> bool:
-    with inside(pod.namespace):
-        return ":0035 " in Path("/proc/thread-self/net/udp6").read_text()
-
-
-def dig(source: Pod, *arguments: str) -> str:
-    done = subprocess.run(
-        ["ip", "netns", "exec", source.namespace, "dig", "+tries=1", "+timeout=2", *arguments],
-        capture_output=True, text=True, check=False, timeout=30,
-    )  # fmt: skip
-    return done.stdout
 
 
 class Shown:
@@ -84,12 +45,6 @@ class Shown:
         while self._probes.batches:
             self.parse(self._probes.batches.pop(0))
         return [flow for flow in self._flows if flow.l7.dns.query == query]
-
-
-@pytest.fixture(autouse=True)
-def _programs() -> None:
-    for name in ("dig", "dnsmasq"):
-        assert shutil.which(name), f"{name} is wanted: bind9-dnsutils, dnsmasq-base"
 
 
 @pytest.mark.parametrize("family", [4, 6])

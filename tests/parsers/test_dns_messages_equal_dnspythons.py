@@ -13,7 +13,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsers.dns_message import DnsMessage, parse_message, read_name
@@ -88,6 +88,7 @@ def assert_equal(expected: dns.message.Message, read: DnsMessage) -> None:
     assert read.whole
 
 
+@settings(deadline=None)
 @given(messages())
 def test_what_dnspython_writes_we_read_alike(message: dns.message.Message) -> None:
     wire = message.to_wire(max_size=65535)
@@ -95,6 +96,7 @@ def test_what_dnspython_writes_we_read_alike(message: dns.message.Message) -> No
     assert_equal(dns.message.from_wire(wire, one_rr_per_rrset=True), parse_message(wire))
 
 
+@settings(deadline=None)
 @given(messages(), st.data())
 def test_a_message_that_was_cut_gives_what_was_there(
     message: dns.message.Message, data: st.DataObject
@@ -117,6 +119,7 @@ def test_a_message_that_was_cut_gives_what_was_there(
         assert with_all or not read.whole
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=600), st.booleans())
 def test_any_bytes_give_a_message_or_a_protocol_error(data: bytes, cut: bool) -> None:
     try:
@@ -126,6 +129,7 @@ def test_any_bytes_give_a_message_or_a_protocol_error(data: bytes, cut: bool) ->
     assert len(read.types) <= len(data)
 
 
+@settings(deadline=None)
 @given(messages(), st.data())
 def test_a_changed_message_is_read_as_dnspython_reads_it_or_refused(
     message: dns.message.Message, data: st.DataObject

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parsers.dns_stream import EARLY, KEPT, DnsStream, Framed
@@ -40,6 +40,7 @@ def cut_anywhere(draw: st.DrawFn) -> tuple[list[bytes], list[tuple[int, bytes]]]
     return messages, [(start, data[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
+@settings(deadline=None)
 @given(cut_anywhere())
 def test_segments_may_end_anywhere(drawn: tuple[list[bytes], list[tuple[int, bytes]]]) -> None:
     messages, segments = drawn
@@ -57,6 +58,7 @@ def test_a_byte_at_a_time_gives_the_same() -> None:
     assert whole(messages) == found
 
 
+@settings(deadline=None)
 @given(cut_anywhere(), st.randoms())
 def test_segments_may_come_twice_and_in_another_order(
     drawn: tuple[list[bytes], list[tuple[int, bytes]]], random: object
@@ -124,6 +126,7 @@ def test_a_message_that_begins_in_what_was_not_captured_is_lost_and_the_next_is_
     assert whole([b"c" * 100]) == stream.feed(number(len(both)), after, len(after))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.binary(max_size=80), st.integers(0, 80))))
 def test_any_segments_end_in_messages_or_nothing(
     segments: list[tuple[int, bytes, int]],

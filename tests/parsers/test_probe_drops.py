@@ -140,18 +140,20 @@ def test_the_kernels_own_words_go_with_the_flow(parser: Parser) -> None:
 
 
 def test_a_verdict_names_the_chain_of_its_drop_and_of_no_other(parser: Parser) -> None:
-    verdicts = np.zeros(2, VERDICT_RECORD)
-    verdicts["time_ns"], verdicts["packet"] = 1_000_500, [0xF00, 0xF0F]
-    verdicts["table"], verdicts["chain"] = [b"filter", b"nat"], [b"FORWARD", b"POSTROUTING"]
-    dropped = {"reason": 12, "hook": 3, "packet": 0xF00}
+    verdicts = np.zeros(3, VERDICT_RECORD)
+    verdicts["time_ns"] = [1_000_500, 1_002_500, 900_000_000]
+    verdicts["packet"] = [0xF00, 0xF00, 0xF0F]
+    verdicts["table"], verdicts["chain"] = b"filter", [b"INPUT", b"FORWARD", b"OUTPUT"]
     words = parser.own_words(
-        drop(time_ns=0, reason=12, hook=3, packet=0xF0F),  # an older packet in that place
-        drop(time_ns=1_000_000, **dropped),
-        drop(time_ns=1_000_000, reason=12, hook=3, packet=0xBAD),
+        drop(time_ns=1_000_000, reason=12, packet=0xF00),
+        drop(time_ns=1_001_000, reason=12, packet=0xBAD),
+        drop(time_ns=1_002_000, reason=12, packet=0xF00),  # in the same memory
+        drop(time_ns=1_003_000, reason=12, packet=0xF0F),  # long before that verdict
         verdicts=verdicts,
     )
-    named = [(word.get("netfilter_table"), word.get("netfilter_chain")) for word in words]
-    assert named == [(None, None), ("filter", "FORWARD"), (None, None)]
+    chains = [word.get("netfilter_chain") for word in words]
+    assert chains == ["INPUT", None, "FORWARD", None]
+    assert words[0]["netfilter_table"] == "filter"
 
 
 @pytest.mark.parametrize(
