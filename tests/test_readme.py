@@ -39,7 +39,7 @@ def shell(script: str, cwd: Path, **environment: str) -> str:
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert 0 == done.returncode, done.stdout + done.stderr
