@@ -76,14 +76,6 @@ def drop_spec(settings: DropSettings, reasons: KernelReasons, place: Place) -> P
     )
 
 
-def read_rule(rule: str) -> tuple[str, str]:
-    """Reason and function ("" for all) of a rule. ``UsageError`` if it is none."""
-    reason, at, function = rule.partition("@")
-    if not reason.isidentifier() or (at and not function.isidentifier()):
-        raise UsageError(f"{rule!r} is no rule on drops; write REASON or REASON@FUNCTION")
-    return reason, function
-
-
 class QuietRules:
     """What is not reported, by number of reason in this kernel and name of function.
 
@@ -97,11 +89,13 @@ class QuietRules:
         self.anywhere: set[int] = set()
         self.located: set[tuple[int, str]] = set()
         for rule in rules:
-            reason, function = read_rule(rule)
+            reason, at, function = rule.partition("@")
+            if not reason or (at and not function) or not rule.replace("@", "").isidentifier():
+                raise UsageError(f"{rule!r} is no rule on drops; write REASON or REASON@FUNCTION")
             number = reasons.numbers.get(reason, 0 if reason == NOT_SPECIFIED else None)
             if number is None:
                 continue
-            if function:
+            if at:
                 self.located.add((number, function))
             else:
                 self.anywhere.add(number)

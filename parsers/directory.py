@@ -202,7 +202,9 @@ class Directory:
         self.changes.addresses([(address, since or EVER)])
 
     def set_host_port(self, number: int, address: bytes, port: int, since: int) -> None:
-        """From ``since`` (ns; 0: ever) on a port of a node is ``owners[number]``; 0: nobody."""
+        """From ``since`` (ns; 0: ever) on a port of a node is ``owners[number]`` for good; 0:
+        nobody's, until the next change that is known.
+        """
         self.host_ports.set(address, port, number, since or EVER)
 
     def set_identities(self, labels: Mapping[int, tuple[str, ...]]) -> None:

@@ -30,9 +30,10 @@ class HostPorts:
         return len(self._at)
 
     def set(self, address: bytes, port: int, number: int, since: int) -> None:
-        """From ``since`` on the port is ``number``'s; 0: nobody's."""
+        """From ``since`` on the port is ``number``'s for good; 0: nobody's, until the next."""
         timeline = self._at.setdefault((address, port), Timeline())
-        timeline.cut(since)
+        if number:
+            timeline.cut(since)
         timeline.set(number or None, since)
         self._ports[port] = True
         self._buckets[buckets_of(np.frombuffer(address, dtype=ADDRESS))] = True

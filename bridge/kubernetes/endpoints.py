@@ -54,7 +54,7 @@ def identity_labels(identity: CiliumIdentity) -> tuple[int, tuple[str, ...]]:
         for source, _, key in [text.partition(":")]
     )
     name = identity.metadata.name
-    number = int(name) if name.isascii() and name.isdecimal() and len(name) < 11 else 0
+    number = int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else 0
     return number, tuple(sorted(texts))
 
 

@@ -129,9 +129,11 @@ class ServiceFrontends:
             self._ports_of[key] = ports
         if before == ports:
             return
-        for port in before:
-            self._node_ports.pop(port, None)
         service = Service(key[1], key[0])
+        for port in before:
+            # After a relist the one that has it now was told of first.
+            if self._node_ports.get(port) == service:
+                del self._node_ports[port]
         self._node_ports.update(dict.fromkeys(ports, service))
         self._directory.generation += 1
 

@@ -400,8 +400,12 @@ class Names:
         if before == ports:
             return
         entry.host_ports = ports
+        hosts, ended = self._directory.host_ports, at + TOMBSTONE
         for address, port in set(before) - set(ports):
-            self._directory.set_host_port(0, address, port, at + TOMBSTONE)
+            # After a relist the one that has it now was told of first.
+            owner = self._directory.owners[hosts.at(address, port, ended)]
+            if (owner.namespace, owner.pod_name) == entry.key:
+                self._directory.set_host_port(0, address, port, ended)
         if facts is None or not ports:
             return
         record = AddressRecord(self._nodes.identity_of(facts.node), *entry.key, facts.workloads)

@@ -23,6 +23,8 @@ Text: TypeAlias = Annotated[str, Meta(max_length=512)]
 """Names, label keys (317 in Kubernetes, with a prefix in CiliumIdentity), addresses."""
 Labels: TypeAlias = Annotated[dict[Text, Text], Meta(max_length=1024)]
 Port: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 16)]
+Number: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 32)]
+"""Of an identity, or of an endpoint: flow.Endpoint has 32 bits for either."""
 
 
 class _Part(Struct, frozen=True, gc=False, rename="camel"):
@@ -280,14 +282,14 @@ class EndpointNetworking(_KebabPart, frozen=True):
 class EndpointIdentity(_KebabPart, frozen=True):
     """``labels``: ``source:key=value``."""
 
-    id: int = 0
+    id: Number = 0
     labels: tuple[Text, ...] | None = None
 
 
 class CiliumEndpointStatus(_KebabPart, frozen=True):
     """``id`` is the endpoint's number on its node."""
 
-    id: int = 0
+    id: Number = 0
     identity: EndpointIdentity | None = None
     networking: EndpointNetworking | None = None
 
@@ -302,7 +304,7 @@ class CoreCiliumEndpoint(_KebabPart, frozen=True):
     """An endpoint in a slice: ``id`` is its identity's number."""
 
     name: Text = ""
-    id: int = 0
+    id: Number = 0
     networking: EndpointNetworking | None = None
 
 

@@ -105,11 +105,14 @@ def addresses_of(*texts: str) -> tuple[bytes, ...]:
 
 
 def nanoseconds(text: str) -> int:
-    """A time of the API (RFC 3339) as ns since the epoch; 0 for none or a wrong one."""
+    """A time of the API (RFC 3339) as ns since the epoch; 0 for none, a wrong one, or one that
+    64 bits do not hold.
+    """
     try:
-        return int(datetime.fromisoformat(text).timestamp()) * 10**9 if text else 0
+        time = int(datetime.fromisoformat(text).timestamp()) * 10**9 if text else 0
     except (ValueError, OverflowError):
         return 0
+    return time if 0 <= time < 1 << 63 else 0
 
 
 def _networked(pod: Pod) -> str:

@@ -99,6 +99,28 @@ def test_labels_beyond_the_bound_do_not_count() -> None:
     assert shown == [f"k8s:key-{n:04}=x" for n in range(MOST_LABELS)]
 
 
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "soon"])
+def test_a_time_that_cannot_be_is_none(time: str) -> None:
+    said = {"name": "web-1", "namespace": "shop", "deletionTimestamp": time}
+    directory = Directory(synced=False)
+    pod = msgspec.convert(
+        {"metadata": said, "status": {"podIP": "10.0.0.1", "startTime": time}}, objects.Pod
+    )
+    Names(directory, node="here").apply(objects.Pod, [pod], (), 5)
+    assert directory.entity(parse_address("10.0.0.1"), 0, 5).pod_name == "web-1"
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 32])
+def test_a_number_that_a_flow_has_no_room_for_makes_an_object_malformed(number: int) -> None:
+    for kind, said in (
+        (objects.CiliumEndpoint, {"status": {"id": number}}),
+        (objects.CiliumEndpoint, {"status": {"identity": {"id": number}}}),
+        (objects.CiliumEndpointSlice, {"endpoints": [{"name": "web-1", "id": number}]}),
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"metadata": {"name": "web-1"}, **said}, kind)
+
+
 texts = st.text(max_size=12) | st.sampled_from(["", "::", "10.0.0.1", "10.0.0.1/99", "None"])
 
 

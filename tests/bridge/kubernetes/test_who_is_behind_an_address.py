@@ -296,6 +296,38 @@ def test_pods_in_the_hosts_network_are_told_apart_by_their_ports() -> None:
     assert flows_of(cluster, (other, 40000, node, 9100))[0][1].pod_name == ""
 
 
+def test_a_port_of_a_node_stays_with_who_has_it_when_a_list_tells_of_the_one_before_last() -> None:
+    cluster = Cluster()
+    node = "192.168.0.1"
+    cluster.tell(
+        objects.Node,
+        metadata={"name": "node-a"},
+        status={"addresses": [{"type": "InternalIP", "address": node}]},
+    )
+    ports = [{"name": "main", "ports": [{"containerPort": 9100, "hostPort": 9100}]}]
+    spec = {"nodeName": "node-a", "hostNetwork": True, "containers": ports}
+    service = {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}
+    times = {"old": NOW, "new": NOW + 60 * SECOND}
+    for name, began in times.items():
+        cluster.now = began + SECOND
+        cluster.pod(name, node, spec=spec, status={"hostIP": node, "startTime": text_of(began)})
+        cluster.tell(objects.Service, metadata={"name": name, "namespace": "shop"}, spec=service)
+    # What a list no longer has comes last, and is dated by when it was last known to be there.
+    heard, cluster.now = cluster.now, NOW + 30 * SECOND
+    for kind in (objects.Pod, objects.Service):
+        cluster.gone(kind, ("shop", "old"))
+    shown = []
+    for at in (NOW + 2 * SECOND, NOW + 40 * SECOND, heard):
+        cluster.now = at
+        ((_, entity),) = flows_of(cluster, ("10.0.0.7", 40000, node, 9100))
+        shown.append(entity.pod_name)
+    assert shown == ["old", "", "new"]
+    assert cluster.services(node) == {30080: "shop/new"}
+    cluster.gone(objects.Pod, ("shop", "new"))
+    cluster.now += SECOND
+    assert flows_of(cluster, ("10.0.0.7", 40000, node, 9100))[0][1].pod_name == ""
+
+
 def test_a_pod_that_has_ended_has_no_address() -> None:
     cluster = Cluster()
     cluster.pod("job-1", "10.0.0.1")
