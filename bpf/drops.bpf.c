@@ -197,11 +197,16 @@ static __always_inline void mapped(__u8 *address, const unsigned char *four)
 	bpf_probe_read_kernel(address + 12, 4, four);
 }
 
-static __always_inline void read_l4(struct drop_record *drop, const unsigned char *l4)
+/* ``end``: behind what of the packet lies in one piece; beyond it is somebody else's memory. */
+static __always_inline void read_l4(struct drop_record *drop, const unsigned char *l4,
+				    const unsigned char *end)
 {
 	__u8 head[16] = {};
 
-	bpf_probe_read_kernel(head, sizeof(head), l4);
+	if (l4 + sizeof(head) <= end)
+		bpf_probe_read_kernel(head, sizeof(head), l4);
+	else if (l4 + 8 <= end) /* UDP and ICMP have no more */
+		bpf_probe_read_kernel(head, 8, l4);
 	switch (drop->protocol) {
 	case 6:
 		drop->tcp_flags = (head[12] & 1) << 8 | head[13];
@@ -224,11 +229,14 @@ static __always_inline void read_l4(struct drop_record *drop, const unsigned cha
 	drop->destination_port = head[2] << 8 | head[3];
 }
 
-static __always_inline void read_ipv4(struct drop_record *drop, const unsigned char *ip)
+static __always_inline void read_ipv4(struct drop_record *drop, const unsigned char *ip,
+				      const unsigned char *end)
 {
 	__u8 head[12] = {};
 	__u16 fragment;
 
+	if (ip + 20 > end)
+		return;
 	bpf_probe_read_kernel(head, sizeof(head), ip);
 	fragment = (head[6] << 8 | head[7]) & 0x3fff; /* more fragments, offset */
 	drop->ip_version = 4;
@@ -238,14 +246,17 @@ static __always_inline void read_ipv4(struct drop_record *drop, const unsigned c
 	if (fragment)
 		drop->flags |= DROP_IS_FRAGMENT;
 	if (!(fragment & 0x1fff))
-		read_l4(drop, ip + (head[0] & 15) * 4);
+		read_l4(drop, ip + (head[0] & 15) * 4, end);
 }
 
-static __always_inline void read_ipv6(struct drop_record *drop, const unsigned char *ip)
+static __always_inline void read_ipv6(struct drop_record *drop, const unsigned char *ip,
+				      const unsigned char *end)
 {
 	__u8 next = 0, head[8];
 	const unsigned char *at = ip + 40;
 
+	if (at > end)
+		return;
 	drop->ip_version = 6;
 	bpf_probe_read_kernel(&next, 1, ip + 6);
 	bpf_probe_read_kernel(drop->source_ip, 16, ip + 8);
@@ -253,7 +264,8 @@ static __always_inline void read_ipv6(struct drop_record *drop, const unsigned c
 	for (int i = 0; i < EXTENSION_HEADERS; i++) {
 		if (next != 0 && next != 43 && next != 44 && next != 51 && next != 60)
 			break;
-		__builtin_memset(head, 0, sizeof(head));
+		if (at + sizeof(head) > end)
+			return;
 		bpf_probe_read_kernel(head, sizeof(head), at);
 		if (next == 44) { /* fragment */
 			drop->flags |= DROP_IS_FRAGMENT;
@@ -269,13 +281,14 @@ static __always_inline void read_ipv6(struct drop_record *drop, const unsigned c
 		next = head[0];
 	}
 	drop->protocol = next;
-	read_l4(drop, at);
+	read_l4(drop, at, end);
 }
 
 /* Ethernet, VLAN tags, IP and layer 4, from wherever the kernel knows them to begin. */
 static __always_inline void read_packet(struct drop_record *drop, struct sk_buff *skb)
 {
-	const unsigned char *head = skb->head, *at = head + skb->network_header;
+	const unsigned char *head = skb->head, *end = head + skb->tail;
+	const unsigned char *at = head + skb->network_header;
 	__u16 mac = skb->mac_header, network = skb->network_header;
 	__u16 ether_type = bpf_ntohs(skb->protocol), tci = skb->vlan_tci;
 	__u8 version = 0;
@@ -315,9 +328,9 @@ static __always_inline void read_packet(struct drop_record *drop, struct sk_buff
 		bpf_probe_read_kernel(&version, 1, at);
 	}
 	if (version >> 4 == 4)
-		read_ipv4(drop, at);
+		read_ipv4(drop, at, end);
 	else if (version >> 4 == 6)
-		read_ipv6(drop, at);
+		read_ipv6(drop, at, end);
 }
 
 /* On its way in from an interface, or out to one. */

@@ -86,7 +86,8 @@ struct sk_buff {
 	__u16 mac_header; /* offsets from head; 0xffff when not set */
 	__u16 network_header;
 	__u16 transport_header;
-	unsigned int end; /* where struct skb_shared_info begins; on 64 bits an offset, too */
+	unsigned int tail; /* behind the bytes that lie in one piece; on 64 bits an offset, too */
+	unsigned int end; /* where struct skb_shared_info begins, likewise */
 	unsigned char *head;
 	unsigned char *data;
 	char cb[48];

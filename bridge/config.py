@@ -36,11 +36,12 @@ from bridge.kubernetes.label_filter import LabelFilter
 from bridge.os_errors import reason_of
 from bridge.source_switch import Choice
 from native_probes.custom import CustomSettings, FieldType, record_layout
-from native_probes.drops import DEFAULT_QUIET
+from native_probes.drops import DEFAULT_QUIET, QuietRules
 from native_probes.interfaces import InterfacePatterns
 from native_probes.source import SourceSettings
 from native_probes.traffic import TrafficSettings
 from parsers.errors import UsageError
+from parsers.kernel_drop_reasons import KernelReasons
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 ProbeName: TypeAlias = Literal["traffic", "drops", "tcp", "dns"]
@@ -106,6 +107,14 @@ def _checked_label_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     except UsageError as error:
         raise ValueError(str(error)) from None
     return patterns
+
+
+def _checked_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        QuietRules(rules, KernelReasons({}))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return rules
 
 
 def _shown(value: object) -> str:
@@ -288,7 +297,7 @@ class NativeProbes(_Section):
         description="A folder in a BPF file system, such as /sys/fs/bpf/ciliary. With it, packets "
         "go on being counted while the agent is restarted; ciliary detach --pins ends that.",
     )
-    quiet_drops: tuple[str, ...] = Field(
+    quiet_drops: Annotated[tuple[str, ...], AfterValidator(_checked_rules)] = Field(
         default=DEFAULT_QUIET,
         description="Drops that are not reported, by the kernel's reason: REASON or "
         "REASON@FUNCTION.",

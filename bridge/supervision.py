@@ -52,10 +52,13 @@ class Supervisor:
             try:
                 await part(ready)
                 reason = "ended by itself"
+            except BaseExceptionGroup as group:
+                stopping = group.split(Exception)[1]
+                if stopping is not None:  # cancelled: what failed on the way out is of no matter
+                    raise stopping from None
+                reason, fault = _judged(group)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the others go on
-                reason = complaint(error)
-                if not isinstance(_first_of(error), UsageError | ProtocolError | OSError):
-                    fault = "".join(traceback.format_exception(error))
+                reason, fault = _judged(error)
             if trio.current_time() - began >= _STEADY:
                 backoff.reset()
             if self.complaints.get(name) != reason:
@@ -65,6 +68,13 @@ class Supervisor:
                     self._log.warning("part.degraded", part=name, reason=reason)
                 self.complaints[name] = reason
             await trio.sleep(backoff.next_delay())
+
+
+def _judged(error: BaseException) -> tuple[str, str]:
+    """The complaint, and the traceback if it is a fault of ours."""
+    if isinstance(_first_of(error), UsageError | ProtocolError | OSError):
+        return complaint(error), ""
+    return complaint(error), "".join(traceback.format_exception(error))
 
 
 def complaint(error: BaseException) -> str:

@@ -34,6 +34,8 @@ _ENTITY_CACHE = 1 << 14
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
 _VERSIONS, _ATTEMPTS = 1 << 14, 64
 
+_NO_ROWS: U32 = np.zeros(0, dtype=np.uint32)
+
 _ANSWER = (
     "source_entity", "destination_entity", "names", "source_frontends", "destination_frontends",
     "unknown",
@@ -82,8 +84,8 @@ class Conversations:
     """
 
     __slots__ = (
-        *_ANSWER, *(_KEPT.names or ()), "_answers", "_entity_of", "_generation",
-        "_kept", "_keys", "_seen", "_versions", "buckets", "entities", "generation", "name_pairs",
+        *_ANSWER, *(_KEPT.names or ()), "_answers", "_entity_of", "_generation", "_kept", "_keys",
+        "_seen", "_unlisted", "_versions", "buckets", "entities", "generation", "name_pairs",
     )  # fmt: skip
 
     source_entity: U32
@@ -109,6 +111,7 @@ class Conversations:
         self._seen = 0  # the directory's changes so far
         self._generation = -1  # and its generation
         self._versions = 0  # rows that are not their key's first
+        self._unlisted: list[U32] = []  # rows that were looked up for no flow
         self._entity_of: dict[tuple[int, int, int], tuple[int, bool]] = {}
         self._grow()
         self._since[0], self._until[0] = EVER, FOREVER
@@ -159,6 +162,7 @@ class Conversations:
                     key[f"{name}_entity"] = self._entity((owner, identity, 0), directory)[0]
         if named:
             some = np.fromiter(named, dtype=np.int64, count=len(named))
+            self._unlisted.append(rows[some])
             rows = rows.copy()
             rows[some] = self.lookup(np.concatenate([*named.values()]), time[some], directory)
         return rows
@@ -166,6 +170,14 @@ class Conversations:
     def lookup_again(self, rows: U32, time: I64, directory: Directory) -> U32:
         """The rows that ``lookup`` would give now for the keys of ``rows``."""
         return self._at(self._first[rows], time, directory)
+
+    def take_unlisted(self) -> U32:
+        """Rows that were looked up since this was asked last, and that no flow was given.
+
+        For whoever frees rows: what those refer to is in use as well.
+        """
+        unlisted, self._unlisted = self._unlisted, []
+        return np.concatenate([_NO_ROWS, *unlisted])
 
     def _at(self, first: U32, time: I64, directory: Directory) -> U32:
         self._follow(directory)

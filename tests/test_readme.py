@@ -39,7 +39,7 @@ def shell(script: str, cwd: Path, **environment: str) -> str:
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -113,7 +113,7 @@ def test_the_agent_runs_on_the_configuration_that_is_shown(tmp_path: Path) -> No
         "CILIARY_SOURCE": "cilium",  # no probes on the machine of whoever runs the tests
     }
     # One that does not end when it is asked to is killed, which is a failure.
-    shell(f"timeout --preserve-status --kill-after 15 -s TERM 3 {agent}", tmp_path, **moved)
+    shell(f"timeout --preserve-status --kill-after 15 -s TERM 8 {agent}", tmp_path, **moved)
 
 
 def test_recordings_are_made_replayed_and_decoded(tmp_path: Path) -> None:

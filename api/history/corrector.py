@@ -72,7 +72,7 @@ class Corrector:
         # What is remembered is certain: also that nobody knows who it was.
         changed = (named | (time[wrong] >= remembered)) & (again != before)
         rows[wrong[changed]] = again[changed]
-        self._history.keep(again[changed])
+        self._history.keep(again)
         self.corrected += int(changed.sum())
 
     def _since(self, rows: U32, late: Mapping[bytes, int]) -> NDArray[np.int64]:

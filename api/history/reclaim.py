@@ -88,6 +88,7 @@ class Reclaimer:
 
     def after(self, batch: FlowBatch, needed: bool) -> None:
         """One step, after a batch was appended to the rings; ``needed`` begins a cycle."""
+        unlisted = self._tables.conversations.take_unlisted()
         if self._cycle is None:
             if not needed and not (self._rings[0].oldest and self._is_due()):
                 return
@@ -95,6 +96,7 @@ class Reclaimer:
         else:
             self._marks.flows(batch)
             self._marks.resolved(batch.conversation)
+            self.keep(unlisted)
         if next(self._cycle, None) is None:
             self._cycle = None
 

@@ -35,11 +35,13 @@ PODS = (0, 1000, 10_000)
 EVENTS = 200  # changes a second
 
 
-def measure(plane: ControlPlane, folder: Path, pods: int, seconds: float) -> dict[str, Any]:
+def measure(
+    plane: ControlPlane, folder: Path, pods: int, seconds: float, scope: str
+) -> dict[str, Any]:
     """One agent beside a server with so many pods."""
-    found: dict[str, Any] = {"pods": pods}
+    found: dict[str, Any] = {"pods": pods, "scope": scope}
     began = time.monotonic()
-    with agent(plane, folder) as pages:
+    with agent(plane, folder, scope) as pages:
         while not pages.has_names():
             time.sleep(0.01)
         found["seconds_to_names"] = round(time.monotonic() - began, 2)
@@ -95,7 +97,7 @@ class Pages:
 
 
 @contextmanager
-def agent(plane: ControlPlane, folder: Path) -> Iterator[Pages]:
+def agent(plane: ControlPlane, folder: Path, scope: str) -> Iterator[Pages]:
     """In a process of its own."""
     pages = Pages(free_port(), free_port())
     (folder / "ca.crt").write_bytes(plane.authority.read_bytes())
@@ -106,7 +108,7 @@ def agent(plane: ControlPlane, folder: Path) -> Iterator[Pages]:
         "source": "cilium",
         "node": {"name": "n00000"},
         "cilium": {"socket": str(folder / "none.sock")},
-        "identity": {"kubernetes": {"service_account": str(folder)}},
+        "identity": {"kubernetes": {"service_account": str(folder), "scope": scope}},
         "hubble": {"unix_socket": str(folder / "hubble.sock")},
         "metrics": listen,
         "health": {"listen": f"127.0.0.1:{pages.health}"},
@@ -130,14 +132,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--scope", choices=("all", "node"), default="all")
+    parser.add_argument("--pods", type=int, nargs="*", default=PODS)
     said = parser.parse_args()
-    for pods in PODS:
+    for pods in said.pods:
         with tempfile.TemporaryDirectory() as name:
             plane = ControlPlane(binary(), Path(name))
             try:
                 plane.start()
                 fill(plane, NODES, pods)
-                found = measure(plane, Path(name), pods, said.seconds)
+                found = measure(plane, Path(name), pods, said.seconds, said.scope)
             finally:
                 plane.stop()
         text = "  ".join(f"{key} {value}" for key, value in found.items())

@@ -117,6 +117,13 @@ def test_a_number_of_flows_that_is_none_is_one_line(flows: object) -> None:
         ({"node": {"name": 7}}, "node.name: 7 is not a text; put it in quotes"),
         ({"cilium": {"release": 1.18}}, "cilium.release: 1.18 is not a text; put it in quotes"),
         ({"hubble": {"insecure": "perhaps"}}, 'hubble.insecure: "perhaps" is not true or false'),
+        (
+            {"native_probes": {"quiet_drops": ["TTL@"]}},
+            (
+                "native_probes.quiet_drops: 'TTL@' is no rule on drops; write REASON or "
+                "REASON@FUNCTION"
+            ),
+        ),
         ({"cilium": {"socket": 7}}, "cilium.socket: 7 is not a path; put it in quotes"),
         (
             {"metrics": {"hubble": {"enabled": "dns"}}},

@@ -56,6 +56,24 @@ async def test_a_part_that_comes_back_is_said_to_have_recovered(
     assert ["part.degraded", "part.recovered"] == [line.split()[2] for line in said]
 
 
+async def test_a_part_that_fails_while_it_is_ended_ends_nobody_else() -> None:
+    supervisor = Supervisor(EventLog(write=lambda _: None))
+
+    async def part(ready: Callable[[], None]) -> None:
+        ready()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise UsageError("it was too late for that")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.keep, "p", part)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
 async def test_one_part_does_not_notice_another(autojump_clock: MockClock) -> None:
     supervisor = Supervisor(EventLog(write=lambda _: None))
     beats = 0

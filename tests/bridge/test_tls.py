@@ -106,7 +106,7 @@ async def test_files_that_come_later_are_waited_for(place: Place, files: Files) 
         await until(
             complains(agent, "hubble certificates", f"cannot read {files.chain}: no such file")
         )
-        assert "hubble tcp" in agent.complaints()
+        await until(lambda: "hubble tcp" in agent.complaints())
         await until(lambda: "hubble unix socket" not in agent.complaints())
         server, clients = trustme.CA(), trustme.CA()
         files.write(server, clients)

@@ -34,7 +34,9 @@ class Counting:
     _totals: list[Columns] = field(default_factory=lambda: [np.empty(0, INTERFACE_TOTALS)])
 
     def add_pod(self) -> Pod:
-        return self.lab.add_pod(before_up=self.cover)
+        pod = self.lab.add_pod(before_up=self.cover)
+        self.lab.introduce(pod)
+        return pod
 
     def cover(self, pod: Pod) -> None:
         ifindex = self.lab.ifindex(pod.interface)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -131,10 +132,21 @@ class Lab:
         self.ip("link", "set", pod.interface, "up")
         return pod
 
+    def introduce(self, newcomer: Pod) -> None:
+        """Let it and the other pods know each other's addresses, so that nothing is asked first."""
+        for one in self.pods:
+            for pod, other in ((newcomer, one), (one, newcomer)):
+                if pod is other:
+                    continue
+                mac = self.mac(other.namespace, "eth0")
+                for address in (other.ipv4, other.ipv6):
+                    run("ip", "-n", pod.namespace, "neigh", "replace", address, "lladdr", mac,
+                        "dev", "eth0", "nud", "permanent")  # fmt: skip
+
     def mac(self, namespace: str, interface: str) -> str:
         """The address of an interface."""
-        with inside(namespace):
-            return Path(f"/sys/class/net/{interface}/address").read_text().strip()
+        (shown,) = json.loads(run("ip", "-n", namespace, "-j", "link", "show", interface))
+        return str(shown["address"])
 
     def ifindex(self, interface: str) -> int:
         """Of an interface of the node."""

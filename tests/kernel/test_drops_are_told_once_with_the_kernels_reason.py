@@ -43,7 +43,7 @@ def send(source: str, address: str, port: int, *, size: int = 32, count: int = 1
 
 
 class Seen:
-    """What the probe tells of one port, until a datagram to ``marker`` has been seen."""
+    """What the probe tells until a datagram to ``marker`` has been seen, of one port or all."""
 
     def __init__(self, probe: DropProbe, source: Pod, marker: Pod) -> None:
         self.probe = probe
@@ -51,6 +51,11 @@ class Seen:
         self._marker = source, marker
 
     def of(self, port: int) -> Columns:
+        drops = self.everything()
+        found: Columns = drops[drops["destination_port"] == port]
+        return found
+
+    def everything(self) -> Columns:
         source, marker = self._marker
         last = send(source.namespace, marker.ipv4, 60999)
         self.rows.clear()
@@ -60,9 +65,7 @@ class Seen:
             return bool((self.rows[-1]["source_port"] == last).any())
 
         wait_for(marked)
-        drops = np.concatenate(self.rows)
-        found: Columns = drops[drops["destination_port"] == port]
-        return found
+        return np.concatenate(self.rows)
 
 
 @pytest.fixture
@@ -113,30 +116,25 @@ table inet ciliary {
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize(
-    ("port", "hook", "direction"),
-    [
-        (60011, "PREROUTING", INGRESS),
-        (60012, "INPUT", INGRESS),
-        (60014, "OUTPUT", EGRESS),
-        (60015, "POSTROUTING", EGRESS),
-    ],
-)
 def test_netfilter_drops_name_their_hook(
-    lab: Lab, pods: tuple[Pod, Pod], probe: DropProbe, seen: Seen, tmp_path: Path, family: int,
-    port: int, hook: str, direction: int,
-) -> None:  # fmt: skip
+    pods: tuple[Pod, Pod], probe: DropProbe, seen: Seen, tmp_path: Path, family: int
+) -> None:
     source, target = pods
-    at = target if direction == INGRESS else source
     rules = tmp_path / "rules"
     rules.write_text(NFT)
-    run("ip", "netns", "exec", at.namespace, "nft", "-f", str(rules))
-    send(source.namespace, address(target, family), port, count=3)
-    drops = seen.of(port)
-    assert [hook] * 3 == [HOOKS[drop["hook"]] for drop in drops]
-    assert {"NETFILTER_DROP"} == {probe.reasons.name(reason) for reason in drops["reason"]}
-    assert {direction} == set(drops["direction"])
-    assert {inode(at.namespace)} == set(drops["netns"])
+    hooks = {60011: "PREROUTING", 60012: "INPUT", 60014: "OUTPUT", 60015: "POSTROUTING"}
+    for at, ports in ((target, (60011, 60012)), (source, (60014, 60015))):
+        run("ip", "netns", "exec", at.namespace, "nft", "-f", str(rules))
+        for port in ports:
+            send(source.namespace, address(target, family), port, count=3)
+    everything = seen.everything()
+    for port, hook in hooks.items():
+        leaves = hook in ("OUTPUT", "POSTROUTING")
+        drops = everything[everything["destination_port"] == port]
+        assert [hook] * 3 == [HOOKS[drop["hook"]] for drop in drops]
+        assert {"NETFILTER_DROP"} == {probe.reasons.name(reason) for reason in drops["reason"]}
+        assert {EGRESS if leaves else INGRESS} == set(drops["direction"])
+        assert {inode((source if leaves else target).namespace)} == set(drops["netns"])
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -80,8 +80,8 @@ def assert_equal(expected: dns.message.Message, read: DnsMessage) -> None:
         if type_ in of_type:
             of_type[type_].append(rdata)
             ttls.append(ttl)
-    texts = sorted(str(ipaddress.ip_address(address)) for address in read.addresses)
-    assert sorted(rdata.address for rdata in of_type["A"] + of_type["AAAA"]) == texts
+    told = [ipaddress.ip_address(rdata.address) for rdata in of_type["A"] + of_type["AAAA"]]
+    assert sorted(address.packed for address in told) == sorted(read.addresses)
     assert [rdata.target for rdata in of_type["CNAME"]] == list(map(shown, read.cnames))
     assert sorted(rdata.rdtype for rdata, _ in records(expected)) == sorted(read.types)
     assert read.ttl == min(ttls, default=0)
