@@ -432,6 +432,30 @@ def test_what_is_kept_of_pods_that_are_gone_is_freed(monkeypatch: pytest.MonkeyP
     assert cluster.entity("10.0.0.99").pod_name == "pod-999"
 
 
+@pytest.mark.parametrize("has_cilium", [False, True])
+def test_labels_of_identities_that_nobody_has_are_forgotten_at_last(
+    monkeypatch: pytest.MonkeyPatch, has_cilium: bool
+) -> None:
+    for module in ("identities", "names"):
+        monkeypatch.setattr(f"bridge.kubernetes.{module}.KEPT_UNUSED", 10)
+    cluster = Cluster()
+    numbers = []
+    for run in range(40):
+        cluster.now += SECOND
+        if has_cilium:
+            numbers.append(1000 + run)
+            metadata = {"name": str(1000 + run)}
+            labels = {"k8s:job-name": f"backup-{run}"}
+            cluster.tell(objects.CiliumIdentity, metadata=metadata, **{"security-labels": labels})
+            cluster.gone(objects.CiliumIdentity, ("", metadata["name"]))
+        else:
+            cluster.pod("run", "10.0.0.1", metadata={"labels": {"job-name": f"backup-{run}"}})
+            numbers.append(cluster.entity("10.0.0.1").identity)
+            cluster.gone(objects.Pod, ("shop", "run"))
+    known = [n for n in numbers if cluster.entity("192.0.2.1", n).labels]
+    assert known == numbers[-10:]
+
+
 def test_a_service_has_its_address_since_it_was_made_and_its_changes_since_they_are_heard() -> None:
     cluster = Cluster()
     spec = {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}
