@@ -161,6 +161,12 @@ class Names:
         self._synced = True
         self.step()
 
+    def cilium_is_gone(self, at: int) -> None:
+        """See ``Sink``: pods have numbers of ours from now on."""
+        self._cilium = False
+        self._waiting.update(dict.fromkeys(self._pods.values(), at))
+        self.step()
+
     def clock_is_ahead(self, by: int) -> None:
         """See ``Sink``; for what is heard from now on."""
         self._ahead = by

@@ -120,6 +120,24 @@ def test_ciliums_numbers_and_ids_win_where_cilium_is() -> None:
     assert (unmanaged.identity, unmanaged.labels) == (3, ("reserved:unmanaged",))
 
 
+def test_numbers_are_ours_again_where_cilium_has_gone() -> None:
+    cluster = Cluster()
+    cluster.pod("web-1", "10.0.0.1")
+    ours, near = cluster.entity("10.0.0.1"), cluster.entity("10.0.0.2")
+    cluster.now += SECOND
+    cluster.tell(objects.CiliumNode, metadata={"name": "node-b"})
+    assert cluster.entity("10.0.0.1").labels == ("reserved:unmanaged",)
+    cluster.now += SECOND
+    cluster.gone(objects.CiliumNode, ("", "node-b"))
+    cluster.names.cilium_is_gone(cluster.now)
+    while cluster.names.step():
+        pass
+    assert cluster.entity("10.0.0.1") == ours
+    assert cluster.entity("10.0.0.2") == near
+    cluster.now -= SECOND // 2
+    assert cluster.entity("10.0.0.1").labels == ("reserved:unmanaged",)
+
+
 def test_endpoints_in_slices_are_named_by_their_identity() -> None:
     cluster = Cluster()
     networking = {"addressing": [{"ipv4": "10.0.0.9"}], "node": "192.168.0.2"}
