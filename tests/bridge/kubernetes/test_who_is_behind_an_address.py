@@ -355,6 +355,18 @@ def test_a_pod_that_has_ended_has_no_address() -> None:
     assert cluster.entity("10.0.0.1").pod_name == ""
 
 
+def test_a_pod_of_the_same_name_elsewhere_ends_the_one_before_when_it_began() -> None:
+    cluster = Cluster()
+    cluster.pod("db-0", "10.0.0.1", status={"startTime": text_of(NOW - 60 * SECOND)})
+    cluster.now = NOW + 60 * SECOND  # heard of late, and meanwhile others may have had its address
+    cluster.pod("db-0", "10.0.0.2", status={"startTime": text_of(NOW + 12 * SECOND)})
+    shown = []
+    for seconds in (5, 12, 13, 61):
+        cluster.now = NOW + seconds * SECOND
+        shown.append([cluster.entity(f"10.0.0.{n}").pod_name for n in (1, 2)])
+    assert shown == [["db-0", ""], ["db-0", "db-0"], ["", "db-0"], ["", "db-0"]]
+
+
 def test_a_pod_that_ends_yields_its_address_to_the_one_that_got_it() -> None:
     cluster = Cluster()
     cluster.pod("old", "10.0.0.1")
