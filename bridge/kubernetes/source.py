@@ -196,13 +196,16 @@ class KubernetesSource:
                 watch = ObjectWatch(resource, self._clock, now=self._now)
                 self._watches[resource] = watch
                 self._optional[resource] = self._start(nursery, server, watch, ready)
-        for resource in self._optional.keys() - set(found):
+        lost = self._optional.keys() - set(found)
+        for resource in lost:
             self._log.info("kubernetes.resource_lost", resource=resource.name)
             self._optional.pop(resource).cancel()
             watch = self._watches.pop(resource)
             for piece in watch.forget():
                 self._deliver(watch, piece)
                 await trio.lowlevel.checkpoint()
+        if lost and not self._optional:
+            self._sink.cilium_is_gone(self._clock())
 
 
 async def _discover(server: ApiServer) -> tuple[Resource, ...]:

@@ -300,6 +300,7 @@ async def test_definitions_of_cilium_are_found_and_lost_while_running(
         await it.server.cut()
         await trio.sleep(90)
         assert not it.sink.names(CiliumIdentity)
+        assert 1 == it.sink.cilium_went
         assert not it.source.complaint()
 
 
