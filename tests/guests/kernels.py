@@ -86,6 +86,7 @@ def run_in_guest(
     modules = Path("/lib/modules") / release
     if not modules.exists():
         modules.parent.mkdir(exist_ok=True)
+        modules.unlink(missing_ok=True)  # a link to a clone that is gone
         modules.symlink_to(folder / "lib" / "modules" / release)
     if not (modules / "modules.dep").exists():
         _run("depmod", release)
