@@ -27,7 +27,7 @@ MODULES = (
     "sch_ingress", "sch_netem", "sch_tbf", "nf_conntrack", "nf_nat", "nf_tables", "nft_ct",
     "nft_chain_nat", "nft_masq", "nft_reject_inet", "nf_conntrack_netlink", "iptable_filter",
 )  # fmt: skip
-TIMEOUT = 540  # seconds; a machine with other work takes three times what a quiet one does
+TIMEOUT = 900  # seconds; a machine with other work takes three times what a quiet one does
 _MEMORY = "2G"
 
 GUEST = """#!/bin/bash
