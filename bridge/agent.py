@@ -62,7 +62,7 @@ from bridge.node_address import hubble_address
 from bridge.probes import Probes
 from bridge.rising_clock import RisingClock
 from bridge.source_switch import SourceSwitch
-from bridge.supervision import Part, Supervisor
+from bridge.supervision import STARTING, Part, Supervisor
 from parsers.answered_names import AnsweredNames
 from parsers.directory import Directory
 from parsers.errors import UsageError
@@ -150,8 +150,10 @@ class Agent:
         statistics = self.client.statistics()
         if self.switch.reads_cilium and not statistics.connected:
             found["cilium"] = statistics.state
-        if self.kubernetes is not None and (complaint := self.kubernetes.complaint()):
-            found["kubernetes"] = complaint
+        if self.kubernetes is not None:
+            stopped = found.get("kubernetes", "").replace(STARTING, "")
+            if complaint := self.kubernetes.complaint(stopped):
+                found["kubernetes"] = complaint
         if self.config.source == "auto":
             # One source is enough; without any, both say why.
             if self.switch.source == "cilium":

@@ -19,6 +19,9 @@ from bridge.backoff import Backoff
 from bridge.event_log import EventLog
 from parsers.errors import ProtocolError, UsageError
 
+STARTING = "starting"
+"""The complaint of a part that has not failed yet."""
+
 _STEADY = 30.0  # a part that ran this long has earned quick first tries again
 
 Part: TypeAlias = Callable[[Callable[[], None]], Awaitable[object]]
@@ -37,10 +40,10 @@ class Supervisor:
     async def keep(self, name: str, part: Part, backoff: Backoff | None = None) -> NoReturn:
         """Run ``part`` again and again until cancelled."""
         backoff = backoff or Backoff()
-        self.complaints[name] = "starting"
+        self.complaints[name] = STARTING
 
         def ready() -> None:
-            if self.complaints.pop(name, "starting") != "starting":
+            if self.complaints.pop(name, STARTING) != STARTING:
                 self._log.info("part.recovered", part=name)
 
         while True:

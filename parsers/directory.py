@@ -215,6 +215,10 @@ class Directory:
                 known[number] = texts
                 self.changes.identity(number)
 
+    def forget_identity(self, number: int) -> None:
+        """Nobody has this security identity any more."""
+        self._identities.pop(number, None)
+
     def set_services(self, services: Mapping[tuple[bytes, int], Service]) -> None:
         """Frontends by (address, port), since ever."""
         by_address: dict[bytes, dict[int, Service]] = {}

@@ -20,6 +20,7 @@ _LARGEST_LIST: Final = 1 << 30  # bytes; a list that cannot come in pages
 _LARGEST_REFUSAL: Final = 1 << 20
 _LONGEST_LINE: Final = 8 << 20  # bytes; etcd holds objects of at most 1.5 MiB
 _STEP_LINES: Final = 50  # lines between two checkpoints
+_QUIET: Final = 150.0  # s; an API server sends a bookmark each minute
 
 Deliver: TypeAlias = Callable[[ObjectWatch, Piece], None]
 
@@ -99,7 +100,9 @@ async def follow(
 ) -> None:
     """Lists and watches on one connection, until it fails: ``ServerAwayError``, ``RefusedError``.
 
-    ``current`` is called when all that the server has was delivered, and is now watched.
+    ``current`` is called when all that the server has was delivered, and is now watched. Returns
+    when a watch brought nothing for ``_QUIET``: whether the server is still there another
+    connection tells, as a process that hangs keeps its connections.
     """
     while True:
         listing = watch.is_listing
@@ -111,13 +114,19 @@ async def follow(
         else:
             watch.began()
             current()
-            await _read_events(watch, connection, deliver)
+            if not await _read_events(watch, connection, deliver):
+                return
             watch.ended()
 
 
-async def _read_events(watch: ObjectWatch, connection: ServerConnection, deliver: Deliver) -> None:
+async def _read_events(watch: ObjectWatch, connection: ServerConnection, deliver: Deliver) -> bool:
+    """To the end of a watch; false when nothing came any more."""
     waiting = b""
-    while data := await connection.read():
+    while True:
+        with trio.move_on_after(_QUIET) as quiet:
+            data = await connection.read()
+        if quiet.cancelled_caught or not data:
+            return not quiet.cancelled_caught
         *lines, waiting = (waiting + data).split(b"\n")
         for start in range(0, len(lines), _STEP_LINES):
             for piece in watch.lines(lines[start : start + _STEP_LINES]):

@@ -115,10 +115,12 @@ class AddressClaims:
         if relabelled or (addresses and not claimant.row):  # pods are there before their addresses
             claimant.owner = owner
             claimant.row = self._directory.owners.add(owner) if owner and addresses else 0
+        # Another one of the same name: the one before had gone by then, whenever that is heard.
+        ended = min(at, rank.began) if rank.began > claimant.rank.began else at
         claimant.addresses, claimant.rank = addresses, rank
         for address in before:
             if address not in addresses:
-                self._give_back(claimant, address, at, had=address in had)
+                self._give_back(claimant, address, ended, had=address in had)
                 continue
             holder = self._holder(address)
             if (holder is claimant) != (address in had):

@@ -106,9 +106,16 @@ def _address(host: str, port: int) -> str:
 
 def _token(file: Path) -> str:
     try:
-        return file.read_text(encoding="ascii").strip()
+        return _sendable(file.read_text(encoding="latin-1").strip(), f"the token {file}")
     except OSError as error:
         raise UsageError(f"cannot read the token {file}: {reason_of(error)}") from None
+
+
+def _sendable(text: str, name: str) -> str:
+    """A text that may be in a header; the complaint about another one does not show it."""
+    if not (text.isascii() and text.isprintable()):
+        raise UsageError(f"{name} has characters that no token has")
+    return text
 
 
 def _load(path: Path, context: str) -> Any:
@@ -134,7 +141,7 @@ def _header(configuration: Any) -> str:
     """What the login gave; empty where the TLS certificate says it all."""
     for setting in configuration.auth_settings().values():
         if setting["key"].lower() == "authorization":
-            return str(setting["value"] or "")
+            return _sendable(str(setting["value"] or ""), "the kubeconfig's token")
     return ""
 
 

@@ -53,9 +53,12 @@ def identity_labels(identity: CiliumIdentity) -> tuple[int, tuple[str, ...]]:
         for text, value in (identity.security_labels or {}).items()
         for source, _, key in [text.partition(":")]
     )
-    name = identity.metadata.name
-    number = int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else 0
-    return number, tuple(sorted(texts))
+    return number_of(identity.metadata.name), tuple(sorted(texts))
+
+
+def number_of(name: str) -> int:
+    """The number that a CiliumIdentity stands for; 0 for a name that is none."""
+    return int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else 0
 
 
 def backends_of(each: EndpointSlice) -> dict[Key, tuple[bytes, ...]]:

@@ -38,7 +38,8 @@ RESERVED: Final[Mapping[int, tuple[str, ...]]] = MappingProxyType(
 FIRST, LAST = 256, (1 << 24) - 1
 """The range of numbers that stand for labels of pods: scope 0, above the reserved ones."""
 
-_KEPT_UNUSED = 1 << 12  # numbers without a pod that keep their labels
+KEPT_UNUSED: Final = 1 << 12
+"""Numbers without a pod, or without a ``CiliumIdentity``, that keep their labels."""
 
 
 class OwnIdentities:
@@ -60,15 +61,18 @@ class OwnIdentities:
         self._uses[number] = self._uses.get(number, 0) + 1
         return number
 
-    def give_back(self, number: int) -> None:
-        """One pod has it no more."""
+    def give_back(self, number: int) -> int:
+        """One pod has it no more. Returns a number that stands for no labels any more, or 0."""
         self._uses[number] -= 1
-        if not self._uses[number]:
-            del self._uses[number]
-            self._unused[number] = None
-            if len(self._unused) > _KEPT_UNUSED:
-                oldest, _ = self._unused.popitem(last=False)
-                del self._number_of[self._labels_of.pop(oldest)]
+        if self._uses[number]:
+            return 0
+        del self._uses[number]
+        self._unused[number] = None
+        if len(self._unused) <= KEPT_UNUSED:
+            return 0
+        oldest, _ = self._unused.popitem(last=False)
+        del self._number_of[self._labels_of.pop(oldest)]
+        return oldest
 
     def labels_of(self, number: int) -> tuple[str, ...]:
         """The labels of a number that was given."""

@@ -68,10 +68,13 @@ class _Pattern:
         if not colon:
             source, rest = SOURCE, text
         excludes = rest.startswith("!")
+        options = re2.Options()
+        options.log_errors = False
         try:
-            expression = re2.compile(rest[excludes:])
+            expression = re2.compile(rest[excludes:], options)
         except re2.error as error:
-            raise UsageError(f"label pattern '{text}' is no regular expression: {error}") from None
+            reason = error.args[0].decode("utf-8", "replace")
+            raise UsageError(f"label pattern '{text}' is no regular expression: {reason}") from None
         return cls(source, expression, excludes)
 
 

@@ -11,6 +11,7 @@ Where Cilium's objects are, identities and endpoint ids are Cilium's; elsewhere 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -23,10 +24,11 @@ from bridge.kubernetes.endpoints import (
     backends_of,
     endpoint_facts,
     identity_labels,
+    number_of,
     slice_facts,
 )
 from bridge.kubernetes.frontends import SERVICE_NAME, ServiceFrontends
-from bridge.kubernetes.identities import RESERVED, UNMANAGED, WORLD, OwnIdentities
+from bridge.kubernetes.identities import KEPT_UNUSED, RESERVED, UNMANAGED, WORLD, OwnIdentities
 from bridge.kubernetes.label_filter import LabelFilter
 from bridge.kubernetes.nodes import NodeFacts, NodeNames
 from bridge.kubernetes.objects import (
@@ -114,6 +116,7 @@ class Names:
             directory, self._claims, here=node, everywhere=everywhere, moved=self._frontends.node
         )
         self._identity_labels: dict[int, tuple[str, ...]] = {}
+        self._deleted: OrderedDict[int, None] = OrderedDict()  # identities that keep their labels
         self._pods: dict[Key, PodEntry] = {}
         self._by_namespace: dict[str, dict[PodEntry, None]] = {}
         self._namespaces: dict[str, tuple[str, ...]] = {}
@@ -134,7 +137,7 @@ class Names:
         self._remove: dict[type[Object], Callable[[Key, int], None]] = {
             Pod: self._pod_gone, Namespace: self._namespace_gone, Node: self._nodes.node_gone,
             Service: self._frontends.service_gone, EndpointSlice: self._slice_gone,
-            CiliumIdentity: _kept, CiliumEndpoint: self._cilium_endpoint_gone,
+            CiliumIdentity: self._identity_gone, CiliumEndpoint: self._cilium_endpoint_gone,
             CiliumEndpointSlice: self._cilium_slice_gone, CiliumNode: self._nodes.cilium_node_gone,
         }  # fmt: skip
         directory.set_identities(RESERVED)
@@ -156,6 +159,12 @@ class Names:
     def synced(self) -> None:
         """See ``Sink``; the directory is told when nothing waits any more."""
         self._synced = True
+        self.step()
+
+    def cilium_is_gone(self, at: int) -> None:
+        """See ``Sink``: pods have numbers of ours from now on."""
+        self._cilium = False
+        self._waiting.update(dict.fromkeys(self._pods.values(), at))
         self.step()
 
     def clock_is_ahead(self, by: int) -> None:
@@ -268,7 +277,20 @@ class Names:
         self._cilium_is_there()
         number, labels = identity_labels(identity)
         if number:
+            self._deleted.pop(number, None)
             self._label(number, labels)
+
+    def _identity_gone(self, key: Key, at: int) -> None:
+        """A number that is deleted keeps its labels for long: flows may still have it."""
+        del at
+        if (number := number_of(key[1])) in self._identity_labels:
+            self._deleted[number] = None
+            if len(self._deleted) > KEPT_UNUSED:
+                self._unlabel(self._deleted.popitem(last=False)[0])
+
+    def _unlabel(self, number: int) -> None:
+        self._identity_labels.pop(number, None)
+        self._directory.forget_identity(number)
 
     def _label(self, number: int, labels: tuple[str, ...]) -> None:
         self._identity_labels[number] = labels
@@ -334,10 +356,14 @@ class Names:
         labels = self._security_labels(entry.key[0], facts)
         number = entry.own_identity = self._identities.take(labels)
         if before:
-            self._identities.give_back(before)
+            self._give_back(before)
         if number not in self._identity_labels:
             self._label(number, labels)
         return number
+
+    def _give_back(self, own_identity: int) -> None:
+        if unused := self._identities.give_back(own_identity):
+            self._unlabel(unused)
 
     def _security_labels(self, namespace: str, facts: PodFacts) -> tuple[str, ...]:
         of_namespace = self._namespaces.get(namespace)
@@ -385,7 +411,7 @@ class Names:
         self._claims.publish(entry, entry.owner, (), entry.rank, at)
         self._publish_host_ports(entry, None, at)
         if entry.own_identity:
-            self._identities.give_back(entry.own_identity)
+            self._give_back(entry.own_identity)
         self._set_endpoint(entry.owner, None, at)
         del self._pods[entry.key]
         siblings = self._by_namespace[entry.key[0]]
@@ -468,11 +494,6 @@ class Names:
         self._frontends.slice_gone(key, at)
         self._set_slice(key, {}, at)
         self._nodes.slice_gone(key, at)
-
-
-def _kept(key: Key, at: int) -> None:
-    """A number that is deleted keeps its labels: it is not given anew for long."""
-    del key, at
 
 
 def _service_of(each: EndpointSlice) -> str:

@@ -32,5 +32,8 @@ class Sink(Protocol):
     def synced(self) -> None:
         """All kinds were listed once: who has no name now is unknown, not just not known yet."""
 
+    def cilium_is_gone(self, at: int) -> None:
+        """None of Cilium's kinds is defined any more, and all that they told is taken back (ns)."""
+
     def clock_is_ahead(self, by: int) -> None:
         """Our clock, to which ``at`` belongs, differs from that of times in objects (ns)."""

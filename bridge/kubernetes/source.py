@@ -80,14 +80,17 @@ class KubernetesSource:
         lost = [watch.lost_at for watch in self.watches if watch.lost_at is not None]
         return self._now() - min(lost) if lost else 0.0
 
-    def complaint(self) -> str:
-        """Why names are not current, and how old they are; empty when they are."""
+    def complaint(self, stopped: str = "") -> str:
+        """Why names are not current, and how old they are; empty when they are.
+
+        ``stopped``: why nothing is watched.
+        """
         behind = [watch for watch in self.watches if watch.lost_at is not None]
         if not behind:
             return self._undiscovered and f"no answer to what is defined: {self._undiscovered}"
         of = ", ".join(sorted(watch.resource.name for watch in behind))
         old = f"names are {self.age():.0f} s old" if self._synced else "no names yet"
-        why = next((watch.complaint for watch in behind if watch.complaint), "being listed")
+        why = stopped or next((each.complaint for each in behind if each.complaint), "being listed")
         return f"{old} ({of}): {why}"
 
     async def run(self, access: Access, ready: Callable[[], None]) -> None:
@@ -193,13 +196,16 @@ class KubernetesSource:
                 watch = ObjectWatch(resource, self._clock, now=self._now)
                 self._watches[resource] = watch
                 self._optional[resource] = self._start(nursery, server, watch, ready)
-        for resource in self._optional.keys() - set(found):
+        lost = self._optional.keys() - set(found)
+        for resource in lost:
             self._log.info("kubernetes.resource_lost", resource=resource.name)
             self._optional.pop(resource).cancel()
             watch = self._watches.pop(resource)
             for piece in watch.forget():
                 self._deliver(watch, piece)
                 await trio.lowlevel.checkpoint()
+        if lost and not self._optional:
+            self._sink.cilium_is_gone(self._clock())
 
 
 async def _discover(server: ApiServer) -> tuple[Resource, ...]:

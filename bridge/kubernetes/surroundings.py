@@ -44,4 +44,5 @@ class Surroundings:
         for prefix in self._prefixes.values():
             if prefix not in kept and prefix not in self._waiting:
                 self._directory.set_address(prefix, None)
+        self._prefixes.clear()
         self._waiting.clear()

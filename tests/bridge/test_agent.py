@@ -215,6 +215,14 @@ async def test_a_living_hubble_server_keeps_its_socket(place: Place) -> None:
             client.connect(os.fspath(place.hubble))
 
 
+async def test_what_keeps_an_agent_from_the_api_server_is_told(place: Place) -> None:
+    missing = place.hubble.with_name("kubeconfig")
+    agent = place.agent(identity={"kubernetes": {"kubeconfig": str(missing)}})
+    async with running(agent):
+        await until(lambda: str(missing) in agent.complaints().get("kubernetes", ""))
+    assert agent.complaints()["kubernetes"].startswith("no names yet")
+
+
 @pytest.mark.parametrize("content", [None, "{", '{"ips": [{"cidr": "no prefix"}]}', '{"x": 1}'])
 async def test_names_appear_when_the_identity_file_does(place: Place, content: str | None) -> None:
     world = place.world.read_text()

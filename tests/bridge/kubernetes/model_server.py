@@ -68,7 +68,7 @@ class ModelServer:
 
     nursery: trio.Nursery
     away: bool = False
-    silent: bool = False  # takes connections and says nothing on them
+    silent: bool = False  # takes connections and says nothing on them, nor on those it has
     bookmarks: bool = True
     gone_as_event: bool = False
     cut_inside_object: bool = False  # the next event, once
@@ -237,6 +237,8 @@ class ModelServer:
                 expired = {"type": "ERROR", "object": {"code": 410, "message": "too old"}}
                 await self._send(stream, connection, expired)
                 break
+            if self.silent:
+                await trio.sleep_forever()
             for event in [e for e in self._log if e.path == asked.path and e.version > version]:
                 version = event.version
                 await self._send(stream, connection, {"type": event.type, "object": event.object})

@@ -16,6 +16,7 @@ class RememberingSink:
     told: list[tuple[type[Object], list[Key], list[Key], int]] = field(default_factory=list)
     synced_after: int | None = None
     ahead: int = 0
+    cilium_went: int = 0  # times
 
     def apply(
         self, kind: type[Object], changed: Sequence[Object], removed: Sequence[Key], at: int
@@ -26,6 +27,10 @@ class RememberingSink:
         for thing in changed:
             known[thing.key] = thing
         self.told.append((kind, [thing.key for thing in changed], list(removed), at))
+
+    def cilium_is_gone(self, at: int) -> None:
+        del at
+        self.cilium_went += 1
 
     def clock_is_ahead(self, by: int) -> None:
         self.ahead = by

@@ -48,6 +48,18 @@ async def test_a_pod_reads_its_token_for_each_request(account: Path) -> None:
     assert "Bearer second" == await access.authorization(False)
 
 
+@pytest.mark.parametrize("token", ["zz\ntop", "zz\u00e9"])
+async def test_a_token_that_no_header_takes_is_said_and_not_shown(
+    account: Path, tmp_path: Path, token: str
+) -> None:
+    (account / "token").write_text(token)
+    with pytest.raises(UsageError, match="characters that no token has") as told:
+        await in_cluster(account, _POD).authorization(False)
+    assert token[:2] not in str(told.value).removeprefix(f"the token {account}")
+    with pytest.raises(UsageError, match="the kubeconfig's token has characters"):
+        await from_kubeconfig(kubeconfig(tmp_path, {"token": token}))
+
+
 def test_a_pod_without_its_account_is_told_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="automountServiceAccountToken"):
         in_cluster(tmp_path, _POD)

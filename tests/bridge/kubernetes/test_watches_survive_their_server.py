@@ -246,6 +246,33 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_given_up(
         assert {"p0"} == it.sink.names(Pod)
 
 
+async def test_a_server_that_hangs_and_keeps_its_connections_is_found_out(
+    autojump_clock: MockClock,
+) -> None:
+    async with scene(pods=1) as it:
+        await it.ready.wait()
+        it.server.silent = True
+        await trio.sleep(300)
+        assert "did not answer in time" in it.source.complaint()
+        it.server.put(PODS, pod("new"))
+        it.server.silent = False
+        await trio.sleep(120)
+        assert {"p0", "new"} == it.sink.names(Pod)
+        assert not it.source.complaint()
+
+
+async def test_a_server_that_has_nothing_to_tell_is_asked_again_and_not_complained_of(
+    autojump_clock: MockClock,
+) -> None:
+    async with scene(pods=1) as it:
+        await it.ready.wait()
+        it.server.bookmarks = False
+        await trio.sleep(_HOUR)
+        assert not any("kubernetes.behind" in line for line in it.log)
+        assert 1 == len(it.server.requests(PODS, watch=False))
+        assert len(it.server.requests(PODS, watch=True)) < 30
+
+
 async def test_a_watch_that_the_server_ends_at_once_is_not_asked_for_in_a_storm(
     autojump_clock: MockClock,
 ) -> None:
@@ -273,6 +300,7 @@ async def test_definitions_of_cilium_are_found_and_lost_while_running(
         await it.server.cut()
         await trio.sleep(90)
         assert not it.sink.names(CiliumIdentity)
+        assert 1 == it.sink.cilium_went
         assert not it.source.complaint()
 
 

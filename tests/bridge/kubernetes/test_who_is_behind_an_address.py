@@ -120,6 +120,24 @@ def test_ciliums_numbers_and_ids_win_where_cilium_is() -> None:
     assert (unmanaged.identity, unmanaged.labels) == (3, ("reserved:unmanaged",))
 
 
+def test_numbers_are_ours_again_where_cilium_has_gone() -> None:
+    cluster = Cluster()
+    cluster.pod("web-1", "10.0.0.1")
+    ours, near = cluster.entity("10.0.0.1"), cluster.entity("10.0.0.2")
+    cluster.now += SECOND
+    cluster.tell(objects.CiliumNode, metadata={"name": "node-b"})
+    assert cluster.entity("10.0.0.1").labels == ("reserved:unmanaged",)
+    cluster.now += SECOND
+    cluster.gone(objects.CiliumNode, ("", "node-b"))
+    cluster.names.cilium_is_gone(cluster.now)
+    while cluster.names.step():
+        pass
+    assert cluster.entity("10.0.0.1") == ours
+    assert cluster.entity("10.0.0.2") == near
+    cluster.now -= SECOND // 2
+    assert cluster.entity("10.0.0.1").labels == ("reserved:unmanaged",)
+
+
 def test_endpoints_in_slices_are_named_by_their_identity() -> None:
     cluster = Cluster()
     networking = {"addressing": [{"ipv4": "10.0.0.9"}], "node": "192.168.0.2"}
@@ -337,6 +355,18 @@ def test_a_pod_that_has_ended_has_no_address() -> None:
     assert cluster.entity("10.0.0.1").pod_name == ""
 
 
+def test_a_pod_of_the_same_name_elsewhere_ends_the_one_before_when_it_began() -> None:
+    cluster = Cluster()
+    cluster.pod("db-0", "10.0.0.1", status={"startTime": text_of(NOW - 60 * SECOND)})
+    cluster.now = NOW + 60 * SECOND  # heard of late, and meanwhile others may have had its address
+    cluster.pod("db-0", "10.0.0.2", status={"startTime": text_of(NOW + 12 * SECOND)})
+    shown = []
+    for seconds in (5, 12, 13, 61):
+        cluster.now = NOW + seconds * SECOND
+        shown.append([cluster.entity(f"10.0.0.{n}").pod_name for n in (1, 2)])
+    assert shown == [["db-0", ""], ["db-0", "db-0"], ["", "db-0"], ["", "db-0"]]
+
+
 def test_a_pod_that_ends_yields_its_address_to_the_one_that_got_it() -> None:
     cluster = Cluster()
     cluster.pod("old", "10.0.0.1")
@@ -430,6 +460,30 @@ def test_what_is_kept_of_pods_that_are_gone_is_freed(monkeypatch: pytest.MonkeyP
         cluster.names.reclaim(cluster.now - 60 * SECOND)
     assert len(cluster.directory.owners) < 400
     assert cluster.entity("10.0.0.99").pod_name == "pod-999"
+
+
+@pytest.mark.parametrize("has_cilium", [False, True])
+def test_labels_of_identities_that_nobody_has_are_forgotten_at_last(
+    monkeypatch: pytest.MonkeyPatch, has_cilium: bool
+) -> None:
+    for module in ("identities", "names"):
+        monkeypatch.setattr(f"bridge.kubernetes.{module}.KEPT_UNUSED", 10)
+    cluster = Cluster()
+    numbers = []
+    for run in range(40):
+        cluster.now += SECOND
+        if has_cilium:
+            numbers.append(1000 + run)
+            metadata = {"name": str(1000 + run)}
+            labels = {"k8s:job-name": f"backup-{run}"}
+            cluster.tell(objects.CiliumIdentity, metadata=metadata, **{"security-labels": labels})
+            cluster.gone(objects.CiliumIdentity, ("", metadata["name"]))
+        else:
+            cluster.pod("run", "10.0.0.1", metadata={"labels": {"job-name": f"backup-{run}"}})
+            numbers.append(cluster.entity("10.0.0.1").identity)
+            cluster.gone(objects.Pod, ("shop", "run"))
+    known = [n for n in numbers if cluster.entity("192.0.2.1", n).labels]
+    assert known == numbers[-10:]
 
 
 def test_a_service_has_its_address_since_it_was_made_and_its_changes_since_they_are_heard() -> None:
