@@ -122,6 +122,7 @@ async def test_a_socket_that_talks_nonsense_is_no_source(autojump_clock: MockClo
             await trio.sleep(1)
             place.switch.connected()
             place.switch.deliver(nonsense)
+            await trio.sleep(0.1)
             place.switch.disconnected()
         assert (place.switch.source, place.attached) == ("probes", 1)
 
