@@ -110,7 +110,7 @@ def _json(findings: Iterable[Finding]) -> str:
 def _table(findings: Iterable[Finding]) -> str:
     lines = []
     for finding in findings:
-        lines.append(f"{finding.probe:10}{finding.state:10}{finding.why}".rstrip())
+        lines.append(f"{finding.probe:9} {finding.state:9} {finding.why}".rstrip())
         if finding.remedy:
             lines.append(f"{'':20}remedy: {finding.remedy}")
         if finding.minimum_kernel:
