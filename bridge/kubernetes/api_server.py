@@ -115,6 +115,7 @@ async def follow(
             watch.began()
             current()
             if not await _read_events(watch, connection, deliver):
+                watch.went_quiet(_QUIET)
                 return
             watch.ended()
 
