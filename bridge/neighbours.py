@@ -39,7 +39,7 @@ class Neighbours:
         self._move = move
         self._peers = peers
         self._departed = departed
-        self._told: NodeFacts | None = None
+        self._others: dict[str, tuple[NodeFacts, Peer]] = {}  # made once, as there may be thousands
 
     def arrived(self, namespace: str, name: str) -> None:
         """See ``NamesListener``."""
@@ -53,16 +53,20 @@ class Neighbours:
         """See ``NamesListener``."""
         own = next((facts for facts in nodes if facts.name == self._node), None)
         node = self._move(_as_told(own))
-        others = (
-            LocalNode(
-                name="/".join(filter(None, (node.cluster, facts.name))),
-                address=self._address(facts),
-                tls=self._config.hubble.has_tls,
-            )
-            for facts in nodes
-            if facts.name != self._node
-        )
-        self._peers.replace([Peer.of(node), *(Peer.of(other) for other in others if other.address)])
+        before, self._others = self._others, {}
+        for facts in nodes:
+            if facts is not own:
+                told = before.get(facts.name)
+                if told is None or told[0] is not facts:
+                    told = facts, self._peer(facts, node.cluster)
+                self._others[facts.name] = told
+        others = (peer for _, peer in self._others.values() if peer.address)
+        self._peers.replace([Peer.of(node), *others])
+
+    def _peer(self, facts: NodeFacts, cluster: str) -> Peer:
+        name = "/".join(filter(None, (cluster, facts.name)))
+        address, tls = self._address(facts), self._config.hubble.has_tls
+        return Peer.of(LocalNode(name=name, address=address, tls=tls))
 
     def _address(self, facts: NodeFacts) -> str:
         """Where a relay reaches another node: ``ip:port``, "" for nowhere."""

@@ -46,7 +46,7 @@ class Corrector:
         voided, late = changes.since(self._seen), changes.take_late()
         self._seen = changes.count
         voided = replace(voided, everything=voided.past)  # a prefix is as it is from now on
-        start = min(late.values(), default=remembered)
+        start = min(late.values(), default=_NEVER)
         if voided.everything or conversations.has_identity(voided.identities):
             start = min(start, remembered)
         for ring in self._history.rings:

@@ -22,6 +22,7 @@ import trio
 from msgspec import Struct
 
 from bridge.http_client import Connection, ServerAwayError
+from bridge.kubernetes.objects import Number
 from bridge.os_errors import reason_of
 from parsers.addresses import first_of_each_family
 from parsers.directory import AddressRecord, Directory
@@ -30,19 +31,20 @@ from parsers.errors import UsageError
 INTERVAL: Final = 30.0  # s between two questions
 _LARGEST: Final = 64 << 20  # bytes of an answer
 _OWN_SCOPE: Final = 1 << 24  # identities from here on are valid on one node only
+_PIECE: Final = 50  # prefixes told between two checkpoints, at 40 µs each
 _OK = 200
 
 T = TypeVar("T")
 
 
 class _Identity(Struct, frozen=True):
-    id: int
+    id: Number
     labels: tuple[str, ...] | None = None
 
 
 class _Prefix(Struct, frozen=True):
     cidr: str
-    identity: int = 0
+    identity: Number = 0
 
 
 class _Container(Struct, frozen=True):
@@ -69,6 +71,7 @@ class CiliumApi:
     def __init__(self, path: Path, directory: Directory) -> None:
         self._path = path
         self._directory = directory
+        self._identities: frozenset[int] = frozenset()
         self._prefixes: dict[str, int] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -85,10 +88,12 @@ class CiliumApi:
             identities = await _get(connection, "/v1/identity", _identities)
             prefixes = await _get(connection, "/v1/ip", _prefixes)
             cgroups = await _get(connection, "/v1/cgroup-dump-metadata", _cgroups)
-        self._directory.set_identities(
-            {i.id: tuple(i.labels or ()) for i in identities if i.id >= _OWN_SCOPE}
-        )
-        self._replace({p.cidr: p.identity for p in prefixes if p.identity >= _OWN_SCOPE})
+        labels = {i.id: tuple(i.labels or ()) for i in identities if i.id >= _OWN_SCOPE}
+        for number in self._identities - labels.keys():
+            self._directory.forget_identity(number)
+        self._identities = frozenset(labels)
+        self._directory.set_identities(labels)
+        await self._replace({p.cidr: p.identity for p in prefixes if p.identity >= _OWN_SCOPE})
         self._directory.set_cgroups(
             {
                 container.cgroup_id: first_of_each_family(pod.ips or ())
@@ -97,13 +102,18 @@ class CiliumApi:
             }
         )
 
-    def _replace(self, prefixes: dict[str, int]) -> None:
-        before, self._prefixes = self._prefixes, prefixes
-        for cidr in before.keys() - prefixes.keys():
-            self._directory.set_address(cidr, None)
-        for cidr, identity in prefixes.items():
-            if before.get(cidr) != identity:
-                self._directory.set_address(cidr, AddressRecord(identity))
+    async def _replace(self, prefixes: dict[str, int]) -> None:
+        before, known = self._prefixes, self._directory
+        changes = [*(before.items() - prefixes.items()), *(prefixes.items() - before.items())]
+        for done, (cidr, identity) in enumerate(changes):
+            if prefixes.get(cidr) == identity:
+                known.set_address(cidr, AddressRecord(identity))
+                before[cidr] = identity
+            elif cidr not in prefixes:
+                known.set_address(cidr, None)
+                del before[cidr]
+            if done % _PIECE == 0:
+                await trio.lowlevel.checkpoint()
 
 
 async def _connect(path: Path) -> trio.SocketStream:

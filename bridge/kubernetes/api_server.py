@@ -87,8 +87,9 @@ class ServerConnection:
         headers = {"Accept": "application/json", "User-Agent": self._agent}
         if authorization := await self._access.authorization(renew):
             headers["Authorization"] = authorization
+        asked = self._time.steady()
         head = await self._connection.get(self._access.prefix + target, headers)
-        self._time.observe(head.headers.get("date", ""))
+        self._time.observe(head.headers.get("date", ""), asked)
         return head
 
 
@@ -115,6 +116,7 @@ async def follow(
             watch.began()
             current()
             if not await _read_events(watch, connection, deliver):
+                watch.went_quiet(_QUIET)
                 return
             watch.ended()
 

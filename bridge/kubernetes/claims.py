@@ -42,11 +42,12 @@ class Rank(NamedTuple):
     kind: int = 0
     ends: int = 0
     began: int = 0
-    name: str = ""
 
-    def strength(self) -> tuple[int, bool, int, str]:
-        """Of two claims to an address the one that is stronger by this has it."""
-        return self.kind, not self.ends, self.began, self.name
+    def strength(self) -> tuple[int, bool, int]:
+        """Of two claims to an address the one that is stronger by this has it; of two that are
+        equal the one heard of later, since objects that Cilium wrote outlive their pods.
+        """
+        return self.kind, not self.ends, self.began
 
 
 @dataclass(slots=True, eq=False)
@@ -135,7 +136,7 @@ class AddressClaims:
 
     def _holder(self, address: bytes) -> Claimant:
         found = self._claims[address]
-        return found if isinstance(found, Claimant) else max(found, key=_strength)
+        return found if isinstance(found, Claimant) else max(reversed(found), key=_strength)
 
     def _claim(self, claimant: Claimant, address: bytes, at: int) -> None:
         began = min(claimant.rank.began, at)
@@ -173,7 +174,7 @@ class AddressClaims:
         self._changes.append((address, claimant.row, since))
 
 
-def _strength(claimant: Claimant) -> tuple[int, bool, int, str]:
+def _strength(claimant: Claimant) -> tuple[int, bool, int]:
     return claimant.rank.strength()
 
 

@@ -5,8 +5,9 @@ log in in a dozen ways (certificates, tokens, plugins that are run), which the
 ``kubernetes`` package knows; it takes 0.4 s and 38 MiB, so it is imported only when there
 is a kubeconfig, in a thread, and nowhere else.
 
-Tokens are rotated: that of a cluster is read from its file for each request (the kubelet
+Credentials are rotated: a cluster's token is read from its file for each request (the kubelet
 replaces it every hour or so), a kubeconfig's is asked for again after the server refused it.
+Certificates are read for each connection.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -59,19 +59,15 @@ def in_cluster(account: Path, environment: Mapping[str, str] = os.environ) -> Ac
             "set identity.kubernetes.kubeconfig"
         )
     authority = account / "ca.crt"
-    try:
-        tls = ssl.create_default_context(cafile=str(authority))
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"cannot use {authority}: {error}; set automountServiceAccountToken: true"
-        ) from None
+    _trust_in(authority)
+
+    async def dial() -> trio.abc.Stream:
+        return await open_stream(host, int(port), _trust_in(authority), host)
 
     async def authorization(_: bool) -> str:
         return f"Bearer {_token(account / 'token')}"
 
-    return Access(
-        _address(host, int(port)), partial(open_stream, host, int(port), tls, host), authorization
-    )
+    return Access(_address(host, int(port)), dial, authorization)
 
 
 async def from_kubeconfig(path: Path, context: str = "") -> Access:
@@ -83,7 +79,9 @@ async def from_kubeconfig(path: Path, context: str = "") -> Access:
     server = urlsplit(configuration.host)
     if server.hostname is None:
         raise UsageError(f"{path}: the server '{configuration.host}' is not a url")
-    tls = _tls_of(configuration) if server.scheme == "https" else None
+    secure = server.scheme == "https"
+    if secure:
+        _tls_of(configuration)
     current = [_header(configuration)]
 
     async def authorization(renew: bool) -> str:
@@ -91,13 +89,22 @@ async def from_kubeconfig(path: Path, context: str = "") -> Access:
             current[0] = _header(await trio.to_thread.run_sync(_load, path, context))
         return current[0]
 
-    host, port = server.hostname, server.port or (443 if tls else 80)
-    return Access(
-        _address(host, port),
-        partial(open_stream, host, port, tls, configuration.tls_server_name or host),
-        authorization,
-        server.path.rstrip("/"),
-    )
+    host, port = server.hostname, server.port or (443 if secure else 80)
+    name = configuration.tls_server_name or host
+
+    async def dial() -> trio.abc.Stream:
+        return await open_stream(host, port, _tls_of(configuration) if secure else None, name)
+
+    return Access(_address(host, port), dial, authorization, server.path.rstrip("/"))
+
+
+def _trust_in(authority: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(authority))
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"cannot use {authority}: {error}; set automountServiceAccountToken: true"
+        ) from None
 
 
 def _address(host: str, port: int) -> str:

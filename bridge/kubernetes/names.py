@@ -313,11 +313,11 @@ class Names:
             addresses = facts.addresses
             if not addresses and facts.alive and told is not None:
                 addresses = told.addresses  # Cilium knows them a moment earlier
-            rank = Rank(BY_POD, self._end_of(facts), self._begin_of(facts), entry.key[1])
+            rank = Rank(BY_POD, self._end_of(facts), self._begin_of(facts))
         else:
             addresses = told.addresses if told is not None else ()
             addresses = addresses or tuple(sorted({*chain.from_iterable(entry.in_slices.values())}))
-            rank = Rank(BY_SLICE, 0, 0, entry.key[1])
+            rank = Rank(BY_SLICE)
         owner, before = self._owner_of(entry, facts, told), entry.owner
         self._claims.publish(entry, owner, addresses, rank, at)
         self._set_endpoint(before, owner, at)

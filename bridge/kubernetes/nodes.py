@@ -146,7 +146,7 @@ class NodeNames:
                 return
             claimant = self._claimants[kind, key] = Claimant()
         owner = AddressRecord(identity) if addresses else claimant.owner
-        self._claims.publish(claimant, owner, addresses, Rank(kind, 0, 0, key[1]), at)
+        self._claims.publish(claimant, owner, addresses, Rank(kind), at)
         if not addresses:
             del self._claimants[kind, key]
 

@@ -85,8 +85,8 @@ class ObjectWatch:
 
     __slots__ = (
         "_backoff", "_began", "_clock", "_continues", "_decode", "_draw", "_error",
-        "_expired_pages", "_fruitful", "_heard", "_known", "_now", "_seen", "_version", "_why",
-        "complaint", "counts", "has_listed", "lost_at", "resource",
+        "_expired_pages", "_fruitful", "_heard", "_known", "_now", "_quiet_since", "_seen",
+        "_version", "_why", "complaint", "counts", "has_listed", "lost_at", "resource",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +116,7 @@ class ObjectWatch:
         self._heard = SINCE_EVER  # when the server last told that it is current
         self._began = 0.0  # the watch under way
         self._fruitful = False  # it brought something
+        self._quiet_since: float | None = None  # it brought nothing more
         self._error: RefusedError | None = None  # it was ended by this
 
     def __len__(self) -> int:
@@ -201,6 +202,10 @@ class ObjectWatch:
             raise RefusedError(f"{self.resource.name}: the server ended the watch at once")
         self._backoff.reset()
 
+    def went_quiet(self, seconds: float) -> None:
+        """A watch brought nothing for so long: whether it is current the next answer tells."""
+        self._quiet_since = self._now() - seconds
+
     def begin_anew(self, why: str) -> None:
         """List again; what is known stays known until that is complete."""
         if self.has_listed:
@@ -211,7 +216,7 @@ class ObjectWatch:
         """It is not current any more; returns how long to wait before asking again (s)."""
         self.complaint = str(error)
         if self.lost_at is None:
-            self.lost_at = self._now()
+            self.lost_at = self._now() if self._quiet_since is None else self._quiet_since
         if self._fruitful:  # the connection was good for something
             self._backoff.reset()
             self._fruitful = False
@@ -246,7 +251,7 @@ class ObjectWatch:
         self._is_current()
 
     def _is_current(self) -> None:
-        self.complaint, self.lost_at = "", None
+        self.complaint, self.lost_at, self._quiet_since = "", None, None
 
     def _object(self, raw: Raw) -> Object | None:
         try:

@@ -43,6 +43,19 @@ async def told(peers: Peers) -> list[tuple[str, str]]:
     return [(message.name, message.address) for message in messages]
 
 
+async def test_of_nodes_that_change_the_peers_are_those_of_now() -> None:
+    peers = Peers()
+    kept = neighbours(peers, [], {"listen": "0.0.0.0:4244", "insecure": True})
+    kept.nodes(NODES)
+    own, _, last, _ = NODES
+    kept.nodes([own, last, NodeFacts("new", ("192.168.0.4",), ())])
+    assert [name for name, _ in await told(peers)] == [
+        "blue/node-a", "blue/node-c", "blue/new",
+    ]  # fmt: skip
+    kept.nodes([own, NodeFacts("node-c", ("fd00::4",), ())])
+    assert (await told(peers))[1:] == [("blue/node-c", "[fd00::4]:4244")]
+
+
 async def test_nodes_are_peers_at_their_addresses_and_our_port() -> None:
     peers, moved = Peers([Peer("node-a", "")]), list[Mapping[str, Any]]()
     listen = {"listen": "0.0.0.0:4244", "insecure": True}

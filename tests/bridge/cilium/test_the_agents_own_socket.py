@@ -83,9 +83,11 @@ async def test_what_the_agent_no_longer_says_is_forgotten(tmp_path: Path) -> Non
         await api.ask()
         world["/v1/ip"] = [{"cidr": "203.0.113.0/25", "identity": 16777217}]
         world["/v1/cgroup-dump-metadata"] = {"pod-metadatas": None}
+        world["/v1/identity"] = []
         await api.ask()
         nursery.cancel_scope.cancel()
     assert 16777217 == at(directory, "203.0.113.9")
+    assert () == directory.entity(parse_address("203.0.113.9"), 0, 1).labels
     assert 0 == at(directory, "203.0.113.200")
     assert () == directory.pod_addresses(39001)
 

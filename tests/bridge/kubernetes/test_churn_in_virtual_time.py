@@ -151,3 +151,16 @@ def test_an_address_of_pods_is_unknown_for_a_reason_until_its_pod_is_heard_of() 
     late = [("late", KNOWN)] * 3
     assert agent.named() == [("", UNKNOWN_ADDRESS), *late, ("", EXPIRED), ("", EXPIRED)]
     assert agent.corrector.corrected == 0
+
+
+def test_flows_are_not_looked_at_for_what_none_of_them_can_have() -> None:
+    agent = Agent()
+    agent.read([(START + SECOND, ADDRESSES[0])])
+    for _ in agent.corrector.sweep(START):
+        pass
+    agent.directory.set_identities({4711: ("k8s:app=new",)})
+    assert not list(agent.corrector.sweep(START))
+    pod = Pod(Metadata("late", "shop"), PodSpec(), PodStatus("Running", pod_ip=ADDRESSES[0]))
+    agent.names.apply(Pod, [pod], [], START)
+    assert list(agent.corrector.sweep(START))
+    assert agent.named() == [("late", KNOWN)]

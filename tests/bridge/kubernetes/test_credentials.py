@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import ssl
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 import trustme
 
+from bridge.http_client import ServerAwayError
 from bridge.kubernetes.credentials import from_kubeconfig, in_cluster, is_in_cluster
 from parsers.errors import UsageError
 
@@ -58,6 +63,42 @@ async def test_a_token_that_no_header_takes_is_said_and_not_shown(
     assert token[:2] not in str(told.value).removeprefix(f"the token {account}")
     with pytest.raises(UsageError, match="the kubeconfig's token has characters"):
         await from_kubeconfig(kubeconfig(tmp_path, {"token": token}))
+
+
+async def test_an_authority_that_is_replaced_is_trusted_by_the_next_connection(
+    account: Path,
+) -> None:
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_ssl_over_tcp, _hold, 0, serving, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        _, port = listener.transport_listener.socket.getsockname()
+        where = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
+        path = kubeconfig(account, {"token": "t"}, f"https://127.0.0.1:{port}")
+        _identify(serving).cert_pem.write_to_path(account / "ca.crt")
+        accesses = [in_cluster(account, where), await from_kubeconfig(path)]
+        for access in accesses:
+            await trio.aclose_forcefully(await access.dial())
+        replaced = _identify(serving)
+        for access in accesses:
+            with pytest.raises(ServerAwayError, match="is not trusted"):
+                await access.dial()
+        replaced.cert_pem.write_to_path(account / "ca.crt")
+        for access in accesses:
+            await trio.aclose_forcefully(await access.dial())
+        nursery.cancel_scope.cancel()
+
+
+def _identify(serving: ssl.SSLContext) -> trustme.CA:
+    """A new authority, which from now on vouches for the server."""
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").configure_cert(serving)
+    return authority
+
+
+async def _hold(stream: trio.abc.Stream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        await stream.receive_some(1)
 
 
 def test_a_pod_without_its_account_is_told_what_to_set(tmp_path: Path) -> None:

@@ -254,6 +254,7 @@ async def test_a_server_that_hangs_and_keeps_its_connections_is_found_out(
         it.server.silent = True
         await trio.sleep(300)
         assert "did not answer in time" in it.source.complaint()
+        assert 240 <= it.source.age() <= 300  # bookmarks come each minute
         it.server.put(PODS, pod("new"))
         it.server.silent = False
         await trio.sleep(120)

@@ -430,6 +430,22 @@ def test_where_only_pods_of_the_node_are_watched_endpoint_slices_name_others() -
     assert len(cluster.names) == 0
 
 
+@pytest.mark.parametrize("names", [("web-1", "web-2"), ("web-2", "web-1")])
+def test_an_endpoint_that_outlives_its_pod_yields_its_address_to_the_next(
+    names: tuple[str, str],
+) -> None:
+    cluster = Cluster(everywhere=False)
+    networking = {"addressing": [{"ipv4": "10.0.0.1"}], "node": "192.168.0.9"}
+    for name in names:
+        cluster.now += 10 * SECOND
+        status = {"id": 7, "identity": {"id": 1207}, "networking": networking}
+        metadata = {"name": name, "namespace": "shop"}
+        cluster.tell(objects.CiliumEndpoint, metadata=metadata, status=status)
+        assert cluster.entity("10.0.0.1").pod_name == name
+    cluster.gone(objects.CiliumEndpoint, ("shop", names[0]))
+    assert cluster.entity("10.0.0.1").pod_name == names[1]
+
+
 def test_who_is_near_a_pod_is_unknown_and_not_the_world() -> None:
     cluster = Cluster()
     cluster.pod("web-1", "10.0.0.1", status={"podIPs": [{"ip": "fd00:1::1"}]})
