@@ -77,6 +77,22 @@ def ways_in(known: Collection[Link], covered: Iterable[int]) -> set[int]:
     return seen
 
 
+def far_ends(known: Collection[Link], covered: Iterable[int]) -> set[int]:
+    """Covered veths whose other end is covered, too, in the same namespace.
+
+    What comes in by one of them has left by the other.
+    """
+    seen = set(covered)
+    return {
+        link.ifindex
+        for link in known
+        if link.kind == "veth"
+        and link.peer_namespace < 0
+        and link.ifindex in seen
+        and link.lower in seen
+    }
+
+
 @dataclass(slots=True)
 class CoverageStatistics:
     """Since the beginning, but for ``covered`` and ``waiting``."""

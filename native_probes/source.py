@@ -29,6 +29,7 @@ from native_probes.interfaces import (
     Coverage,
     CoverageStatistics,
     InterfacePatterns,
+    far_ends,
     judge_hooks,
     ways_in,
 )
@@ -264,10 +265,12 @@ class ProbeSource:
         now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         patterns = self._settings.interfaces
         covered = self._coverage.covered_lately() if self._coverage else {}
+        now_covered = self._coverage.covered() if self._coverage else []
         return ProbeBatch(
             boot_offset=time.time_ns() - now_ns,
             now_ns=now_ns,
             covered=frozenset(ways_in(list(self._links.values()), covered)),
+            far_ends=frozenset(far_ends(list(self._links.values()), now_covered)),
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
             ignored=ignored,

@@ -3,7 +3,8 @@
 The dtypes are those of ``probe_records``, which mirror the structs of ``bpf/record.h``.
 
 One observation point a packet: a packet counts in flows and metrics where this node first
-sees it. At an ingress hook that is always so. At an egress hook it is so unless the packet
+sees it. At an ingress hook that is so unless it came through a veth whose other end is
+observed as well (``far_ends``). At an egress hook it is so unless the packet
 came in by another covered interface, which the kernel tells by itself
 (``skb->ingress_ifindex``, 0 for what the host sends). So the key of a flow in the kernel
 has ``received_on`` beside ``ifindex``, and nobody has to know whose address is whose:
@@ -37,7 +38,8 @@ class ProbeBatch:
     """What the probes delivered in one drain; a part of length 0 may have any dtype.
 
     ``covered``: indices of the interfaces that are observed now, and of bridges whose ports
-    are; ``pods``: of those that lead to a pod.
+    are; ``pods``: of those that lead to a pod; ``far_ends``: of those by which only comes in
+    what has left by another one, the other end of a veth.
 
     ``netns``: inode of the network namespace that these interfaces are in, the node's.
     ``drop_reasons``: names of the kernel's drop reasons; ``reset_reasons``: of those for which
@@ -55,6 +57,7 @@ class ProbeBatch:
     boot_offset: int
     now_ns: int = 0
     covered: frozenset[int] = frozenset()
+    far_ends: frozenset[int] = frozenset()
     pods: frozenset[int] = frozenset()
     netns: int = 0
     drop_reasons: KernelReasons = field(default_factory=lambda: KernelReasons({}))

@@ -67,7 +67,12 @@ class ProbePipeline:
         if len(batch.traffic):
             directory = self._assembler.directory
             yield traffic_flows(
-                batch.traffic, batch.covered, batch.pods, directory, batch.boot_offset
+                batch.traffic,
+                batch.covered,
+                batch.far_ends,
+                batch.pods,
+                directory,
+                batch.boot_offset,
             )
         if len(batch.drops):
             yield self._drops.flows(

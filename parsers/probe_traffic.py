@@ -87,17 +87,17 @@ _TUNNELS = {
 def traffic_flows(
     reports: Columns,
     covered: frozenset[int],
+    far_ends: frozenset[int],
     pods: frozenset[int],
     directory: Directory,
     boot_offset: int,
 ) -> ProbeFlows:
     """The flows of FLOW_REPORT rows, but not of packets that count elsewhere or are no IP.
 
-    ``covered``: indices of the interfaces that are observed, and of bridges whose ports are;
-    ``pods``: of those that lead to pods. ``directory`` knows the services,
-    at times that are ``boot_offset`` (ns) later than the kernel's.
+    ``covered``, ``far_ends`` and ``pods`` are those of ``ProbeBatch``. ``directory`` knows the
+    services, at times that are ``boot_offset`` (ns) later than the kernel's.
     """
-    reports = reports[_seen_first(reports, covered) & (reports["family"] != 0)]
+    reports = reports[_seen_first(reports, covered, far_ends) & (reports["family"] != 0)]
     found = empty_flows(len(reports))
     flows, key, flow_class = found.flows, found.flows.key, found.flows.flow_class
     at_pod = np.isin(reports["ifindex"], np.fromiter(pods, np.uint32, len(pods)))
@@ -149,10 +149,13 @@ def traffic_flows(
     return found
 
 
-def _seen_first(reports: Columns, covered: frozenset[int]) -> NDArray[np.bool_]:
+def _seen_first(
+    reports: Columns, covered: frozenset[int], far_ends: frozenset[int]
+) -> NDArray[np.bool_]:
     """Whether no covered interface had the packets before."""
     came_by = np.isin(reports["received_on"], np.fromiter(covered, np.uint32, len(covered)))
-    first: NDArray[np.bool_] = (reports["point"] == POINT_INGRESS) | ~came_by
+    crossed = np.isin(reports["ifindex"], np.fromiter(far_ends, np.uint32, len(far_ends)))
+    first: NDArray[np.bool_] = ~np.where(reports["point"] == POINT_INGRESS, crossed, came_by)
     return first
 
 

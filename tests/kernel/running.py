@@ -43,7 +43,9 @@ class Running:
     def traffic(self, *, first: bool = False, **wanted: int) -> Columns:
         """All reports so far with these values; with ``first``, those that give flows."""
         parts = [
-            batch.traffic[_seen_first(batch.traffic, batch.covered)] if first else batch.traffic
+            batch.traffic[_seen_first(batch.traffic, batch.covered, batch.far_ends)]
+            if first
+            else batch.traffic
             for batch in self.batches
             if len(batch.traffic)
         ]

@@ -29,6 +29,24 @@ async def test_pods_there_before_and_pods_that_come_are_covered(lab: Lab) -> Non
     assert set(probes.lost()) <= {("traffic", "not_covered")}
 
 
+async def test_a_veth_with_both_ends_in_the_node_counts_once(lab: Lab) -> None:
+    pod, other = lab.add_pod(), lab.add_pod()
+    lab.ip("link", "add", "br1", "type", "bridge", "mcast_snooping", "0")
+    lab.ip("link", "set", "br1", "up")
+    lab.ip("link", "add", "vetha", "type", "veth", "peer", "name", "vethb")
+    lab.ip("link", "set", "vetha", "master", "br0", "up")
+    lab.ip("link", "set", "vethb", "master", "br1", "up")
+    lab.ip("link", "set", other.interface, "master", "br1")
+    indices = {name: lab.ifindex(name) for name in ("vetha", "vethb", pod.interface)}
+    async with running(lab) as probes:
+        await probes.covers(*indices.values(), lab.ifindex(other.interface))
+        send_udp(pod.namespace, (other.ipv4, 9999), [100] * 7)
+        await probes.until(lambda: probes.traffic(destination_port=9999)["skbs"].sum() >= 28)
+    first = probes.traffic(destination_port=9999, first=True)
+    assert 7 == first["skbs"].sum()
+    assert {indices[pod.interface]} == set(first["ifindex"])
+
+
 async def test_what_was_counted_last_is_delivered_at_the_end(lab: Lab) -> None:
     pod, other = lab.add_pod(), lab.add_pod()
     async with running(lab) as probes:
