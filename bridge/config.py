@@ -311,6 +311,13 @@ class NativeProbes(_Section):
         description="Seconds between two readings of what the kernel tells at once.",
     )
 
+    @model_validator(mode="after")
+    def _names_of_custom_probes_differ(self) -> NativeProbes:
+        names = [probe.name for probe in self.custom]
+        if len(set(names)) < len(names):
+            raise ValueError("custom: two probes have one name")
+        return self
+
 
 class Identity(_Section):
     """Where names come from."""

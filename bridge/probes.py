@@ -16,6 +16,7 @@ from native_probes.engine import Engine, LibbpfEngine
 from native_probes.family import StartFamily
 from native_probes.interfaces import InterfacePatterns
 from native_probes.pins import PinFolder
+from native_probes.report import ProbeUnavailableError
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficSettings
@@ -90,7 +91,8 @@ class Probes:
     async def leave(self) -> None:
         """Remove pins, where there are any: they would count for us while another source does."""
         if self._pins is not None:
-            with suppress(OSError):  # no folder, or no right to it: then there are no pins of ours
+            # no such folder, or no right to it: then there are no pins of ours
+            with suppress(OSError, ProbeUnavailableError):
                 await trio.to_thread.run_sync(self._pins.remove_all)
 
     def states(self) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ class SourceSwitch:
 
     def deliver(self, payloads: PayloadBatch) -> None:
         """Take what the monitor socket said."""
-        if not self._speaks:
+        if len(payloads) and not self._speaks:
             self._speaks = self._spoke = True
             self._turn()
         if self._probing or trio.current_time() < self._quiet_until:

@@ -136,15 +136,17 @@ def _module() -> Any:
 
 @contextmanager
 def _silence(said: list[str] | None = None) -> Iterator[None]:
-    """The compiler writes to our standard error, which is the log; ``said`` gets its errors."""
-    kept = os.dup(2)
+    """The compiler writes to our output and to the log; ``said`` gets its errors."""
+    kept = [(os.dup(fd), fd) for fd in (1, 2)]
     with tempfile.TemporaryFile() as instead:
-        os.dup2(instead.fileno(), 2)
+        for _, fd in kept:
+            os.dup2(instead.fileno(), fd)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            for copy, fd in kept:
+                os.dup2(copy, fd)
+                os.close(copy)
             if said is not None:
                 instead.seek(0)
                 lines = instead.read().decode(errors="replace").splitlines()

@@ -20,29 +20,40 @@ from parsers.windows import Columns
 class Memory:
     """What was read last, in a mapped array map: with a pin it outlives the process.
 
-    The map's values are rows of 64-bit words: an id and its counters. The first row has the
-    number of those that follow, which is 0 while they are being written.
+    The map's values are rows of 64-bit words, an id and its counters: a first row whose first
+    word says how many there are (times 2) and in which copy (0 or 1), then two copies of
+    ``entries`` rows. The one that does not hold is written, and then the word, so a process
+    that is killed meanwhile leaves the other.
     """
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_copies", "_head")
 
     def __init__(self, map_fd: int, entries: int, count: int) -> None:
-        width = 8 * (1 + count)
-        mapped = mmap.mmap(map_fd, width * entries, mmap.MAP_SHARED)
-        self._rows = np.frombuffer(mapped, "<u8", (1 + count) * entries).reshape(entries, -1)
+        rows = memory_rows(entries)
+        mapped = mmap.mmap(map_fd, 8 * (1 + count) * rows, mmap.MAP_SHARED)
+        words = np.frombuffer(mapped, "<u8", (1 + count) * rows).reshape(rows, -1)
+        self._head = words[0]
+        self._copies = words[1 : 1 + entries], words[1 + entries :]
 
     def load(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Ids in order, and their counters."""
-        rows = self._rows[1 : 1 + int(self._rows[0, 0])]
+        count, which = divmod(int(self._head[0]), 2)
+        rows = self._copies[which][:count]
         return rows[:, 0].copy(), rows[:, 1:].copy()
 
     def save(self, ids: NDArray[np.uint64], counters: NDArray[np.uint64]) -> None:
         """As many as there is room for."""
-        count = min(len(ids), len(self._rows) - 1)
-        self._rows[0, 0] = 0
-        self._rows[1 : 1 + count, 0] = ids[:count]
-        self._rows[1 : 1 + count, 1:] = counters[:count]
-        self._rows[0, 0] = count
+        which = 1 - int(self._head[0]) % 2
+        rows = self._copies[which]
+        count = min(len(ids), len(rows))
+        rows[:count, 0] = ids[:count]
+        rows[:count, 1:] = counters[:count]
+        self._head[0] = 2 * count + which
+
+
+def memory_rows(entries: int) -> int:
+    """Rows of the map of a ``Memory``."""
+    return 1 + 2 * entries
 
 
 class Differences:

@@ -82,9 +82,10 @@ class CustomProbe:
         self._layout = record_layout(settings)
         try:
             self._loaded = bcc_engine.compiled(settings.name, settings.source, [])
-        except FileNotFoundError:
+        except OSError as error:
             raise ProbeUnavailableError(
-                f"there is no {settings.source}", "correct native_probes.custom"
+                f"{settings.source} cannot be read: {error.strerror}",
+                "correct native_probes.custom",
             ) from None
         try:
             ring = self._loaded.map_fd(settings.ring)

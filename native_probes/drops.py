@@ -42,6 +42,8 @@ DEFAULT_QUIET = (
     "NOT_SPECIFIED@tcp_rcv_established",  # an acknowledgement that has done its work
     "NOT_SPECIFIED@tcp_v4_rcv",
     "NOT_SPECIFIED@tcp_v6_rcv",
+    "NOT_SPECIFIED@udp_destruct_common",  # what a closed socket has not read
+    "NOT_SPECIFIED@udp_destruct_sock",  # its name before 5.18
 )
 """Reasons that say nothing about the network, as REASON or REASON@FUNCTION."""
 

@@ -15,6 +15,8 @@ from native_probes import libbpf
 from native_probes.report import ProbeUnavailableError
 from native_probes.spec import CONSTANTS, ProbeSpec
 
+_OF_BOTH_ENGINES = "traffic"  # the one probe that bcc compiles, too
+
 
 class LoadedProbe(Protocol):
     """One probe in the kernel."""
@@ -61,7 +63,8 @@ class LibbpfEngine:
         if not libbpf.KERNEL_BTF.exists():
             raise ProbeUnavailableError(
                 f"the kernel has no type information ({libbpf.KERNEL_BTF})",
-                "use a kernel built with CONFIG_DEBUG_INFO_BTF, or the bcc engine",
+                "use a kernel built with CONFIG_DEBUG_INFO_BTF"
+                + (", or the bcc engine" if spec.name == _OF_BOTH_ENGINES else ""),
                 "5.8",
             )
         try:

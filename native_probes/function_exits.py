@@ -14,8 +14,10 @@ def load_on_exits(engine: Engine, spec: ProbeSpec) -> LoadedProbe:
     except ProbeUnavailableError as error:
         if not isinstance(error.__cause__, OSError):
             raise  # it has not come to the kernel
-        wanted = "BPF trampolines" + (
-            " and type information of modules, and CAP_SYS_ADMIN" if spec.on_modules else ""
+        wanted = (
+            "BPF trampolines and type information of modules, and CAP_SYS_ADMIN"
+            if spec.on_modules
+            else "BPF trampolines, and the rights that the other probes want"
         )
         raise ProbeUnavailableError(
             error.why,

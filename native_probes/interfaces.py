@@ -93,6 +93,7 @@ class CoverageStatistics:
 class _Wanted:
     link: Link
     is_new: bool  # it appeared while we ran, so what it has counted we have missed
+    instead: bool = False  # an interface that is gone had its number
 
 
 def judge_hooks(finding: Finding, hooks: TcHooks) -> Finding:
@@ -136,11 +137,23 @@ class Coverage:
 
     def cover(self, link: Link, *, is_new: bool) -> None:
         """Soon; nothing happens if it is covered already."""
-        self._put(link.ifindex, _Wanted(link, is_new))
+        wanted = _Wanted(link, is_new)
+        with self._changed:
+            if link.ifindex in self._changes:
+                before = self._changes[link.ifindex]
+                wanted = (
+                    _Wanted(link, is_new or before.is_new, before.instead)
+                    if before
+                    else _Wanted(link, is_new, instead=True)
+                )
+            self._changes[link.ifindex] = wanted
+            self._changed.notify()
 
     def uncover(self, ifindex: int) -> None:
         """Soon; nothing happens if it is not covered."""
-        self._put(ifindex, None)
+        with self._changed:
+            self._changes[ifindex] = None
+            self._changed.notify()
 
     def covered(self) -> list[int]:
         """Their ifindexes."""
@@ -176,11 +189,6 @@ class Coverage:
             )
         return judge_hooks(finding, self._hooks)
 
-    def _put(self, ifindex: int, change: _Wanted | None) -> None:
-        with self._changed:
-            self._changes[ifindex] = change
-            self._changed.notify()
-
     def _work(self) -> None:
         self._remove_leftovers()
         while True:
@@ -191,9 +199,9 @@ class Coverage:
                 ifindex = next(iter(self._changes))
                 change = self._changes.pop(ifindex)
                 self._in_hand = 1
-            if change is None:
+            if change is None or change.instead:
                 self._uncover(ifindex)
-            elif ifindex not in self._attachments:
+            if change is not None and ifindex not in self._attachments:
                 self._cover(change)
             self._in_hand = 0
         if self._hooks.pins is None:
@@ -221,11 +229,12 @@ class Coverage:
         attachments: list[Attachment] = []
         try:
             self._probe.cover(ifindex)
+            before = self._probe.counted(ifindex)  # of another one that had its number
             for point in (POINT_INGRESS, POINT_EGRESS):
                 program = self._probe.program(point, link_header=header)
                 attachments.append(self._hooks.attach(ifindex, point, program))
             if wanted.is_new:
-                missed = one_link(ifindex).packets - self._probe.counted(ifindex)
+                missed = one_link(ifindex).packets - (self._probe.counted(ifindex) - before)
                 self._statistics.missed_packets += max(0, missed)
         except OSError as error:
             for attachment in attachments:

@@ -28,18 +28,30 @@ class PinFolder:
 
     def prepare(self) -> None:
         """Make the folder. ``ProbeUnavailableError`` if pins cannot be there."""
+        self.check()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise ProbeUnavailableError(
-                f"the folder of pins {self.path} cannot be made ({error.strerror})",
-                "name one in a BPF file system (mount -t bpf bpf /sys/fs/bpf), or use no pins",
-            ) from None
-        if syscalls.file_system(self.path) != _BPF_FS_MAGIC:
+            raise self._unusable(error) from None
+
+    def check(self) -> None:
+        """``ProbeUnavailableError`` if pins cannot be there; the folder may yet be missing."""
+        try:
+            there = next(path for path in (self.path, *self.path.parents) if path.exists())
+            found = syscalls.file_system(there)
+        except OSError as error:
+            raise self._unusable(error) from None
+        if found != _BPF_FS_MAGIC:
             raise ProbeUnavailableError(
                 f"{self.path} is not in a BPF file system",
                 "mount one there (mount -t bpf bpf /sys/fs/bpf), or use no pins",
             )
+
+    def _unusable(self, error: OSError) -> ProbeUnavailableError:
+        return ProbeUnavailableError(
+            f"the folder of pins {self.path} cannot be used ({error.strerror})",
+            "name one in a BPF file system (mount -t bpf bpf /sys/fs/bpf), or use no pins",
+        )
 
     def map_path(self, name: str) -> Path:
         """Where a map is pinned."""
@@ -50,7 +62,11 @@ class PinFolder:
         return _remove(self.path.glob("map_*"))
 
     def remove_all(self) -> int:
-        """Maps, and links, which detaches them; how many there were."""
+        """Maps, and links, which detaches them; how many there were.
+
+        ``ProbeUnavailableError`` for another folder, whose files are none of ours.
+        """
+        self.check()
         return self.remove_maps() + _remove(self.path.glob("link_*"))
 
     def take_link(self, ifindex: int, hook: int) -> int | None:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from native_probes import syscalls
-from native_probes.counters import Differences, HashMap, Memory, per_cpu
+from native_probes.counters import Differences, HashMap, Memory, memory_rows, per_cpu
 from native_probes.engine import Engine, LoadedProbe
 from native_probes.family import Drained
 from native_probes.pins import PinFolder
@@ -87,7 +87,11 @@ def traffic_spec(settings: TrafficSettings) -> ProbeSpec:
             "<IHHHH", settings.sample, *settings.vxlan_ports, settings.geneve_port, 0
         ),
         sizes={"flows": settings.flows, "events": settings.ring_bytes}
-        | ({"told_flows": settings.flows + 1, "told_interfaces": _INTERFACES + 1} if pins else {}),
+        | (
+            {"told_flows": memory_rows(settings.flows), "told_interfaces": memory_rows(_INTERFACES)}
+            if pins
+            else {}
+        ),
         pins={name: pins.map_path(name) for name in _PINNED} if pins else {},
     )
 
@@ -155,7 +159,7 @@ class TrafficProbe:
         self._counted = self._told = self._lost = 0  # packets since the beginning
 
     def _memory(self, name: str, entries: int) -> Memory:
-        return Memory(self.loaded.map_fd(name), entries + 1, _TOLD)
+        return Memory(self.loaded.map_fd(name), entries, _TOLD)
 
     def program(self, point: int, *, link_header: bool) -> int:
         """The fd of the program to attach there."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from parsers.windows import Columns
 
 def _no_records() -> Columns:
     return np.empty(0, dtype=np.void)
+
+
+_PARTS_OF_MANY = (("traffic", "last_ns"), ("drops", "time_ns"), ("tcp", "time_ns"))
+"""Parts that a storm makes long, and when their records happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +70,31 @@ class ProbeBatch:
     seen: Mapping[str, int] = field(default_factory=dict)
 
     def pieces(self, size: int) -> Iterator[ProbeBatch]:
-        """Batches of at most ``size`` traffic reports each, in the order of their times.
+        """Batches of at most ``size`` records of a kind each, traffic in the order of times.
 
-        All else is in the last one.
+        All that is not of a kind that has more is in the last one. What each has seen is
+        what it delivers, so the books agree after each of them.
         """
-        count = len(self.traffic)
-        if count <= size:
-            yield self
-            return
-        traffic = self.traffic[np.argsort(self.traffic["last_ns"], kind="stable")]
-        last = (count - 1) // size * size
-        for start in range(0, last, size):
-            yield ProbeBatch(
-                boot_offset=self.boot_offset,
-                now_ns=self.now_ns,
-                covered=self.covered,
-                pods=self.pods,
-                traffic=traffic[start : start + size],
-                seen={"traffic": size},
-            )
-        seen = {**self.seen, "traffic": self.seen.get("traffic", count) - last}
-        yield replace(self, traffic=traffic[last:], seen=seen)
+        none = _no_records()
+        context = replace(
+            self, traffic=none, drops=none, tcp=none, dns=none, totals=none, lost={}, ignored={},
+            seen={}, now_ns=0,  # no query is given up whose answer may be in the last one
+        )  # fmt: skip
+        rest = self
+        for part, time in _PARTS_OF_MANY:
+            records: Columns = getattr(self, part)
+            if len(records) <= size:
+                continue
+            records = records[np.argsort(records[time], kind="stable")]
+            last = (len(records) - 1) // size * size
+            for start in range(0, last, size):
+                some: dict[str, Any] = {part: records[start : start + size]}
+                yield replace(context, seen={part: size}, **some)
+            # below 0 if another probe's records are in this part: what counts is the sum
+            seen = {**rest.seen, part: rest.seen.get(part, 0) - last}
+            few: dict[str, Any] = {part: records[last:]}
+            rest = replace(rest, seen=seen, **few)
+        yield rest
 
     def __len__(self) -> int:
         """Records that may become flows."""

@@ -5,7 +5,7 @@ when they know the type of what it holds. Fields:
 
 ==================  ======================================================================
 ``packets``         packets that the flow stands for: since it was last told of
-``bytes``           their bytes, with the link header
+``bytes``           their bytes, with the link header but for most drops
 ``drop_reason``     the kernel's own name, where the API's enumeration has only a near one
 others              by probe: ``Detail.extension``
 ==================  ======================================================================

@@ -1,6 +1,7 @@
 """``ciliary agent``: run the node agent until it is told to end.
 
-SIGTERM and SIGINT end it within a second, SIGHUP reads the configuration again.
+SIGTERM and SIGINT end it within a second (and own probes' interfaces are let go of, each in
+some 25 ms of the kernel's), SIGHUP reads the configuration again.
 """
 
 from __future__ import annotations

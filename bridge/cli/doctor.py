@@ -15,8 +15,10 @@ import click
 from bridge.config import Config, OptionalProbeName, load_config
 from bridge.os_errors import reason_of
 from bridge.probes import engine_of, source_settings
-from native_probes.report import Finding
+from native_probes.pins import PinFolder
+from native_probes.report import Finding, ProbeUnavailableError
 from native_probes.source import ProbeSource
+from native_probes.traffic import NAME as TRAFFIC
 
 _TIMEOUT = 2.0  # s to connect to the monitor socket
 
@@ -64,8 +66,18 @@ def examine(config: Config) -> Iterable[Finding]:
             is_off = finding.probe in every.optional and finding.probe not in wanted.optional
             if is_off and finding.state == "works":
                 yield replace(finding, why="off, as native_probes.optional does not name it")
+            elif finding.probe == TRAFFIC and finding.state != "no" and wanted.pins is not None:
+                yield _with_pins(finding, PinFolder(wanted.pins))
             else:
                 yield finding
+
+
+def _with_pins(finding: Finding, pins: PinFolder) -> Finding:
+    try:
+        pins.check()
+    except ProbeUnavailableError as error:
+        return error.finding(finding.probe)
+    return finding
 
 
 def _cilium(path: Path) -> Finding:
@@ -98,7 +110,7 @@ def _json(findings: Iterable[Finding]) -> str:
 def _table(findings: Iterable[Finding]) -> str:
     lines = []
     for finding in findings:
-        lines.append(f"{finding.probe:10}{finding.state:10}{finding.why}".rstrip())
+        lines.append(f"{finding.probe:9} {finding.state:9} {finding.why}".rstrip())
         if finding.remedy:
             lines.append(f"{'':20}remedy: {finding.remedy}")
         if finding.minimum_kernel:

@@ -206,3 +206,14 @@ def test_a_wrong_configuration_ends_with_exit_code_2(
         main(["config", "check", str(file)])
     assert 2 == ended.value.code
     assert "nonsense: there is no such key" in capsys.readouterr().err
+
+
+def test_two_probes_of_ones_own_with_one_name_are_a_mistake() -> None:
+    probe = {"name": "mine", "source": "/mine.c", "ring": "mine",
+             "record": {"source": "ip", "destination": "ip"}}  # fmt: skip
+    assert (
+        "mine"
+        == parse_config({"native_probes": {"custom": [probe]}}, {}).native_probes.custom[0].name
+    )
+    (told,) = problems({"native_probes": {"custom": [probe, probe]}})
+    assert "two probes have one name" in told

@@ -14,10 +14,12 @@ import trio
 from click.testing import CliRunner
 
 from bridge.cli.detach import detach
-from bridge.cli.doctor import doctor
+from bridge.cli.doctor import _with_pins, doctor
 from bridge.event_log import EventLog
 from bridge.supervision import Supervisor
 from native_probes import libbpf, links
+from native_probes.pins import PinFolder
+from native_probes.report import Finding
 from native_probes.source import ProbeSource, SourceSettings
 from tests.bridge.agent_socket import agent_socket
 
@@ -87,6 +89,17 @@ async def test_an_agent_without_a_probe_that_works_says_so_and_goes_on(
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     assert not [line for line in said if "Traceback" in line or " error " in line]
+
+
+def test_pins_in_another_file_system_are_found_and_its_files_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "map_of_the_world"
+    theirs.touch()
+    result = CliRunner().invoke(detach, ["--pins", str(tmp_path)])
+    assert "not in a BPF file system" in str(result.exception)
+    assert theirs.exists()
+    found = _with_pins(Finding("traffic", "works"), PinFolder(tmp_path / "pins"))
+    assert ("traffic", "no") == (found.probe, found.state)
+    assert "not in a BPF file system" in found.why
 
 
 def test_detaching_without_rights_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from api.metrics.hubble import HubbleMetrics
 from bridge.event_log import EventLog
 from bridge.flow_path import FlowPath
 from bridge.source_switch import PATIENCE, Choice, SourceSwitch
+from parsers.framing import PayloadStream
 from parsers.ledger import OTHER_SOURCE, Ledger
 from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.probe_batch import ProbeBatch
@@ -108,6 +109,22 @@ async def test_a_socket_that_accepts_and_says_nothing_is_not_waited_for_long(
             await trio.sleep(PATIENCE / 5)
             place.switch.disconnected()
         assert place.switch.source == "probes"
+
+
+async def test_a_socket_that_talks_nonsense_is_no_source(autojump_clock: MockClock) -> None:
+    stream = PayloadStream()
+    stream.feed(b"\x01\x01")  # framed as a message, and nothing else
+    nonsense = stream.take()
+    assert nonsense is not None
+    assert (0, 1) == (len(nonsense), nonsense.malformed)
+    async with running("auto") as place:
+        for _ in range(10):
+            await trio.sleep(1)
+            place.switch.connected()
+            place.switch.deliver(nonsense)
+            await trio.sleep(0.1)
+            place.switch.disconnected()
+        assert (place.switch.source, place.attached) == ("probes", 1)
 
 
 async def test_an_agent_that_comes_and_goes_is_followed_and_nothing_counts_twice(

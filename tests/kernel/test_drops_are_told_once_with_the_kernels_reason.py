@@ -19,6 +19,7 @@ from tests.kernel.lab import Lab, Pod, inside, run
 from tests.kernel.tracing import address, inode, ip, listening, namespaces, wait_for
 
 INGRESS, EGRESS = 1, 2
+PEEK_OFFSET = 42  # SO_PEEK_OFF of asm-generic/socket.h
 TBF = ("rate", "8kbit", "burst", "1600", "limit", "1600")  # room for one or two packets
 
 
@@ -215,6 +216,34 @@ def test_a_full_socket_is_a_drop_where_it_belongs(
     assert sent - received == len(drops)
     assert {"SOCKET_RCVBUFF"} == {probe.reasons.name(reason) for reason in drops["reason"]}
     assert {inode(target.namespace)} == set(drops["netns"])
+
+
+def test_what_a_closed_socket_has_not_read_is_quiet_whosever_it_was(
+    pods: tuple[Pod, Pod], probe: DropProbe
+) -> None:
+    source, target = pods
+    for target_address in (target.ipv4, target.ipv6):
+        family = socket.AF_INET6 if ":" in target_address else socket.AF_INET
+        with inside(target.namespace), socket.socket(family, socket.SOCK_DGRAM) as lazy:
+            lazy.bind((target_address, 60043))
+            lazy.settimeout(30)
+            lazy.setsockopt(socket.SOL_SOCKET, PEEK_OFFSET, 0)  # look at one after the other
+            send(source.namespace, target_address, 60043, count=10)
+            for _ in range(10):
+                lazy.recv(100, socket.MSG_PEEK)
+    told = ignored = 0
+
+    def all_counted() -> bool:  # which is a while after the socket is closed
+        nonlocal told, ignored
+        drained = probe.last_drain()
+        told += sum(
+            symbol_name(drop["symbol"]).startswith("udp") for drop in drained.records["drops"]
+        )
+        ignored += drained.ignored.get("quiet", 0)
+        return told + ignored >= 20
+
+    wait_for(all_counted)
+    assert told == 0
 
 
 @pytest.mark.parametrize("tags", [1, 2])

@@ -26,7 +26,7 @@ class Refusing:
 
 @pytest.mark.parametrize(
     ("on_modules", "remedy", "minimum"),
-    [(False, "trampolines", "5.5"), (True, "CAP_SYS_ADMIN", "5.11")],
+    [(False, "trampolines, and the rights", "5.5"), (True, "CAP_SYS_ADMIN", "5.11")],
 )
 def test_a_refusal_of_the_kernel_is_told_with_what_such_programs_want(
     on_modules: bool, remedy: str, minimum: str

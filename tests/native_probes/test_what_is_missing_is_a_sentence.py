@@ -30,6 +30,8 @@ def test_type_information_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None
     found = complaint(ProbeSpec("traffic"))
     assert "type information" in found.why
     assert "5.8" == found.minimum_kernel
+    assert "bcc" in found.remedy
+    assert "bcc" not in complaint(ProbeSpec("drops")).remedy  # which has no such source
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES])

@@ -19,7 +19,10 @@ from parsers.directory import Directory, LocalEndpoint
 from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, ParsedBatch, new_tables
 from parsers.probe_batch import ProbeBatch
+from parsers.probe_drops import DROP_RECORD
 from parsers.probe_pipeline import ProbePipeline
+from parsers.probe_records import FLOW_REPORT
+from parsers.probe_tcp import TCP_RECORD
 from parsers.windows import Columns
 
 CLIENT, SERVER, WORLD = "10.0.0.1", "10.0.0.2", "203.0.113.9"
@@ -268,3 +271,20 @@ def test_a_large_batch_comes_in_pieces_that_lose_nothing(parser: Parser) -> None
     assert together["last_ns"].tolist() == sorted(reports["last_ns"].tolist())
     assert sorted(together["destination_port"].tolist()) == list(range(100))
     assert next(whole.pieces(100)) is whole
+
+
+def test_books_agree_after_each_piece_of_several_probes() -> None:
+    drops = np.zeros(70, DROP_RECORD)
+    whole = ProbeBatch(
+        5, traffic=np.zeros(100, FLOW_REPORT), drops=drops, tcp=np.zeros(20, TCP_RECORD), netns=7,
+        now_ns=99,
+        lost={("mine", "ring_full"): 4}, seen={"mine": 104, "drops": 70, "tcp": 20},
+    )  # fmt: skip
+    pieces = list(whole.pieces(30))
+    assert max(len(piece.traffic) for piece in pieces) == max(len(p.drops) for p in pieces) == 30
+    assert 190 == sum(len(piece) for piece in pieces)
+    assert [len(piece) + sum(piece.lost.values()) for piece in pieces] == [
+        sum(piece.seen.values()) for piece in pieces
+    ]
+    assert {7} == {piece.netns for piece in pieces}
+    assert [0] * 5 + [99] == [piece.now_ns for piece in pieces]

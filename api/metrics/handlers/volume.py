@@ -31,7 +31,7 @@ class Volume:
             ),
             settings.counters(
                 "ciliary_flow_bytes_total",
-                "Bytes of flows, with the link header",
+                "Bytes of flows, with the link header but for most drops",
                 _LABELS,
                 kept=_LABELS,
             ),
