@@ -26,13 +26,13 @@ from parsers.probe_batch import ProbeBatch
 def source_settings(config: NativeProbes) -> SourceSettings:
     """What the configuration asks for."""
     optional: dict[str, StartFamily] = {
-        sockets.NAME: partial(sockets.SocketProbe, settings=sockets.SocketSettings()),
+        sockets.NAME: partial(sockets.socket_probe, settings=sockets.SocketSettings()),
         # behind the drops, which its records are about
         netfilter.NAME: partial(netfilter.NetfilterProbe, settings=netfilter.NetfilterSettings()),
     }
     families: dict[str, StartFamily] = {
         drops.NAME: partial(drops.DropProbe, settings=drops.DropSettings(quiet=config.quiet_drops)),
-        tcp.NAME: partial(tcp.TcpProbe, settings=tcp.TcpSettings()),
+        tcp.NAME: partial(tcp.tcp_probe, settings=tcp.TcpSettings()),
         dns.NAME: partial(dns.DnsProbe, settings=dns.DnsSettings()),
     }
     families |= {name: start for name, start in optional.items() if name in config.optional}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from native_probes import syscalls
-from native_probes.engine import LoadedProbe, refused
+from native_probes.engine import LoadedProbe, unloaded_on_failure
 from native_probes.event_counters import EventCounters, what_happened
 from native_probes.family import Drained, Place
 from native_probes.kernel_enums import kernel_reasons
@@ -112,7 +112,7 @@ class DropProbe:
         self._rules = QuietRules(settings.quiet, self.reasons)
         self._known: set[tuple[int, int]] = set()  # located rules that are in the kernel
         self.loaded: LoadedProbe = place.engine.load(drop_spec(settings, self.reasons, place))
-        try:
+        with unloaded_on_failure(NAME, self.loaded):
             self._rule_map = self.loaded.map_fd("drop_rules")
             for reason in self._rules.anywhere:
                 self._forbid(0, reason)
@@ -121,12 +121,6 @@ class DropProbe:
             self._counters = EventCounters(self.loaded.map_fd("drop_counters"), COUNTERS)
             self._ring = Ring(self.loaded.map_fd("drops"), settings.ring_bytes, DROP_RECORD)
             self.loaded.attach("drop_packet")
-        except OSError as error:
-            self.loaded.close()
-            raise refused(NAME, error) from error
-        except BaseException:
-            self.loaded.close()
-            raise
 
     def belong(self, namespaces: frozenset[int]) -> None:
         """See ``Family``."""

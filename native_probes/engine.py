@@ -8,6 +8,8 @@ information is parsed each time) and gives up the GIL, so it belongs into a thre
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from typing import Protocol
 
@@ -86,6 +88,22 @@ class LibbpfEngine:
             loaded.close()
             raise refused(spec.name, error) from error
         return loaded
+
+
+@contextmanager
+def unloaded_on_failure(name: str, loaded: LoadedProbe) -> Iterator[None]:
+    """For the rest of a probe's start: when that fails, the kernel keeps nothing of it.
+
+    An ``OSError`` becomes the ``ProbeUnavailableError`` of the probe called ``name``.
+    """
+    try:
+        yield
+    except OSError as error:
+        loaded.close()
+        raise refused(name, error) from error
+    except BaseException:
+        loaded.close()
+        raise
 
 
 def refused(name: str, error: OSError) -> ProbeUnavailableError:

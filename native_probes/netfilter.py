@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from native_probes.engine import LoadedProbe, refused
+from native_probes.engine import LoadedProbe, unloaded_on_failure
 from native_probes.family import Drained, Place
 from native_probes.function_exits import load_on_exits
 from native_probes.report import Finding
@@ -37,15 +37,9 @@ class NetfilterProbe:
 
     def __init__(self, place: Place, settings: NetfilterSettings) -> None:
         self.loaded: LoadedProbe = load_on_exits(place.engine, netfilter_spec(settings))
-        try:
+        with unloaded_on_failure(NAME, self.loaded):
             self._ring = Ring(self.loaded.map_fd("verdicts"), settings.ring_bytes, VERDICT_RECORD)
             self.loaded.attach("nft_verdict")
-        except OSError as error:
-            self.loaded.close()
-            raise refused(NAME, error) from error
-        except BaseException:
-            self.loaded.close()
-            raise
 
     def belong(self, namespaces: frozenset[int]) -> None:
         """Nothing to do: what is joined to no drop is told nowhere."""

@@ -7,9 +7,11 @@ show as ``open_failed``: the state goes from SYN_SENT to CLOSE.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from native_probes.engine import LoadedProbe, refused
+from native_probes.engine import LoadedProbe, unloaded_on_failure
 from native_probes.event_counters import EventCounters, what_happened
 from native_probes.family import Drained, Place
 from native_probes.kernel_enums import enum_members
@@ -56,28 +58,34 @@ def tcp_spec(settings: TcpSettings, place: Place) -> ProbeSpec:
     )
 
 
-class TcpProbe:
-    """The loaded and attached probe; a ``Family``."""
+class TcpEvents:
+    """A loaded and attached probe that tells events of TCP; a ``Family``.
 
-    def __init__(self, place: Place, settings: TcpSettings) -> None:
-        self._reset_reasons = {
-            number: name.removeprefix(_RESET_PREFIX)
-            for number, name in enum_members("sk_rst_reason").items()
-        }
-        self.loaded: LoadedProbe = place.engine.load(tcp_spec(settings, place))
-        try:
-            self._namespaces = NamespaceList(self.loaded.map_fd("namespaces"))
+    Its maps are called ``<prefix>_events`` and ``<prefix>_counters``; ``about`` goes with what
+    it tells.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loaded: LoadedProbe,
+        place: Place,
+        *,
+        prefix: str,
+        ring_bytes: int,
+        programs: Iterable[str],
+        about: Mapping[str, Any],
+    ) -> None:
+        self.loaded = loaded
+        self._name = name
+        self._about = about
+        with unloaded_on_failure(name, loaded):
+            self._namespaces = NamespaceList(loaded.map_fd("namespaces"))
             self._namespaces.become(place.namespaces or frozenset())
-            self._counters = EventCounters(self.loaded.map_fd("tcp_counters"), COUNTERS)
-            self._ring = Ring(self.loaded.map_fd("tcp_events"), settings.ring_bytes, TCP_RECORD)
-            for program in PROGRAMS:
-                self.loaded.attach(program)
-        except OSError as error:
-            self.loaded.close()
-            raise refused(NAME, error) from error
-        except BaseException:
-            self.loaded.close()
-            raise
+            self._counters = EventCounters(loaded.map_fd(f"{prefix}_counters"), COUNTERS)
+            self._ring = Ring(loaded.map_fd(f"{prefix}_events"), ring_bytes, TCP_RECORD)
+            for program in programs:
+                loaded.attach(program)
 
     def belong(self, namespaces: frozenset[int]) -> None:
         """See ``Family``."""
@@ -95,13 +103,30 @@ class TcpProbe:
             {"tcp": records},
             what_happened(ring_full=new["ring_full"]),
             what_happened(foreign=new["foreign"]),
-            {"reset_reasons": self._reset_reasons},
+            self._about,
         )
 
     def finding(self) -> Finding:
         """See ``Family``."""
-        return Finding(NAME, "works")
+        return Finding(self._name, "works")
 
     def close(self) -> None:
         """Detach and unload."""
         self.loaded.close()
+
+
+def tcp_probe(place: Place, settings: TcpSettings) -> TcpEvents:
+    """The TCP probe. Raises ``ProbeUnavailableError``."""
+    reasons = {
+        number: name.removeprefix(_RESET_PREFIX)
+        for number, name in enum_members("sk_rst_reason").items()
+    }
+    return TcpEvents(
+        NAME,
+        place.engine.load(tcp_spec(settings, place)),
+        place,
+        prefix="tcp",
+        ring_bytes=settings.ring_bytes,
+        programs=PROGRAMS,
+        about={"reset_reasons": reasons},
+    )

@@ -56,7 +56,7 @@ async def main(arguments: list[str]) -> None:
     hooks = TcHooks(tcx=False if "--clsact" in arguments else None)
     families: dict[str, StartFamily] = {
         drops.NAME: lambda place: drops.DropProbe(place, drops.DropSettings()),
-        tcp.NAME: lambda place: tcp.TcpProbe(place, tcp.TcpSettings()),
+        tcp.NAME: lambda place: tcp.tcp_probe(place, tcp.TcpSettings()),
     }
     source = ProbeSource(SourceSettings(families=families), batches.append, Quiet(), hooks=hooks)
 

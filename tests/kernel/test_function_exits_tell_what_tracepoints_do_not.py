@@ -15,7 +15,8 @@ from native_probes.engine import LibbpfEngine
 from native_probes.family import Place
 from native_probes.netfilter import NetfilterProbe, NetfilterSettings
 from native_probes.report import ProbeUnavailableError
-from native_probes.sockets import SocketProbe, SocketSettings
+from native_probes.sockets import SocketSettings, socket_probe
+from native_probes.tcp import TcpEvents
 from parsers.probe_drops import DROP_RECORD, HOOKS, VERDICT_RECORD, decided_by
 from parsers.probe_tcp import ACCEPT_FAILED, CONNECT_FAILED
 from parsers.windows import Columns
@@ -24,9 +25,9 @@ from tests.kernel.tracing import address, inode, ip, listening, namespaces, wait
 
 
 @pytest.fixture
-def sockets(lab: Lab, pods: tuple[Pod, Pod]) -> Iterator[SocketProbe]:
+def sockets(lab: Lab, pods: tuple[Pod, Pod]) -> Iterator[TcpEvents]:
     try:
-        probe = SocketProbe(Place(LibbpfEngine(), namespaces=namespaces(lab)), SocketSettings())
+        probe = socket_probe(Place(LibbpfEngine(), namespaces=namespaces(lab)), SocketSettings())
     except ProbeUnavailableError as error:
         pytest.skip(f"fexit is refused: {error}")
     try:
@@ -35,7 +36,7 @@ def sockets(lab: Lab, pods: tuple[Pod, Pod]) -> Iterator[SocketProbe]:
         probe.close()
 
 
-def the_one(probe: SocketProbe, kind: int, namespace: str) -> np.void:
+def the_one(probe: TcpEvents, kind: int, namespace: str) -> np.void:
     found: list[Columns] = []
 
     def told() -> int:
@@ -50,7 +51,7 @@ def the_one(probe: SocketProbe, kind: int, namespace: str) -> np.void:
 
 @pytest.mark.parametrize("far", ["203.0.113.1", "2001:db8::1"])
 def test_a_connection_without_a_route_fails_with_errno(
-    pods: tuple[Pod, Pod], sockets: SocketProbe, far: str
+    pods: tuple[Pod, Pod], sockets: TcpEvents, far: str
 ) -> None:
     source, _ = pods
     run("ip", "-n", source.namespace, "route", "del", "default")
@@ -62,7 +63,7 @@ def test_a_connection_without_a_route_fails_with_errno(
 
 
 def test_a_server_that_polls_is_no_failure_and_a_closed_one_is(
-    pods: tuple[Pod, Pod], sockets: SocketProbe
+    pods: tuple[Pod, Pod], sockets: TcpEvents
 ) -> None:
     _, target = pods
     with listening(target.namespace, target.ipv4, 60201) as server:

@@ -13,7 +13,7 @@ import pytest
 from native_probes.engine import LibbpfEngine
 from native_probes.family import Place
 from native_probes.kernel_enums import enum_members
-from native_probes.tcp import TcpProbe, TcpSettings
+from native_probes.tcp import TcpEvents, TcpSettings, tcp_probe
 from parsers.probe_tcp import TCP_RECORD, event_name
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
@@ -27,7 +27,7 @@ _TOTAL_RETRANSMITS = 100  # offset in struct tcp_info
 class Told:
     """What a probe has told so far."""
 
-    def __init__(self, probe: TcpProbe) -> None:
+    def __init__(self, probe: TcpEvents) -> None:
         self.probe = probe
         self.rows = np.zeros(0, TCP_RECORD)
         self.lost: dict[str, int] = {}
@@ -54,7 +54,7 @@ class Told:
 
 @pytest.fixture
 def told(lab: Lab, pods: tuple[Pod, Pod]) -> Iterator[Told]:
-    probe = TcpProbe(Place(LibbpfEngine(), namespaces=namespaces(lab)), TcpSettings())
+    probe = tcp_probe(Place(LibbpfEngine(), namespaces=namespaces(lab)), TcpSettings())
     try:
         yield Told(probe)
     finally:
@@ -238,7 +238,7 @@ def test_a_lost_answer_to_a_syn_is_sent_again(
 def test_every_state_is_told_where_that_is_wanted(lab: Lab, pods: tuple[Pod, Pod]) -> None:
     source, target = pods
     place = Place(LibbpfEngine(), namespaces=namespaces(lab))
-    probe = TcpProbe(place, TcpSettings(all_states=True))
+    probe = tcp_probe(place, TcpSettings(all_states=True))
     told = Told(probe)
     try:
         with listening(target.namespace, target.ipv4) as server:
@@ -262,7 +262,7 @@ def test_every_state_is_told_where_that_is_wanted(lab: Lab, pods: tuple[Pod, Pod
 def test_events_of_foreign_namespaces_are_counted_and_not_told(pods: tuple[Pod, Pod]) -> None:
     source, target = pods
     own = frozenset({inode(source.namespace)})
-    probe = TcpProbe(Place(LibbpfEngine(), namespaces=own), TcpSettings())
+    probe = tcp_probe(Place(LibbpfEngine(), namespaces=own), TcpSettings())
     told = Told(probe)
     try:
         with listening(target.namespace, target.ipv4) as server:
