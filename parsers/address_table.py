@@ -177,7 +177,9 @@ class AddressTable:
                 layer.forget(row, before)
             if not any(layer.numbers[row] or row in layer.timelines for layer in self._layers):
                 gone.append(row)
-        self._rows.free(np.unique(np.array(gone, dtype=np.uint32)))
+        rows = np.unique(np.array(gone, dtype=np.uint32))
+        # A row with several changes may have gone with one that was looked at before.
+        self._rows.free(rows[self._rows.is_live(0, self._rows.end)[rows]])
         return looked
 
 

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from parsers.address_table import ADDRESS, buckets_of
 from parsers.entities import Entities, Entity
-from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U16, U32
+from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U32
 from parsers.intern import InternTable, Keys, lengthened
 from parsers.object_table import ObjectTable
 from parsers.timeline import EVER, FOREVER
@@ -147,9 +147,12 @@ class Conversations:
         return self._at(first, time, directory)
 
     def lookup_host_ports(
-        self, keys: Keys, rows: U32, ports: tuple[U16, U16], time: I64, directory: Directory
+        self, keys: Keys, rows: U32, ports: tuple[U32, U32], time: I64, directory: Directory
     ) -> U32:
-        """``rows`` of ``keys``, those anew whose source or destination port is a certain pod's."""
+        """``rows`` of ``keys``, those anew whose source or destination port is a certain pod's.
+
+        ``ports``: as ``HostPorts`` has them, with their protocols.
+        """
         hosts, named = directory.host_ports, dict[int, Keys]()
         for side, (name, port) in enumerate(zip(("source", "destination"), ports, strict=True)):
             may_have = hosts.may_have(self.buckets[rows, side], port)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from parsers.directory import Directory
 from parsers.drop_sites import file_name
-from parsers.flow_batch import I64, U64, FlowBatch, FlowTables
+from parsers.flow_batch import I64, U32, U64, FlowBatch, FlowTables
 from parsers.flow_columns import FlowColumns, directions, joined
 from parsers.flow_details import DetailBuilder
 from parsers.headers import Release
@@ -34,7 +34,8 @@ class FlowAssembler:
         at = time[flows.row]
         conversation = conversations.lookup(flows.key, at, self.directory)
         if len(self.directory.host_ports):
-            ports = flows.source_port, flows.destination_port
+            protocol: U32 = flows.flow_class["l4"].astype(np.uint32) << np.uint32(16)
+            ports = flows.source_port | protocol, flows.destination_port | protocol
             conversation = conversations.lookup_host_ports(
                 flows.key, conversation, ports, at, self.directory
             )

@@ -1,7 +1,8 @@
 """Pods behind ports of their node: those in the host's network, and those with a hostPort.
 
-An address of a node does not tell them apart, a port does. Ports and buckets of addresses are
-looked up first, for all flows of a batch at once, as few flows are such.
+An address of a node does not tell them apart, a port of a protocol does: both are one number,
+``L4_* << 16 | port``. Ports and buckets of addresses are looked up first, for all flows of a batch
+at once, as few flows are such.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsers.address_table import ADDRESS, BUCKETS, buckets_of
+from parsers.flow_batch import U32
 from parsers.timeline import Timeline
+
+_PORT = 0xFFFF
 
 
 class HostPorts:
@@ -35,12 +39,12 @@ class HostPorts:
         if number:
             timeline.cut(since)
         timeline.set(number or None, since)
-        self._ports[port] = True
+        self._ports[port & _PORT] = True
         self._buckets[buckets_of(np.frombuffer(address, dtype=ADDRESS))] = True
 
-    def may_have(self, buckets: NDArray[np.uint16], ports: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    def may_have(self, buckets: NDArray[np.uint16], ports: U32) -> NDArray[np.bool_]:
         """Where ``at`` is worth asking."""
-        found: NDArray[np.bool_] = self._ports[ports] & self._buckets[buckets]
+        found: NDArray[np.bool_] = self._ports[ports & _PORT] & self._buckets[buckets]
         return found
 
     def at(self, address: bytes, port: int, time: int) -> int:

@@ -149,7 +149,10 @@ def _header(configuration: Any) -> str:
     for setting in configuration.auth_settings().values():
         if setting["key"].lower() == "authorization":
             return _sendable(str(setting["value"] or ""), "the kubeconfig's token")
-    return ""
+    if configuration.cert_file or not configuration.host.startswith("https:"):
+        return ""
+    # The package only logs that a plugin failed, and goes on as nobody.
+    raise UsageError("the kubeconfig's login gives neither a token nor a certificate")
 
 
 def _tls_of(configuration: Any) -> ssl.SSLContext:

@@ -10,6 +10,7 @@ from bridge.kubernetes.objects import Labels, Pod
 from bridge.kubernetes.workloads import workload_of
 from parsers.addresses import parse_address
 from parsers.entities import Workload
+from parsers.flow_batch import L4_SCTP, L4_TCP, L4_UDP
 
 T = TypeVar("T")
 
@@ -17,6 +18,7 @@ MOST_LABELS = 256
 """Labels of one pod, or namespace, that count; more are no use to anybody."""
 
 _SHARED = 1 << 14  # objects that equal ones are replaced by
+_L4 = {"TCP": L4_TCP, "UDP": L4_UDP, "SCTP": L4_SCTP}
 _ENDED = frozenset({"Succeeded", "Failed"})  # phases: the addresses were given back
 
 
@@ -24,7 +26,8 @@ class PodFacts(NamedTuple):
     """``labels``: those of the pod itself that count, as ``k8s:key=value``.
 
     ``addresses``: its own, none for a hostNetwork pod. ``host_addresses`` and ``host_ports``:
-    where it is found on its node. ``began``: ns, when it may have got its address, 0 if unknown.
+    where it is found on its node (``HostPorts``). ``began``: ns, when it may have got its address,
+    0 if unknown.
     ``ends``: ns, when it has to be gone, 0 while it may stay.
     ``alive``: it may have addresses of its own.
     """
@@ -135,8 +138,9 @@ def _host_addresses(pod: Pod) -> tuple[bytes, ...]:
 
 def _host_ports(pod: Pod) -> tuple[int, ...]:
     ports = {
-        (port.host_port or port.container_port) if pod.spec.host_network else port.host_port
+        (_L4[port.protocol], port.host_port or port.container_port * pod.spec.host_network)
         for container in pod.spec.containers or ()
         for port in container.ports or ()
+        if port.protocol in _L4
     }
-    return tuple(sorted(ports - {0}))
+    return tuple(sorted(l4 << 16 | port for l4, port in ports if port))

@@ -107,6 +107,23 @@ def test_what_was_given_back_long_ago_takes_no_memory() -> None:
     assert table.nbytes() == empty
 
 
+def test_addresses_that_are_forgotten_a_piece_at_a_time_give_their_place_to_one_each() -> None:
+    """More changes than are looked at at once, several of each address among them."""
+    table, count = AddressTable(layers=2), 3000
+    old, new = (
+        [MAPPED + bytes([net, 0, n >> 8, n & 255]) for n in range(count)] for net in (9, 10)
+    )
+    for since, number in ((1, 1), (3, 0)):
+        for layer in (0, 1):
+            table.set_many([(a, number, since + layer) for a in old], layer, lasting=True)
+    while table.forget(100):
+        pass
+    assert len(table) == 0
+    table.set_many([(a, n + 1, 200) for n, a in enumerate(new)])
+    rows = table.rows_of(np.frombuffer(b"".join(new), dtype=ADDRESS))
+    assert table.at(rows, np.full(count, 300)).number.tolist() == list(range(1, count + 1))
+
+
 def test_an_address_that_had_a_number_once_is_told_from_one_that_never_had() -> None:
     table = AddressTable()
     table.set(addresses_of([1])[0].tobytes(), 5, 10)

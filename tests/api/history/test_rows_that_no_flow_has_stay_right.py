@@ -15,7 +15,7 @@ from api.history import History, reclaim
 from api.history.corrector import Corrector
 from parsers.addresses import parse_address
 from parsers.directory import AddressRecord, Directory, LocalEndpoint
-from parsers.flow_batch import CONVERSATION, FlowBatch, FlowTables
+from parsers.flow_batch import CONVERSATION, L4_TCP, FlowBatch, FlowTables
 from parsers.ledger import Ledger
 from parsers.pipeline import new_tables
 
@@ -45,7 +45,10 @@ def flows_of(
     sides = zeros.astype(np.uint16), np.array(ports, dtype=np.uint16)
     conversations = tables.conversations
     rows = conversations.lookup(keys, time, directory)
-    rows = conversations.lookup_host_ports(keys, rows, sides, time, directory)
+    tcp = L4_TCP << 16
+    rows = conversations.lookup_host_ports(
+        keys, rows, (sides[0] | np.uint32(tcp), sides[1] | np.uint32(tcp)), time, directory
+    )
     return FlowBatch(
         tables,
         time=time,
@@ -69,7 +72,7 @@ def test_names_are_right_however_rows_are_freed(seed: int, monkeypatch: pytest.M
     corrector = Corrector(history, directory)
     directory.set_address("192.168.0.1/32", AddressRecord(1))
     proxy = directory.owners.add(AddressRecord(1, "kube-system", "exporter"))
-    directory.set_host_port(proxy, NODE, PORT, 0)
+    directory.set_host_port(proxy, NODE, L4_TCP << 16 | PORT, 0)
     names = {}
     for now in range(1, 400):
         for client in choose.sample(range(CLIENTS), 20 if now == 1 else now % 10 == 0):

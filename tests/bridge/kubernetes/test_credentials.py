@@ -150,6 +150,20 @@ async def test_a_program_of_a_kubeconfig_is_run_for_a_token(tmp_path: Path) -> N
     assert "Bearer made" == await access.authorization(False)
 
 
+async def test_a_program_of_a_kubeconfig_that_fails_is_no_login(tmp_path: Path) -> None:
+    user = {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": str(tmp_path / "missing"),
+            "interactiveMode": "Never",
+        }
+    }
+    with pytest.raises(UsageError, match="neither a token nor a certificate"):
+        await from_kubeconfig(kubeconfig(tmp_path, user))
+    access = await from_kubeconfig(kubeconfig(tmp_path, {}, "http://localhost:8001"))
+    assert "" == await access.authorization(False)
+
+
 async def test_a_kubeconfig_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*missing: no such file"):
         await from_kubeconfig(tmp_path / "missing")

@@ -17,7 +17,7 @@ from parsers.addresses import parse_address
 from parsers.conversations import Conversations
 from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory
 from parsers.entities import Entities, Entity, Workload
-from parsers.flow_batch import CONVERSATION
+from parsers.flow_batch import CONVERSATION, L4_TCP, L4_UDP
 from tests.bridge.kubernetes.times import SECOND, text_of
 
 NOW = 1_790_000_000 * SECOND
@@ -264,7 +264,9 @@ def test_services_are_found_at_all_their_addresses_and_headless_ones_at_backends
     ).frontends.any()
 
 
-def flows_of(cluster: Cluster, *flows: tuple[str, int, str, int]) -> list[tuple[Entity, Entity]]:
+def flows_of(
+    cluster: Cluster, *flows: tuple[str, int, str, int], l4: int = L4_TCP
+) -> list[tuple[Entity, Entity]]:
     """Both sides of flows: source, port, destination, port."""
     table = Conversations(Entities())
     keys = np.zeros(len(flows), dtype=CONVERSATION)
@@ -274,7 +276,9 @@ def flows_of(cluster: Cluster, *flows: tuple[str, int, str, int]) -> list[tuple[
         keys["destination_ip"][row] = np.frombuffer(packed(destination), dtype=np.uint8)
     time = np.full(len(flows), cluster.now)
     rows = table.lookup(keys, time, cluster.directory)
-    sources, destinations = (np.array([f[n] for f in flows], dtype=np.uint16) for n in (1, 3))
+    sources, destinations = (
+        np.array([l4 << 16 | int(f[n]) for f in flows], dtype=np.uint32) for n in (1, 3)
+    )
     rows = table.lookup_host_ports(keys, rows, (sources, destinations), time, cluster.directory)
     return [
         (
@@ -312,6 +316,18 @@ def test_pods_in_the_hosts_network_are_told_apart_by_their_ports() -> None:
     cluster.gone(objects.Pod, ("shop", "exporter"))
     cluster.now += SECOND
     assert flows_of(cluster, (other, 40000, node, 9100))[0][1].pod_name == ""
+
+
+def test_ports_of_a_node_are_told_apart_by_their_protocols() -> None:
+    cluster = Cluster()
+    node = "192.168.0.1"
+    for name, protocol in (("dns", "UDP"), ("web", "TCP")):
+        ports = [{"name": "main", "ports": [{"containerPort": 443, "protocol": protocol}]}]
+        spec = {"nodeName": "node-b", "hostNetwork": True, "containers": ports}
+        cluster.pod(name, node, spec=spec, status={"hostIP": node})
+    flow = ("10.0.0.7", 40000, node, 443)
+    for l4, name in ((L4_TCP, "web"), (L4_UDP, "dns")):
+        assert flows_of(cluster, flow, l4=l4)[0][1].pod_name == name
 
 
 def test_a_port_of_a_node_stays_with_who_has_it_when_a_list_tells_of_the_one_before_last() -> None:
