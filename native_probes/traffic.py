@@ -292,7 +292,10 @@ class TrafficProbe:
             reports["cause"] = CAUSE_SWEEP
             parts.append(reports)
         now = time.monotonic_ns()
-        idle = values["last_ns"] + np.uint64(self._idle_ns) < np.uint64(now)
+        # An entry that is being made has no time yet.
+        idle = (values["last_ns"] != 0) & (
+            values["last_ns"] + np.uint64(self._idle_ns) < np.uint64(now)
+        )
         if idle.any():
             self._deleted += self._flows.delete(keys[idle])
             self._flow_news.forget(ids[idle])
