@@ -9,8 +9,6 @@ counted until then is delivered.
 from __future__ import annotations
 
 import contextlib
-import errno
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -33,16 +31,18 @@ from native_probes.interfaces import (
     judge_hooks,
     ways_in,
 )
+from native_probes.node_interfaces import NodeInterfaces
 from native_probes.node_namespaces import is_whole_machine, node_namespaces
+from native_probes.own_thread import in_own_thread
 from native_probes.report import Finding, ProbeUnavailableError
 from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficProbe, TrafficSettings
+from parsers.node_network import NodeNetwork
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_records import POINT_INGRESS
 
 _RECORDS_AT_ONCE = 1000  # new conversations take some 12 µs each, while the loop waits
-_RECEIVE_BYTES = 1 << 16
 
 
 def _own_namespace() -> int:
@@ -84,7 +84,10 @@ class SourceStatistics:
 
 
 class ProbeSource:
-    """Runs the probes of one node; ``deliver`` is called on the loop with each batch."""
+    """Runs the probes of one node; ``deliver`` is called on the loop with each batch.
+
+    ``tell`` is called likewise with what the node's addresses and routes tell of addresses.
+    """
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class ProbeSource:
         *,
         engine: Engine | None = None,
         hooks: TcHooks | None = None,
+        tell: Callable[[NodeNetwork], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._deliver = deliver
@@ -103,13 +107,12 @@ class ProbeSource:
         self._families: dict[str, Family] = {}
         self._refused: dict[str, Finding] = {}
         self._coverage: Coverage | None = None
-        self._links: dict[int, links.Link] = {}
+        self._interfaces = NodeInterfaces(settings.interfaces, tell, log)
         self._missed = 0
         self._batches = 0
         self._netns = 0
         self._translations: Translations | None = None
         self._namespaces: frozenset[int] | None = None  # None: the whole machine is the node
-        self._pods_changed = trio.Event()
         self._seen: Counter[str] = Counter()
         self._lost: Counter[tuple[str, str]] = Counter()
 
@@ -132,7 +135,7 @@ class ProbeSource:
                 # here, as its thread acts in the network namespace of this one
                 self._coverage = Coverage(traffic, self._hooks, self._to_take_over())
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._follow_links)
+                await nursery.start(self._interfaces.follow, self._coverage)
                 if self._namespaces is not None:
                     nursery.start_soon(self._follow_namespaces)
                 ready()
@@ -175,10 +178,7 @@ class ProbeSource:
 
     def interface_name(self, ifindex: int) -> str:
         """Of an interface that is there, or was covered lately; "" for others."""
-        link = self._links.get(ifindex)
-        if link is None and self._coverage:
-            link = self._coverage.covered_lately().get(ifindex)
-        return link.name if link else ""
+        return self._interfaces.name(ifindex)
 
     def statistics(self) -> SourceStatistics:
         """As of now."""
@@ -266,11 +266,12 @@ class ProbeSource:
         patterns = self._settings.interfaces
         covered = self._coverage.covered_lately() if self._coverage else {}
         now_covered = self._coverage.covered() if self._coverage else []
+        known = self._interfaces.known()
         return ProbeBatch(
             boot_offset=time.time_ns() - now_ns,
             now_ns=now_ns,
-            covered=frozenset(ways_in(list(self._links.values()), covered)),
-            far_ends=frozenset(far_ends(list(self._links.values()), now_covered)),
+            covered=frozenset(ways_in(known, covered)),
+            far_ends=frozenset(far_ends(known, now_covered)),
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
             ignored=ignored,
@@ -291,64 +292,11 @@ class ProbeSource:
 
     async def _follow_namespaces(self) -> None:
         while True:
-            await self._pods_changed.wait()
-            self._pods_changed = trio.Event()
+            await self._interfaces.pods_changed.wait()
             self._namespaces = await self._find_namespaces()
 
     async def _find_namespaces(self) -> frozenset[int]:
-        """In a new thread, as one that trio has may be in another network namespace."""
-        found: list[frozenset[int]] = []
-        done, token = trio.Event(), trio.lowlevel.current_trio_token()
-
-        def find() -> None:
-            try:
-                pods = [
-                    link for link in links.all_links() if self._settings.interfaces.is_pod(link)
-                ]
-                found.append(node_namespaces(pods))
-            finally:
-                token.run_sync_soon(done.set)
-
-        threading.Thread(target=find, name="namespaces", daemon=True).start()
-        await done.wait()
-        return found[0] if found else frozenset({self._netns})
-
-    async def _follow_links(
-        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        listening = trio.socket.from_stdlib_socket(links.open_link_socket())
-        with listening:
-            self._list_links(at_start=True)
-            task_status.started()
-            while True:
-                try:
-                    data = await listening.recv(_RECEIVE_BYTES)
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
-                    self._log.warning("probe.link_news_overran")
-                    self._list_links(at_start=False)
-                    continue
-                for news in links.read_news(data):
-                    self._take(news.link, gone=news.gone, is_new=True)
-
-    def _list_links(self, *, at_start: bool) -> None:
-        present = {link.ifindex: link for link in links.all_links()}
-        for link in [link for link in self._links.values() if link.ifindex not in present]:
-            self._take(link, gone=True, is_new=False)
-        for link in present.values():
-            self._take(link, gone=False, is_new=not at_start)
-
-    def _take(self, link: links.Link, *, gone: bool, is_new: bool) -> None:
-        known = self._links.pop(link.ifindex, None)
-        if not gone:
-            self._links[link.ifindex] = link
-        patterns = self._settings.interfaces
-        if patterns.is_pod(link) and gone is (known is not None):
-            self._pods_changed.set()
-        if self._coverage is None:
-            return
-        if not gone and patterns.match(link):
-            self._coverage.cover(link, is_new=is_new and known is None)
-        elif known and patterns.match(known):
-            self._coverage.uncover(link.ifindex)
+        is_pod = self._settings.interfaces.is_pod
+        return await in_own_thread(
+            lambda: node_namespaces([link for link in links.all_links() if is_pod(link)])
+        )

@@ -13,6 +13,7 @@ import trio
 from native_probes.interfaces import Coverage
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.tc import TcHooks
+from parsers.node_network import NodeNetwork
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_records import FLOW_REPORT
 from parsers.probe_traffic import _seen_first
@@ -39,6 +40,7 @@ class Running:
     source: ProbeSource
     log: Quiet
     batches: list[ProbeBatch] = field(default_factory=list)
+    networks: list[NodeNetwork] = field(default_factory=list)
 
     def traffic(self, *, first: bool = False, **wanted: int) -> Columns:
         """All reports so far with these values; with ``first``, those that give flows."""
@@ -83,7 +85,10 @@ async def running(
     """
     log = Quiet()
     batches: list[ProbeBatch] = []
-    source = ProbeSource(settings or SourceSettings(), batches.append, log, hooks=hooks)
+    networks: list[NodeNetwork] = []
+    source = ProbeSource(
+        settings or SourceSettings(), batches.append, log, hooks=hooks, tell=networks.append
+    )
 
     async def run(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         await source.run(task_status.started)
@@ -91,5 +96,5 @@ async def running(
     with inside(lab.node):
         async with trio.open_nursery() as nursery:
             await nursery.start(run)
-            yield Running(source, log, batches)
+            yield Running(source, log, batches, networks)
             nursery.cancel_scope.cancel()
