@@ -20,7 +20,7 @@ import numpy as np
 import trio
 
 from native_probes import links
-from native_probes.conntrack import Translations
+from native_probes.conntrack import EVENT_SIDES, Translations
 from native_probes.engine import Engine, LibbpfEngine, refused
 from native_probes.family import Drained, Family, Place, StartFamily
 from native_probes.interfaces import (
@@ -227,12 +227,16 @@ class ProbeSource:
             for family in self._families.values():
                 family.belong(self._namespaces)
         now_ns = time.monotonic_ns()
-        return self._batch({n: f.drain(now_ns=now_ns) for n, f in self._families.items()})
+        return self._batch({n: f.drain(now_ns=now_ns) for n, f in self._in_turn()})
+
+    def _in_turn(self) -> list[tuple[str, Family]]:
+        """Traffic last: of whatever connection others tell, it has told the first packet then."""
+        return sorted(self._families.items(), key=lambda named: named[0] == TRAFFIC)
 
     def _stop(self) -> ProbeBatch:
         if self._coverage:
             self._coverage.stop()
-        batch = self._batch({n: f.last_drain() for n, f in self._families.items()})
+        batch = self._batch({n: f.last_drain() for n, f in self._in_turn()})
         while self._families:
             self._families.popitem()[1].close()
         if self._translations:
@@ -246,13 +250,7 @@ class ProbeSource:
             for name, rows in part.records.items():
                 fields[name] = np.concatenate([fields[name], rows]) if name in fields else rows
             fields |= part.about
-        if self._translations and "traffic" in fields:
-            try:
-                self._translations.apply(fields["traffic"])
-            except OSError as error:
-                self._log.warning("probe.no_translations", reason=str(error))
-                self._translations.close()
-                self._translations = None
+        self._translate(fields)
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
         ignored = {(name, w): n for name, part in drained.items() for w, n in part.ignored.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
@@ -279,6 +277,20 @@ class ProbeSource:
             netns=self._netns,
             **fields,
         )
+
+    def _translate(self, fields: dict[str, Any]) -> None:
+        """Put the real ends of connections into records."""
+        if self._translations is None:
+            return
+        try:
+            if "traffic" in fields:
+                self._translations.apply(fields["traffic"])
+            for part in EVENT_SIDES.keys() & fields.keys():
+                fields[part] = self._translations.joined(part, fields[part])
+        except OSError as error:
+            self._log.warning("probe.no_translations", reason=str(error))
+            self._translations.close()
+            self._translations = None
 
     async def _hand_over(self, batch: ProbeBatch) -> None:
         if len(batch) or len(batch.totals) or batch.lost or batch.ignored:

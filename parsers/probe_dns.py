@@ -38,7 +38,8 @@ from parsers.headers import ACCESS_LOG
 from parsers.l7 import DnsLabels, HttpLabels, KafkaLabels, L7Content
 from parsers.l7_content import REQUEST, RESPONSE, dns_record, dns_summary
 from parsers.probe_flows import ProbeFlows, empty_flows
-from parsers.probe_records import POINT_INGRESS
+from parsers.probe_records import POINT_INGRESS, TRANSLATION
+from parsers.probe_translation import known_as
 from parsers.windows import Columns
 
 PAYLOAD = 2048
@@ -127,10 +128,11 @@ class _Head(NamedTuple):
 
 
 _HEAD_FIELDS = list(_Head._fields)
+_NOT_TRANSLATED = bytes(TRANSLATION.itemsize)
 
 
 class _Packet(NamedTuple):
-    """What the flows of a packet's messages have in common."""
+    """What the flows of a packet's messages have in common; ``known_as`` is a TRANSLATION."""
 
     source: bytes
     destination: bytes
@@ -139,6 +141,7 @@ class _Packet(NamedTuple):
     ip_version: int
     protocol: int
     leaves: bool  # a pod, or the node
+    known_as: bytes
 
 
 class _Asked(NamedTuple):
@@ -200,7 +203,7 @@ class DnsWatcher:
         found: list[_Flow] = []
         errors: Counter[str] = Counter()
         beyond = 0
-        for head, payload in _in_order(records):
+        for head, payload, known in _in_order(records):
             messages = self._messages(head, payload)
             beyond += max(0, len(messages) - 1)
             for framed in messages:
@@ -209,7 +212,7 @@ class DnsWatcher:
                 except ProtocolError as error:
                     errors[error.error_class] += 1
                 else:
-                    self._take(head, message, covered, pods, found)
+                    self._take(head, message, known, covered, pods, found)
         unanswered = [
             self._unanswered(query.about, query.time_ns + self._exchanges.patience_ns)
             for _, query in self._exchanges.unanswered(now_ns)
@@ -239,13 +242,13 @@ class DnsWatcher:
         return messages
 
     def _take(
-        self, head: _Head, message: DnsMessage, covered: frozenset[int], pods: frozenset[int],
-        found: list[_Flow],
+        self, head: _Head, message: DnsMessage, known: bytes, covered: frozenset[int],
+        pods: frozenset[int], found: list[_Flow],
     ) -> None:  # fmt: skip
         inward, time = head.point == POINT_INGRESS, head.time_ns
         packet = _Packet(
             head.source_ip, head.destination_ip, head.source_port, head.destination_port,
-            head.ip_version, head.protocol, inward == (head.ifindex in pods),
+            head.ip_version, head.protocol, inward == (head.ifindex in pods), known,
         )  # fmt: skip
         seen = Sighting(time, head.ifindex, not inward and head.received_on in covered)
         fields = _fields(message)
@@ -277,17 +280,19 @@ class DnsWatcher:
         return _Flow(time, asked.packet, _ERROR, False, record)
 
 
-def _in_order(records: Columns) -> Iterator[tuple[_Head, bytes]]:
-    """Records by time, each with what was captured of its payload."""
+def _in_order(records: Columns) -> Iterator[tuple[_Head, bytes, bytes]]:
+    """Records by time, each with what was captured of its payload and its TRANSLATION."""
     if not len(records):
         return
     order = np.argsort(records["time_ns"], kind="stable")
     heads = records[_HEAD_FIELDS][order].tolist()
-    raw = records.view(np.uint8).reshape(len(records), DNS_RECORD.itemsize)
+    raw = records.view(np.uint8).reshape(len(records), records.itemsize)
     begin = DNS_RECORD.itemsize - PAYLOAD
+    told = known_as(records)
     for row, values in zip(order.tolist(), heads, strict=True):
         head = _Head._make(values)
-        yield head, raw[row, begin : begin + head.copied].tobytes()
+        known = told[row].tobytes() if len(told) else _NOT_TRANSLATED
+        yield head, raw[row, begin : begin + head.copied].tobytes(), known
 
 
 def _fields(message: DnsMessage) -> Fields:
@@ -304,7 +309,8 @@ def _fields(message: DnsMessage) -> Fields:
 
 
 def _columns(found: list[_Flow]) -> ProbeFlows:
-    columns = empty_flows(len(found))
+    told = b"".join([flow.packet.known_as for flow in found])
+    columns = empty_flows(len(found), np.frombuffer(told, TRANSLATION))
     flows = columns.flows
     keys, classes = bytearray(), bytearray()
     for row, (time, packet, verdict, is_reply, record) in enumerate(found):

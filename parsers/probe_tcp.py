@@ -29,6 +29,7 @@ from parsers.flow_batch import (
 )
 from parsers.flow_columns import EGRESS, INGRESS
 from parsers.probe_flows import ProbeFlows, empty_flows
+from parsers.probe_translation import known_as
 from parsers.windows import Columns
 
 RETRANSMIT, RESET_SENT, RESET_RECEIVED, STATE, CONNECT_FAILED, ACCEPT_FAILED = 1, 2, 3, 4, 5, 6
@@ -79,12 +80,14 @@ _EVENTS = {
 
 def tcp_flows(records: Columns, reset_reasons: Mapping[int, str]) -> ProbeFlows:
     """The flow of each TCP_RECORD; ``reset_reasons`` are the running kernel's, by number."""
-    found = empty_flows(len(records))
+    told, from_remote = known_as(records), _from_remote(records)
+    if len(told):
+        told["from_client"] ^= from_remote
+    found = empty_flows(len(records), told)
     flows, key, flow_class = found.flows, found.flows.key, found.flows.flow_class
     kind = records["kind"]
     unknown = records["role"] == ROLE_UNKNOWN
     role = np.where(unknown & (records["old_state"] == _SYN_SENT), ACTIVE, records["role"])
-    from_remote = _from_remote(records)
     for side, near, far in (
         ("source", "local", "remote"),
         ("destination", "remote", "local"),
