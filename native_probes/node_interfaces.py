@@ -60,13 +60,15 @@ class NodeInterfaces:
             link = self._coverage.covered_lately().get(ifindex)
         return link.name if link else ""
 
-    async def follow(
-        self,
-        coverage: Coverage | None,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Until cancelled; started when those that are there are known."""
+    def cover_by(self, coverage: Coverage) -> None:
+        """Have ``coverage`` cover those that are wanted, and that will be."""
         self._coverage = coverage
+        for ifindex, link in self._links.items():
+            if self._patterns.match(link) or ifindex in self._by_route:
+                coverage.cover(link, is_new=False)
+
+    async def follow(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled; started when those that are there are known."""
         with (
             trio.socket.from_stdlib_socket(links.open_link_socket()) as link_news,
             trio.socket.from_stdlib_socket(open_routing_socket()) as routing_news,

@@ -1,7 +1,8 @@
 """The source of own probes: loads them, follows the interfaces, drains, delivers.
 
-Each family stands alone: one that cannot start is found (``findings``) and left out, and
-only when none starts does ``run`` fail. Loading, attaching and reading are done in threads;
+Each family stands alone: one that cannot start is found (``findings``), left out, and tried again
+at growing intervals, and so is one that cannot be read any more; only when none starts, or the
+traffic probe cannot be read, does ``run`` fail. Loading, attaching and reading are done in threads;
 the loop sees batches. When ``run`` is cancelled, everything is detached and what was
 counted until then is delivered.
 """
@@ -9,6 +10,7 @@ counted until then is delivered.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -42,6 +44,7 @@ from parsers.node_network import NodeNetwork
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_records import POINT_INGRESS
 
+_LONGEST_RETRY = 64  # times the first interval
 _RECORDS_AT_ONCE = 1000  # new conversations take some 12 µs each, while the loop waits
 
 
@@ -64,13 +67,15 @@ class Log(Protocol):
 class SourceSettings:
     """``interval_seconds``: between two drains. ``traffic``: None leaves that probe out.
 
-    ``families`` are the other probes by name.
+    ``families`` are the other probes by name. ``retry_seconds``: after which one that does not
+    work is tried again for the first time; later ones take twice as long each.
     """
 
     traffic: TrafficSettings | None = field(default_factory=TrafficSettings)
     families: Mapping[str, StartFamily] = field(default_factory=dict)
     interfaces: InterfacePatterns = field(default_factory=InterfacePatterns)
     interval_seconds: float = 0.1
+    retry_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class ProbeSource:
         self._interfaces = NodeInterfaces(settings.interfaces, tell, log)
         self._missed = 0
         self._batches = 0
+        self._retry_after, self._retry_at = settings.retry_seconds, math.inf
         self._netns = 0
         self._translations: Translations | None = None
         self._namespaces: frozenset[int] | None = None  # None: the whole machine is the node
@@ -130,18 +136,18 @@ class ProbeSource:
                 # beside a cancellation, an error would go where nobody expects it
                 await trio.lowlevel.checkpoint_if_cancelled()
                 raise
-            traffic = self._families.get(TRAFFIC)
-            if isinstance(traffic, TrafficProbe):
-                # here, as its thread acts in the network namespace of this one
-                self._coverage = Coverage(traffic, self._hooks, self._to_take_over())
+            self._cover()
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._interfaces.follow, self._coverage)
+                await nursery.start(self._interfaces.follow)
                 if self._namespaces is not None:
                     nursery.start_soon(self._follow_namespaces)
                 ready()
+                self._retry_at = trio.current_time() + self._retry_after
                 while True:
                     await trio.sleep(self._settings.interval_seconds)
                     await self._hand_over(await trio.to_thread.run_sync(self._drain))
+                    if self._refused and trio.current_time() >= self._retry_at:
+                        await self._retry()
         finally:
             with trio.CancelScope(shield=True):
                 await self._hand_over(await trio.to_thread.run_sync(self._stop))
@@ -171,10 +177,12 @@ class ProbeSource:
 
     def findings(self) -> tuple[Finding, ...]:
         """One for each probe that was to run; empty before ``run`` tried."""
-        works = [family.finding() for family in self._families.values()]
-        if self._coverage and TRAFFIC in self._families:
+        families = dict(self._families)  # a thread may try those again that do not run
+        works = [family.finding() for family in families.values()]
+        if self._coverage and TRAFFIC in families:
             works = [self._coverage.judge(f) if f.probe == TRAFFIC else f for f in works]
-        return tuple(sorted([*works, *self._refused.values()], key=lambda f: f.probe))
+        refused = [f for f in self._refused.values() if f.probe not in families]
+        return tuple(sorted([*works, *refused], key=lambda f: f.probe))
 
     def interface_name(self, ifindex: int) -> str:
         """Of an interface that is there, or was covered lately; "" for others."""
@@ -195,48 +203,102 @@ class ProbeSource:
         matches = self._settings.interfaces.match
         return [link.ifindex for link in links.all_links() if matches(link)]
 
+    async def _retry(self) -> None:
+        """Start what does not run, and wait longer before the next time, unless all was well."""
+        now, first = trio.current_time(), self._settings.retry_seconds
+        longest = _LONGEST_RETRY * first
+        calm = now - self._retry_at > longest
+        self._retry_after = first if calm else min(2 * self._retry_after, longest)
+        self._retry_at = now + self._retry_after
+        await trio.to_thread.run_sync(self._start_missing)
+        self._cover()
+
+    def _cover(self) -> None:
+        """Cover interfaces once the traffic probe works.
+
+        On the loop, as the thread acts in the network namespace of the one that makes it.
+        """
+        traffic = self._families.get(TRAFFIC)
+        if isinstance(traffic, TrafficProbe) and self._coverage is None:
+            self._coverage = Coverage(traffic, self._hooks, self._to_take_over())
+            self._interfaces.cover_by(self._coverage)
+
     def _start(self) -> None:
+        """Raises ``ProbeUnavailableError`` if no probe works, which whoever runs this says."""
+        self._refused.clear()
+        first = self._start_missing()
+        if not self._families:
+            raise first or ProbeUnavailableError(
+                "every probe is disabled", "enable one, or set source to cilium"
+            )
+
+    def _start_missing(self) -> ProbeUnavailableError | None:
+        """Those that do not run. Returns why the first of them cannot, if none runs."""
         starts: dict[str, StartFamily] = {}
         traffic = self._settings.traffic
         if traffic is not None:
             starts[TRAFFIC] = lambda place: TrafficProbe(place.engine, traffic)
         starts.update(self._settings.families)
-        self._refused.clear()
+        refused: dict[str, Finding] = {}
         first: ProbeUnavailableError | None = None
+        begun: list[str] = []
         for name, start in starts.items():
+            if name in self._families:
+                continue
             probe = self._families.get(TRAFFIC)
             traffic_probe = probe if isinstance(probe, TrafficProbe) else None
             place = Place(self._engine, traffic_probe, self._namespaces)
             try:
                 self._families[name] = start(place)
+                begun.append(name)
             except ProbeUnavailableError as error:
                 first = first or error
-                self._refused[name] = error.finding(name)
-        if not self._families:  # said by whoever runs this, and once for all tries
-            raise first or ProbeUnavailableError(
-                "every probe is disabled", "enable one, or set source to cilium"
-            )
-        for name in self._families:
-            self._log.info("probe.loaded", probe=name, engine=self._engine.name)
-        for finding in self._refused.values():
-            reason = f"{finding.why}; {finding.remedy}"
-            self._log.warning("probe.unavailable", probe=finding.probe, reason=reason)
+                refused[name] = error.finding(name)
+        said, self._refused = self._refused, refused
+        if not self._families:
+            return first
+        self._families = {name: self._families[name] for name in starts if name in self._families}
+        for name in begun:
+            event = "probe.recovered" if name in said else "probe.loaded"
+            self._log.info(event, probe=name, engine=self._engine.name)
+        for name, finding in refused.items():
+            if finding != said.get(name):
+                self._say_unavailable(finding)
+        return None
+
+    def _say_unavailable(self, finding: Finding) -> None:
+        reason = f"{finding.why}; {finding.remedy}"
+        self._log.warning("probe.unavailable", probe=finding.probe, reason=reason)
+
+    def _read(self, read: Callable[[Family], Drained]) -> dict[str, Drained]:
+        """Of each family. One that cannot be read any more is let go.
+
+        Traffic is the last: of whatever connection others tell, it has told the first packet then.
+        """
+        drained: dict[str, Drained] = {}
+        for name, family in sorted(self._families.items(), key=lambda named: named[0] == TRAFFIC):
+            try:
+                drained[name] = read(family)
+            except OSError as error:
+                if name == TRAFFIC:
+                    raise
+                self._families.pop(name).close()
+                why = f"it could not be read any more: {error.strerror or error}"
+                self._refused[name] = Finding(name, "no", why, "it is tried again by itself")
+                self._say_unavailable(self._refused[name])
+        return drained
 
     def _drain(self) -> ProbeBatch:
         if self._namespaces is not None:
             for family in self._families.values():
                 family.belong(self._namespaces)
         now_ns = time.monotonic_ns()
-        return self._batch({n: f.drain(now_ns=now_ns) for n, f in self._in_turn()})
-
-    def _in_turn(self) -> list[tuple[str, Family]]:
-        """Traffic last: of whatever connection others tell, it has told the first packet then."""
-        return sorted(self._families.items(), key=lambda named: named[0] == TRAFFIC)
+        return self._batch(self._read(lambda family: family.drain(now_ns=now_ns)))
 
     def _stop(self) -> ProbeBatch:
         if self._coverage:
             self._coverage.stop()
-        batch = self._batch({n: f.last_drain() for n, f in self._in_turn()})
+        batch = self._batch(self._read(lambda family: family.last_drain()))
         while self._families:
             self._families.popitem()[1].close()
         if self._translations:

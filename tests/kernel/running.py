@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import trio
 
+from native_probes.engine import Engine
 from native_probes.interfaces import Coverage
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.tc import TcHooks
@@ -77,7 +78,10 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    lab: Lab, settings: SourceSettings | None = None, hooks: TcHooks | None = None
+    lab: Lab,
+    settings: SourceSettings | None = None,
+    hooks: TcHooks | None = None,
+    engine: Engine | None = None,
 ) -> AsyncIterator[Running]:
     """Starts in the node, where the loop stays meanwhile.
 
@@ -87,7 +91,12 @@ async def running(
     batches: list[ProbeBatch] = []
     networks: list[NodeNetwork] = []
     source = ProbeSource(
-        settings or SourceSettings(), batches.append, log, hooks=hooks, tell=networks.append
+        settings or SourceSettings(),
+        batches.append,
+        log,
+        engine=engine,
+        hooks=hooks,
+        tell=networks.append,
     )
 
     async def run(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
