@@ -51,7 +51,7 @@ class ProbePipeline:
     def parse(self, batch: ProbeBatch) -> ParsedBatch:
         """The flows of a drain, in order of their times."""
         dns = self._dns.flows(batch.dns, batch.covered, batch.pods, batch.now_ns)
-        flows = self._flows([*self._parts(batch), dns.flows], batch.boot_offset)
+        flows = self._flows([*self._parts(batch), dns.flows, dns.unanswered], batch.boot_offset)
         lost = sum(batch.lost.values())
         records = len(batch) + dns.beyond
         parsed = ParsedBatch(records, flows, lost_events=self._lost_events(lost))
