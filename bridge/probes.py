@@ -10,6 +10,7 @@ import trio
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
+from bridge.process_tuning import give_back_memory
 from native_probes import custom, dns, drops, netfilter, sockets, tcp
 from native_probes.bcc_engine import BccEngine
 from native_probes.engine import Engine, LibbpfEngine
@@ -96,6 +97,7 @@ class Probes:
 
         def begun() -> None:
             self.running = True
+            give_back_memory()  # the kernel's types, which loading reads, are some 10 MB
             ready()
 
         try:

@@ -44,6 +44,7 @@ from parsers.node_network import NodeNetwork
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_records import POINT_INGRESS
 
+_LONGEST_REST = 1.0  # s between two drains
 _LONGEST_RETRY = 64  # times the first interval
 _RECORDS_AT_ONCE = 1000  # new conversations take some 12 µs each, while the loop waits
 
@@ -65,7 +66,8 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """``interval_seconds``: between two drains. ``traffic``: None leaves that probe out.
+    """``interval_seconds``: between two drains, if there is news. ``traffic``: None leaves that
+    probe out.
 
     ``families`` are the other probes by name. ``retry_seconds``: after which one that does not
     work is tried again for the first time; later ones take twice as long each.
@@ -116,6 +118,7 @@ class ProbeSource:
         self._missed = 0
         self._batches = 0
         self._retry_after, self._retry_at = settings.retry_seconds, math.inf
+        self._drained = 0.0
         self._netns = 0
         self._translations: Translations | None = None
         self._namespaces: frozenset[int] | None = None  # None: the whole machine is the node
@@ -145,7 +148,8 @@ class ProbeSource:
                 self._retry_at = trio.current_time() + self._retry_after
                 while True:
                     await trio.sleep(self._settings.interval_seconds)
-                    await self._hand_over(await trio.to_thread.run_sync(self._drain))
+                    if self._has_news():
+                        await self._hand_over(await trio.to_thread.run_sync(self._drain))
                     if self._refused and trio.current_time() >= self._retry_at:
                         await self._retry()
         finally:
@@ -288,7 +292,14 @@ class ProbeSource:
                 self._say_unavailable(self._refused[name])
         return drained
 
+    def _has_news(self) -> bool:
+        """Whether to drain; counters without records are worth it once in a while."""
+        return time.monotonic() - self._drained >= _LONGEST_REST or any(
+            family.has_news() for family in self._families.values()
+        )
+
     def _drain(self) -> ProbeBatch:
+        self._drained = time.monotonic()
         if self._namespaces is not None:
             for family in self._families.values():
                 family.belong(self._namespaces)
