@@ -6,17 +6,18 @@ connection tracking is asked for each new pair of ends, many at a time over netl
 get the client's own address and the server's own; what was in their place stands beside them
 (``front``, ``masked``).
 
-Answers are kept by the ends that were seen. A flow's first packet asks again, as ports come
-again with other connections; and what the kernel did not know is asked for once more, as a
-packet is reported before the node has dealt with it. Drops, TCP events and DNS messages get the
-answers of their connection; they are read before the traffic probe's first packets and looked at
-behind those, so that these have asked.
+Answers are kept by the ends that were seen. After the first packet of a connection it is asked
+again, for both ways, as ports come again with other connections; and what the kernel did not
+know is asked for once more, as a packet is reported before the node has dealt with it. Drops,
+TCP events and DNS messages get the answers of their connection; they are read before the traffic
+probe's first packets and looked at behind those, so that these have asked.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TypeAlias
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from native_probes.rtnetlink import attributes, messages
 from parsers.intern import InternTable, lengthened
-from parsers.probe_records import CAUSE_FIRST, TRANSLATION
+from parsers.probe_records import CAUSE_FIRST, CAUSE_SWEEP, TRANSLATION
 from parsers.windows import Columns
 
 ENDS = np.dtype(
@@ -53,26 +54,30 @@ _ANSWER = np.dtype(
         ("masked_port", "<u2"),
         ("from_client", "u1"),
         ("translated", "u1"),
-        ("tries", "u1"),
+        ("traffic_tries", "u1"),
+        ("event_tries", "u1"),
     ]
 )
+_TRIES_OF = ("traffic_tries", "event_tries")
 
 _NETLINK_NETFILTER = 12
 _GET, _NEW, _ERROR = 0x101, 0x100, 2  # ctnetlink's messages are 1 << 8 and up
 _ORIGINAL, _REPLY, _NESTED = 1, 2, 0x8000
-_ASKED_AT_ONCE, _ASKED_A_DRAIN, _ASKED_FOR_EVENTS = 64, 2048, 256
+_ASKED_AT_ONCE = 64
+_ASKED_A_DRAIN = 2048, 256  # of traffic, and of a kind of events
 _HOPELESS, _ASKED_IN_VAIN = 256, 16
 _REMEMBERED = 1 << 16
 _TRIES = 2
 _MAPPED = bytes(10) + b"\xff\xff"
 _WITH_PORTS = np.zeros(256, dtype=np.bool_)
-_TCP = 6
+_TCP, _SYN, _ACK = 6, 2, 16
 _WITH_PORTS[[_TCP, 17, 132]] = True
 
 Sides: TypeAlias = tuple[str, str, str, str]
 """Which columns of a record have both addresses and both ports."""
 
 _SIDES = ("source", "destination", "source_port", "destination_port")
+_BACK = ("destination", "source", "destination_port", "source_port")
 EVENT_SIDES: Mapping[str, Sides] = MappingProxyType(
     {
         "drops": ("source_ip", "destination_ip", "source_port", "destination_port"),
@@ -100,7 +105,7 @@ class Translations:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
         )
         self._socket.settimeout(1.0)
-        self._misses = 0  # since the kernel last knew a connection
+        self._misses: Counter[str] = Counter()  # by part, since the kernel last knew one
         self._forget()
 
     def _forget(self) -> None:
@@ -114,9 +119,7 @@ class Translations:
     def apply(self, reports: Columns) -> None:
         """Put the real ends into FLOW_REPORT rows, in place."""
         asked = (reports["kind"] == 0) & (reports["tunnel"] == 0)
-        rows, answers = self._answers_to(
-            reports, _SIDES, asked, begun=reports["cause"] == CAUSE_FIRST
-        )
+        rows, answers = self._answers_to("traffic", reports, _SIDES, asked, begun=_begun(reports))
         _put(reports, _SIDES, rows, answers)
 
     def joined(self, part: str, records: Columns) -> Columns:
@@ -125,7 +128,7 @@ class Translations:
         They get the columns of TRANSLATION if any of them is translated.
         """
         sides = EVENT_SIDES[part]
-        rows, answers = self._answers_to(records, sides, None, most=_ASKED_FOR_EVENTS)
+        rows, answers = self._answers_to(part, records, sides, None)
         if not len(rows):
             return records
         wide = np.zeros(len(records), [*records.dtype.descr, *TRANSLATION.descr])
@@ -136,12 +139,12 @@ class Translations:
 
     def _answers_to(
         self,
+        part: str,
         records: Columns,
         sides: Sides,
         asked: NDArray[np.bool_] | None,
         *,
         begun: NDArray[np.bool_] | None = None,
-        most: int = _ASKED_A_DRAIN,
     ) -> tuple[NDArray[np.intp], Columns]:
         """Rows that are translated, and to what (_ANSWER).
 
@@ -164,17 +167,27 @@ class Translations:
         if self._ends.capacity > len(self._answers):
             self._answers = lengthened(self._answers, self._ends.capacity)
         if begun is not None:
-            self._answers["tries"][np.unique(numbers[begun[rows]])] = 0
-        self._ask(np.unique(numbers), most)
+            back = ends[begun[rows]]
+            for name, other in zip(_SIDES, _BACK, strict=True):
+                back[name] = ends[other][begun[rows]]
+            both = np.union1d(numbers[begun[rows]], self._ends.find(back))
+            for name in ("translated", *_TRIES_OF):
+                self._answers[name][both] = 0
+        self._ask(np.unique(numbers), part)
         answers = self._answers[numbers]
         translated = answers["translated"] != 0
         return rows[translated], answers[translated]
 
-    def _ask(self, numbers: NDArray[np.uint32], most: int) -> None:
-        """Fill the answers of those that are open, but of no more than ``most``."""
+    def _ask(self, numbers: NDArray[np.uint32], part: str) -> None:
+        """Fill the answers of those that are open.
+
+        What was dropped may never be known to the kernel: for that, others do not ask less.
+        """
+        tries = _TRIES_OF[part in EVENT_SIDES]
         # Where nothing is tracked, a few questions are enough to notice when that changes.
-        most = most if self._misses < _HOPELESS else _ASKED_IN_VAIN
-        open_ = numbers[self._answers["tries"][numbers] < _TRIES][:most]
+        hopeless = self._misses[part] >= _HOPELESS
+        most = _ASKED_IN_VAIN if hopeless else _ASKED_A_DRAIN[part in EVENT_SIDES]
+        open_ = numbers[self._answers[tries][numbers] < _TRIES][:most]
         for start in range(0, len(open_), _ASKED_AT_ONCE):
             some = open_[start : start + _ASKED_AT_ONCE]
             keys: list[Key] = [tuple(key[:5]) for key in self._ends.rows[some].tolist()]
@@ -187,10 +200,10 @@ class Translations:
             for number, key, entry in zip(some.tolist(), keys, found, strict=True):
                 answer = self._answers[number]
                 answer["translated"] = 0
-                answer["tries"] += 1
-                self._misses = 0 if entry is not None else self._misses + 1
+                answer[tries] += 1
+                self._misses[part] = 0 if entry is not None else self._misses[part] + 1
                 if entry is not None:
-                    answer["tries"] = _TRIES
+                    answer["traffic_tries"] = answer["event_tries"] = _TRIES
                     _fill(answer, (key[0], key[2]), *entry)
 
     def _look_up(self, keys: list[Key]) -> list[Connection | None]:
@@ -208,6 +221,13 @@ class Translations:
                 if kind == _NEW and sequence < len(keys):
                     found[sequence] = _connection(body[4:])
         return found
+
+
+def _begun(reports: Columns) -> NDArray[np.bool_]:
+    """Which begin a connection: the first packet of a flow, or a SYN where one was before."""
+    syn = (reports["tcp_flags"] & (_SYN | _ACK) == _SYN) & (reports["cause"] != CAUSE_SWEEP)
+    begun: NDArray[np.bool_] = syn | (reports["cause"] == CAUSE_FIRST)
+    return begun
 
 
 def _put(records: Columns, sides: Sides, rows: NDArray[np.intp], answers: Columns) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import trio
 
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
@@ -111,6 +113,33 @@ async def test_both_ways_of_a_connection_to_a_service_have_the_real_ends(lab: La
             # Nothing is told of under an address that is no end's.
             assert not len(told(probes, client_ip, service))
             assert not len(told(probes, server_ip, node_ip))
+
+
+async def test_ports_that_come_again_are_of_their_new_connection(lab: Lab) -> None:
+    first, server = behind_a_service(lab)
+    second = lab.add_pod()
+    with inside(lab.node):
+        Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close").write_text("1")
+    async with running(lab) as probes:
+        await probes.covers(*(lab.ifindex(pod.interface) for pod in lab.pods))
+        with inside(server.namespace):
+            listener = socket.create_server((server.ipv4, PORT))
+        with listener:
+            for client in (first, second):  # the server knows both by one address and port
+                with inside(client.namespace):
+                    tcp = socket.create_connection(("10.96.0.10", 80), 30, ("", 40000))
+                accepted, masked = listener.accept()
+                assert masked == ("10.77.0.1", 40000)
+                accepted.sendall(b"x")
+                assert tcp.recv(1) == b"x"
+                await probes.until(partial(has, 2, probes, server.ipv4, client.ipv4))
+                for end in (tcp, accepted):  # resets, of which nothing stays
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    end.close()
+                before = len(told(probes, server.ipv4, first.ipv4))
+                await trio.sleep(2)
+        assert before == len(told(probes, server.ipv4, first.ipv4))
+        assert not len(told(probes, server.ipv4, "10.77.0.1"))
 
 
 ENDS = (("10.96.0.10", "ipv4", "10.77.0.1"), ("fd96::10", "ipv6", "fd77::1"))
