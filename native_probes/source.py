@@ -147,14 +147,32 @@ class ProbeSource:
                 ready()
                 self._retry_at = trio.current_time() + self._retry_after
                 while True:
-                    await trio.sleep(self._settings.interval_seconds)
-                    if self._has_news():
-                        await self._hand_over(await trio.to_thread.run_sync(self._drain))
+                    await self._drain_when_due()
                     if self._refused and trio.current_time() >= self._retry_at:
                         await self._retry()
         finally:
             with trio.CancelScope(shield=True):
-                await self._hand_over(await trio.to_thread.run_sync(self._stop))
+                await self._end()
+
+    async def _end(self) -> None:
+        """Detach, which takes seconds with hundreds of interfaces and is drained meanwhile."""
+        try:
+            if self._coverage:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._detach, self._coverage, nursery.cancel_scope)
+                    while True:
+                        await self._drain_when_due()
+        finally:
+            await self._hand_over(await trio.to_thread.run_sync(self._stop))
+
+    async def _detach(self, coverage: Coverage, then: trio.CancelScope) -> None:
+        await trio.to_thread.run_sync(coverage.stop)
+        then.cancel()
+
+    async def _drain_when_due(self) -> None:
+        await trio.sleep(self._settings.interval_seconds)
+        if self._has_news():
+            await self._hand_over(await trio.to_thread.run_sync(self._drain))
 
     def examine(self) -> tuple[Finding, ...]:
         """How each probe does here: load all of them, and let them go. For a thread.
