@@ -110,7 +110,10 @@ class NodeInterfaces:
         """Act on what it is now; returns how long it took to read, in seconds."""
         self._changed = trio.Event()
         began = time.perf_counter()
-        self._routing = await in_own_thread(read_routing)
+        try:
+            self._routing = await in_own_thread(read_routing)
+        except OSError as error:  # it stays as it was last
+            self._log.warning("probe.no_routing", reason=error.strerror)
         took = time.perf_counter() - began
         self._use_routing()
         return took
