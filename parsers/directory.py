@@ -272,6 +272,8 @@ class Directory:
 
         It is as it is now, and changes nothing of what was named before.
         """
+        if network == self._network:
+            return
         changed = changed_addresses(self._network, network)
         self._network = network
         for number in (HOST, WORLD):
@@ -279,7 +281,7 @@ class Directory:
             self._identities.setdefault(number, RESERVED[number])
         if changed is None:
             self.changes.everything()
-        elif changed:
+        else:
             self.changes.addresses([(address, FOREVER) for address in changed])
 
     def replace_by(self, other: Directory) -> None:

@@ -102,3 +102,15 @@ def test_flows_are_named_by_what_it_is_since_it_changed() -> None:
     moved = NodeNetwork(frozenset({packed("10.0.0.6"), packed("fd00::5")}), NETWORK.near)
     directory.set_node_network(moved)
     assert sides() == [1, 2]
+
+
+def test_what_is_told_again_voids_nothing() -> None:
+    directory = Directory()
+    directory.set_node_network(None)
+    assert directory.changes.count == 0
+    directory.set_node_network(NETWORK)
+    before = directory.changes.count
+    directory.set_node_network(NodeNetwork(NETWORK.addresses, NETWORK.near))
+    assert directory.changes.count == before
+    directory.set_node_network(NodeNetwork(frozenset(), NETWORK.near))
+    assert not directory.changes.since(before).everything  # only the addresses are void
