@@ -11,18 +11,15 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
 
 import trio
 
 from native_probes import links
 from native_probes.interfaces import Coverage, InterfacePatterns, ways_in
 from native_probes.own_thread import in_own_thread
+from native_probes.report import Log
 from native_probes.routes import Routing, open_routing_socket, read_routing
 from parsers.node_network import NodeNetwork
-
-if TYPE_CHECKING:
-    from native_probes.source import Log
 
 _RECEIVE_BYTES = 1 << 16
 _SETTLING = 0.1  # s; changes come in bursts

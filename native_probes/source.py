@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import trio
@@ -24,7 +24,8 @@ import trio
 from native_probes import links
 from native_probes.conntrack import EVENT_SIDES, Translations
 from native_probes.engine import Engine, LibbpfEngine, refused
-from native_probes.family import Drained, Family, Place, StartFamily
+from native_probes.families import Families
+from native_probes.family import Drained, StartFamily
 from native_probes.interfaces import (
     Coverage,
     CoverageStatistics,
@@ -36,7 +37,7 @@ from native_probes.interfaces import (
 from native_probes.node_interfaces import NodeInterfaces
 from native_probes.node_namespaces import is_whole_machine, node_namespaces
 from native_probes.own_thread import in_own_thread
-from native_probes.report import Finding, ProbeUnavailableError
+from native_probes.report import Finding, Log, ProbeUnavailableError
 from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficProbe, TrafficSettings
@@ -52,16 +53,6 @@ _RECORDS_AT_ONCE = 1000  # new conversations take some 12 µs each, while the lo
 def _own_namespace() -> int:
     """Inode of the calling thread's network namespace."""
     return Path("/proc/thread-self/ns/net").stat().st_ino
-
-
-class Log(Protocol):
-    """Where the source says what happened; one event a line."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """A change of state that is as it should be."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """Something is degraded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +81,13 @@ class SourceStatistics:
     lost: Mapping[tuple[str, str], int]
 
 
+def _starts(settings: SourceSettings) -> dict[str, StartFamily]:
+    traffic = settings.traffic
+    if traffic is None:
+        return dict(settings.families)
+    return {TRAFFIC: lambda place: TrafficProbe(place.engine, traffic), **settings.families}
+
+
 class ProbeSource:
     """Runs the probes of one node; ``deliver`` is called on the loop with each batch.
 
@@ -109,10 +107,8 @@ class ProbeSource:
         self._settings = settings
         self._deliver = deliver
         self._log = log
-        self._engine = engine or LibbpfEngine()
+        self._families = Families(_starts(settings), engine or LibbpfEngine(), log)
         self._hooks = hooks or TcHooks(pins=settings.traffic.pins if settings.traffic else None)
-        self._families: dict[str, Family] = {}
-        self._refused: dict[str, Finding] = {}
         self._coverage: Coverage | None = None
         self._interfaces = NodeInterfaces(settings.interfaces, tell, log)
         self._missed = 0
@@ -134,7 +130,7 @@ class ProbeSource:
             self._namespaces = await self._find_namespaces()
         try:
             try:
-                await trio.to_thread.run_sync(self._start)
+                await trio.to_thread.run_sync(self._families.start, self._namespaces)
             except ProbeUnavailableError:
                 # beside a cancellation, an error would go where nobody expects it
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -148,7 +144,7 @@ class ProbeSource:
                 self._retry_at = trio.current_time() + self._retry_after
                 while True:
                     await self._drain_when_due()
-                    if self._refused and trio.current_time() >= self._retry_at:
+                    if not self._families.complete and trio.current_time() >= self._retry_at:
                         await self._retry()
         finally:
             with trio.CancelScope(shield=True):
@@ -180,15 +176,13 @@ class ProbeSource:
         Tracing probes are attached for that time; nothing is left at any interface.
         """
         try:
-            self._start()
-            traffic = self._families.get(TRAFFIC)
-            if isinstance(traffic, TrafficProbe):
+            self._families.start(self._namespaces)
+            if (traffic := self._families.traffic) is not None:
                 self._hooks.look(traffic.program(POINT_INGRESS, link_header=True))
         except ProbeUnavailableError:
             pass  # each is in the findings
         except OSError as error:
-            self._refused[TRAFFIC] = refused(TRAFFIC, error).finding(TRAFFIC)
-            self._families.pop(TRAFFIC).close()
+            self._families.give_up(refused(TRAFFIC, error).finding(TRAFFIC))
         try:
             return tuple(
                 judge_hooks(f, self._hooks) if f.probe == TRAFFIC and f.state == "works" else f
@@ -199,12 +193,10 @@ class ProbeSource:
 
     def findings(self) -> tuple[Finding, ...]:
         """One for each probe that was to run; empty before ``run`` tried."""
-        families = dict(self._families)  # a thread may try those again that do not run
-        works = [family.finding() for family in families.values()]
-        if self._coverage and TRAFFIC in families:
-            works = [self._coverage.judge(f) if f.probe == TRAFFIC else f for f in works]
-        refused = [f for f in self._refused.values() if f.probe not in families]
-        return tuple(sorted([*works, *refused], key=lambda f: f.probe))
+        found = self._families.findings()
+        if self._coverage and self._families.traffic:
+            found = [self._coverage.judge(f) if f.probe == TRAFFIC else f for f in found]
+        return tuple(found)
 
     def interface_name(self, ifindex: int) -> str:
         """Of an interface that is there, or was covered lately; "" for others."""
@@ -232,7 +224,7 @@ class ProbeSource:
         calm = now - self._retry_at > longest
         self._retry_after = first if calm else min(2 * self._retry_after, longest)
         self._retry_at = now + self._retry_after
-        await trio.to_thread.run_sync(self._start_missing)
+        await trio.to_thread.run_sync(self._families.start_missing, self._namespaces)
         self._cover()
 
     def _cover(self) -> None:
@@ -240,96 +232,28 @@ class ProbeSource:
 
         On the loop, as the thread acts in the network namespace of the one that makes it.
         """
-        traffic = self._families.get(TRAFFIC)
-        if isinstance(traffic, TrafficProbe) and self._coverage is None:
+        traffic = self._families.traffic
+        if traffic is not None and self._coverage is None:
             self._coverage = Coverage(traffic, self._hooks, self._to_take_over())
             self._interfaces.cover_by(self._coverage)
 
-    def _start(self) -> None:
-        """Raises ``ProbeUnavailableError`` if no probe works, which whoever runs this says."""
-        self._refused.clear()
-        first = self._start_missing()
-        if not self._families:
-            raise first or ProbeUnavailableError(
-                "every probe is disabled", "enable one, or set source to cilium"
-            )
-
-    def _start_missing(self) -> ProbeUnavailableError | None:
-        """Those that do not run. Returns why the first of them cannot, if none runs."""
-        starts: dict[str, StartFamily] = {}
-        traffic = self._settings.traffic
-        if traffic is not None:
-            starts[TRAFFIC] = lambda place: TrafficProbe(place.engine, traffic)
-        starts.update(self._settings.families)
-        refused: dict[str, Finding] = {}
-        first: ProbeUnavailableError | None = None
-        begun: list[str] = []
-        for name, start in starts.items():
-            if name in self._families:
-                continue
-            probe = self._families.get(TRAFFIC)
-            traffic_probe = probe if isinstance(probe, TrafficProbe) else None
-            place = Place(self._engine, traffic_probe, self._namespaces)
-            try:
-                self._families[name] = start(place)
-                begun.append(name)
-            except ProbeUnavailableError as error:
-                first = first or error
-                refused[name] = error.finding(name)
-        said, self._refused = self._refused, refused
-        if not self._families:
-            return first
-        self._families = {name: self._families[name] for name in starts if name in self._families}
-        for name in begun:
-            event = "probe.recovered" if name in said else "probe.loaded"
-            self._log.info(event, probe=name, engine=self._engine.name)
-        for name, finding in refused.items():
-            if finding != said.get(name):
-                self._say_unavailable(finding)
-        return None
-
-    def _say_unavailable(self, finding: Finding) -> None:
-        reason = f"{finding.why}; {finding.remedy}"
-        self._log.warning("probe.unavailable", probe=finding.probe, reason=reason)
-
-    def _read(self, read: Callable[[Family], Drained]) -> dict[str, Drained]:
-        """Of each family. One that cannot be read any more is let go.
-
-        Traffic is the last: of whatever connection others tell, it has told the first packet then.
-        """
-        drained: dict[str, Drained] = {}
-        for name, family in sorted(self._families.items(), key=lambda named: named[0] == TRAFFIC):
-            try:
-                drained[name] = read(family)
-            except OSError as error:
-                if name == TRAFFIC:
-                    raise
-                self._families.pop(name).close()
-                why = f"it could not be read any more: {error.strerror or error}"
-                self._refused[name] = Finding(name, "no", why, "it is tried again by itself")
-                self._say_unavailable(self._refused[name])
-        return drained
-
     def _has_news(self) -> bool:
         """Whether to drain; counters without records are worth it once in a while."""
-        return time.monotonic() - self._drained >= _LONGEST_REST or any(
-            family.has_news() for family in self._families.values()
-        )
+        rested = time.monotonic() - self._drained >= _LONGEST_REST
+        return rested or self._families.has_news()
 
     def _drain(self) -> ProbeBatch:
         self._drained = time.monotonic()
         if self._namespaces is not None:
-            for family in self._families.values():
-                family.belong(self._namespaces)
+            self._families.belong(self._namespaces)
         now_ns = time.monotonic_ns()
-        return self._batch(self._read(lambda family: family.drain(now_ns=now_ns)))
+        return self._batch(self._families.read(lambda family: family.drain(now_ns=now_ns)))
 
     def _stop(self) -> ProbeBatch:
         if self._coverage:
             self._coverage.stop()
-        batch = self._batch(self._read(lambda family: family.last_drain()))
-        while self._families:
-            self._families.popitem()[1].close()
+        batch = self._batch(self._families.read(lambda family: family.last_drain()))
+        self._families.close()
         if self._translations:
             self._translations.close()
             self._translations = None
