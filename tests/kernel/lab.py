@@ -133,6 +133,23 @@ class Lab:
         ip_lines(self.node, f"link set {pod.interface} master br0", f"link set {pod.interface} up")
         return pod
 
+    def add_uplink(self, name: str, number: int = 1) -> Pod:
+        """A namespace outside, to which a veth of the node leads; no route goes there yet.
+
+        The node has .1 of 10.88.``number``.0/24 and fd88:``number``::/64 there, the outside .2.
+        """
+        there = Pod(f"{self.prefix}u{number}", name, f"10.88.{number}.2", f"fd88:{number}::2")
+        run("ip", "netns", "add", there.namespace)
+        self.pods.append(there)
+        self.quiet(there.namespace)
+        self.ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns",
+                there.namespace)  # fmt: skip
+        for where, interface, last in ((self.node, name, 1), (there.namespace, "eth0", 2)):
+            for address in (f"10.88.{number}.{last}/24", f"fd88:{number}::{last}/64"):
+                run("ip", "-n", where, "addr", "add", address, "dev", interface)
+            run("ip", "-n", where, "link", "set", interface, "up")
+        return there
+
     def introduce(self, newcomer: Pod) -> None:
         """Let it and the other pods know each other's addresses, so that nothing is asked first."""
         macs = {pod.namespace: self.mac(pod.namespace, "eth0") for pod in self.pods}
