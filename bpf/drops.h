@@ -3,7 +3,11 @@
 #ifndef CILIARY_DROPS_H
 #define CILIARY_DROPS_H
 
+#ifdef CILIARY_BCC
+#include <uapi/linux/types.h>
+#else
 #include <linux/types.h>
+#endif
 
 #define SYMBOL_BYTES 40
 
