@@ -8,11 +8,7 @@
 #include "dns.h"
 #include "packet.h"
 
-#define NEXT (-1) /* TCX_NEXT and TC_ACT_UNSPEC: we only look, others go on */
 #define DNS_PORT 53
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
 
 struct payload {
 	__u32 at;

@@ -80,7 +80,7 @@ int BPF_PROG(connect_ipv4, struct sock *sk, struct sockaddr___k *to, int length,
 	if (!record)
 		return 0;
 	bpf_probe_read_kernel(&address, sizeof(address), to);
-	put_ipv4(record->remote_ip, address.sin_addr.s_addr);
+	map_ipv4(record->remote_ip, address.sin_addr.s_addr);
 	record->remote_port = bpf_ntohs(address.sin_port);
 	record->ip_version = 4;
 	record->role = TCP_ACTIVE;

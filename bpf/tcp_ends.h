@@ -7,6 +7,7 @@
 #define CILIARY_TCP_ENDS_H
 
 #include "kernel.h"
+#include "address.h"
 #include "namespaces.h"
 #include "tcp.h"
 
@@ -26,15 +27,6 @@ static __always_inline int is_mapped(const __u8 *address)
 	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
 }
 
-static __always_inline void put_ipv4(__u8 *address, __be32 four)
-{
-	__u32 *words = (__u32 *)address;
-
-	words[0] = words[1] = 0;
-	words[2] = bpf_htonl(0xffff);
-	words[3] = four;
-}
-
 static __always_inline void read_ends(struct tcp_record *record, const struct sock_common *common)
 {
 	record->local_port = BPF_CORE_READ(common, skc_num);
@@ -44,8 +36,8 @@ static __always_inline void read_ends(struct tcp_record *record, const struct so
 		BPF_CORE_READ_INTO(&record->remote_ip, common, skc_v6_daddr.in6_u.u6_addr8);
 		record->ip_version = is_mapped(record->remote_ip) ? 4 : 6;
 	} else {
-		put_ipv4(record->local_ip, BPF_CORE_READ(common, skc_rcv_saddr));
-		put_ipv4(record->remote_ip, BPF_CORE_READ(common, skc_daddr));
+		map_ipv4(record->local_ip, BPF_CORE_READ(common, skc_rcv_saddr));
+		map_ipv4(record->remote_ip, BPF_CORE_READ(common, skc_daddr));
 		record->ip_version = 4;
 	}
 }

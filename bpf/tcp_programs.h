@@ -52,8 +52,8 @@ static __always_inline void read_answered(struct tcp_record *record, const struc
 	record->ip_version = version >> 4;
 	if (record->ip_version == 4) {
 		bpf_probe_read_kernel(four, sizeof(four), ip + 12);
-		put_ipv4(record->remote_ip, four[0]);
-		put_ipv4(record->local_ip, four[1]);
+		map_ipv4(record->remote_ip, four[0]);
+		map_ipv4(record->local_ip, four[1]);
 	} else {
 		bpf_probe_read_kernel(record->remote_ip, 16, ip + 8);
 		bpf_probe_read_kernel(record->local_ip, 16, ip + 24);
