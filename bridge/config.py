@@ -285,8 +285,8 @@ class NativeProbes(_Section):
     engine: Literal["libbpf", "bcc"] = Field(
         default="libbpf",
         description="What loads the programs. bcc compiles them here, which wants its package and "
-        "the kernel's headers; for kernels without type information. It has the traffic probe "
-        "alone.",
+        "this kernel's headers; for kernels without type information. It has traffic, drops, tcp "
+        "and dns.",
     )
     custom: tuple[CustomProbe, ...] = Field(
         default=(),

@@ -16,10 +16,12 @@ from native_probes.kernel_enums import enum_members
 from parsers.probe_drops import HAS_VLAN, HOOKS, symbol_name
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
+from tests.kernel.netem import losing
 from tests.kernel.tracing import address, inode, ip, listening, namespaces, wait_for
 
 INGRESS, EGRESS = 1, 2
 PEEK_OFFSET = 42  # SO_PEEK_OFF of asm-generic/socket.h
+SO_RCVBUFFORCE = 33  # likewise
 TBF = ("rate", "8kbit", "burst", "1600", "limit", "1600")  # room for one or two packets
 
 
@@ -193,6 +195,36 @@ def test_a_full_queue_of_an_interface_is_a_drop_on_the_way_out(
     assert len(dropped) >= sent - 3
     assert {"QDISC_DROP"} <= {probe.reasons.name(reason) for reason in dropped["reason"]}
     assert {port} == set(drops["source_port"])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_losses_of_netem_are_told_as_often_as_it_counts_them(
+    lab: Lab, pods: tuple[Pod, Pod], probe: DropProbe, seen: Seen, family: int
+) -> None:
+    source, target = pods
+    lab.introduce(source)  # so nobody asks for a neighbour, whose packets could be lost
+    sent = 200
+    kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+    with inside(target.namespace), socket.socket(kind, socket.SOCK_DGRAM) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 20)
+        receiver.bind((address(target, family), 60032))
+        with losing(source.namespace, 40) as lost:
+            port = send(source.namespace, address(target, family), 60032, count=sent)
+            expected = lost()
+        drops = seen.of(60032)
+        receiver.setblocking(False)
+        received = 0
+        with suppress(BlockingIOError):
+            while receiver.recv(100):
+                received += 1
+    assert 0 < expected < sent
+    assert expected == len(drops) == sent - received
+    assert {port} == set(drops["source_port"])
+    assert {EGRESS} == set(drops["direction"])
+    assert {inode(source.namespace)} == set(drops["netns"])
+    assert {"QDISC_DROP"} == {probe.reasons.name(reason) for reason in drops["reason"]}
+    (place,) = {symbol_name(drop["symbol"]) for drop in drops}
+    assert place in {"__dev_queue_xmit", "kfree_skb_list_reason"}  # the latter as of 6.1
 
 
 def test_a_full_socket_is_a_drop_where_it_belongs(

@@ -23,6 +23,8 @@ from parsers.probe_drops import (
     HAS_VLAN,
     HOOKS,
     IS_FRAGMENT,
+    OF_CHAIN,
+    OF_TABLE,
     VERDICT_RECORD,
     symbol_name,
 )
@@ -154,6 +156,28 @@ def test_a_verdict_names_the_chain_of_its_drop_and_of_no_other(parser: Parser) -
     chains = [word.get("netfilter_chain") for word in words]
     assert chains == ["INPUT", None, "FORWARD", None]
     assert words[0]["netfilter_table"] == "filter"
+
+
+def test_verdicts_of_one_time_are_told_together_as_one_called_the_other(parser: Parser) -> None:
+    verdicts = np.zeros(3, VERDICT_RECORD)
+    verdicts["time_ns"] = [1_000_500, 1_000_500, 1_000_900]
+    verdicts["packet"] = 0xF00
+    verdicts["function"] = [OF_CHAIN, 2, 4]
+    verdicts["table"][0], verdicts["chain"][0] = b"nat", b"hide"
+    (words,) = parser.own_words(drop(time_ns=1_000_600, reason=12, packet=0xF00), verdicts=verdicts)
+    assert words["netfilter_function"] == "nf_nat_inet_fn"
+    assert (words["netfilter_table"], words["netfilter_chain"]) == ("nat", "hide")
+
+
+def test_a_table_of_iptables_legacy_has_the_chain_of_the_hook(parser: Parser) -> None:
+    verdicts = np.zeros(1, VERDICT_RECORD)
+    verdicts["time_ns"], verdicts["packet"] = 1_000_500, 0xF00
+    verdicts["function"], verdicts["table"] = OF_TABLE, b"mangle"
+    (words,) = parser.own_words(
+        drop(time_ns=1_000_600, reason=12, packet=0xF00, hook=HOOKS.index("FORWARD")),
+        verdicts=verdicts,
+    )
+    assert (words["netfilter_table"], words["netfilter_chain"]) == ("mangle", "FORWARD")
 
 
 @pytest.mark.parametrize(
