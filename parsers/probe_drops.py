@@ -25,7 +25,12 @@ from parsers.flow_batch import (
     FlowTables,
 )
 from parsers.intern import InternTable, lengthened
-from parsers.kernel_drop_reasons import KernelReasons, hubble_reason
+from parsers.kernel_drop_reasons import (
+    NETFILTER_DROP,
+    NOT_SPECIFIED,
+    KernelReasons,
+    hubble_reason,
+)
 from parsers.packets import SCTP_CHUNK_TYPES
 from parsers.probe_flows import ProbeFlows, empty_flows
 from parsers.probe_traffic import L4_OF
@@ -202,6 +207,8 @@ class DropFlows:
 
     def _add(self, row: int, drop: Any, names: KernelReasons) -> None:
         reason = names.name(int(drop["reason"]))
+        if reason == NOT_SPECIFIED and drop["hook"]:  # who dropped it says why
+            reason = NETFILTER_DROP
         if row >= len(self._hubble):
             self._hubble = lengthened(self._hubble, 2 * row)
             self._numbers = lengthened(self._numbers, 2 * row)

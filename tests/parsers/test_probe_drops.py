@@ -141,6 +141,20 @@ def test_the_kernels_own_words_go_with_the_flow(parser: Parser) -> None:
     }
 
 
+def test_a_kernel_without_reasons_is_told_by_its_hook(parser: Parser) -> None:
+    before_5_17 = KernelReasons({})
+    hooked, bare = parser.own_words(
+        drop(reason=0, hook=HOOKS.index("INPUT"), symbol=b"nf_hook_slow"),
+        drop(reason=0, symbol=b"udp_rcv"),
+        names=before_5_17,
+    )
+    assert (hooked["drop_reason"], bare["drop_reason"]) == ("NETFILTER_DROP", "NOT_SPECIFIED")
+    flow, _ = parser.flows(
+        drop(reason=0, hook=HOOKS.index("INPUT")), drop(reason=0), names=before_5_17
+    )
+    assert flow.drop_reason_desc == flow_pb2.POLICY_DENIED
+
+
 def test_a_verdict_names_the_chain_of_its_drop_and_of_no_other(parser: Parser) -> None:
     verdicts = np.zeros(3, VERDICT_RECORD)
     verdicts["time_ns"] = [1_000_500, 1_002_500, 900_000_000]
