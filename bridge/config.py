@@ -266,7 +266,8 @@ class NativeProbes(_Section):
     uplinks: tuple[str, ...] = Field(
         default=(),
         description="Other interfaces to observe, likewise; with none, all hardware that is not "
-        "part of a bond, and bonds.",
+        "part of a bond, bonds, and the interface of a default route, whatever it is, unless its "
+        "packets are seen at others.",
     )
     excluded_interfaces: tuple[str, ...] = Field(
         default=(), description="Interfaces to leave alone, likewise."

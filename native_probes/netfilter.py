@@ -70,6 +70,10 @@ class NetfilterProbe:
     def belong(self, namespaces: frozenset[int]) -> None:
         """Nothing to do: what is joined to no drop is told nowhere."""
 
+    def has_news(self) -> bool:
+        """See ``Family``."""
+        return self._ring.has_news()
+
     def drain(self, *, now_ns: int) -> Drained:
         """See ``Family``."""
         return self.last_drain()

@@ -93,6 +93,10 @@ class TcpEvents:
         """See ``Family``."""
         self._namespaces.become(namespaces)
 
+    def has_news(self) -> bool:
+        """See ``Family``."""
+        return self._ring.has_news()
+
     def drain(self, *, now_ns: int) -> Drained:
         """See ``Family``."""
         return self.last_drain()

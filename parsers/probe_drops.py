@@ -29,6 +29,7 @@ from parsers.kernel_drop_reasons import KernelReasons, hubble_reason
 from parsers.packets import SCTP_CHUNK_TYPES
 from parsers.probe_flows import ProbeFlows, empty_flows
 from parsers.probe_traffic import L4_OF
+from parsers.probe_translation import known_as
 from parsers.windows import Columns
 
 HAS_ETHERNET, IS_FRAGMENT, HAS_VLAN = 1, 2, 4
@@ -142,7 +143,7 @@ class DropFlows:
         ``node``: inode of the node's network namespace; ``pods``: its interfaces that lead to
         pods. Numbers of interfaces mean nothing in other namespaces.
         """
-        found = empty_flows(len(drops))
+        found = empty_flows(len(drops), known_as(drops))
         site = self._sites_of(drops, names)
         flows, key, flow_class = found.flows, found.flows.key, found.flows.flow_class
         version = drops["ip_version"]

@@ -28,7 +28,7 @@ from bridge.kubernetes.endpoints import (
     slice_facts,
 )
 from bridge.kubernetes.frontends import SERVICE_NAME, ServiceFrontends
-from bridge.kubernetes.identities import KEPT_UNUSED, RESERVED, UNMANAGED, WORLD, OwnIdentities
+from bridge.kubernetes.identities import KEPT_UNUSED, OwnIdentities
 from bridge.kubernetes.label_filter import LabelFilter
 from bridge.kubernetes.nodes import NodeFacts, NodeNames
 from bridge.kubernetes.objects import (
@@ -54,6 +54,7 @@ from parsers.directory import (
     LocalEndpoint,
     Owner,
 )
+from parsers.reserved import RESERVED, UNMANAGED, WORLD
 
 _PIECE = 50  # entries worked out by one step: about 1 ms
 _RECLAIMED = 1 << 12  # owners gone; freeing them takes some 2 ms

@@ -18,10 +18,10 @@ from bridge.kubernetes.claims import (
     Claimant,
     Rank,
 )
-from bridge.kubernetes.identities import HEALTH, HOST, INGRESS, KUBE_APISERVER, REMOTE_NODE
 from bridge.kubernetes.objects import CiliumNode, EndpointSlice, Key, Node
 from bridge.kubernetes.pods import addresses_of
 from parsers.directory import NOT_IN_SCOPE, UNKNOWN_ADDRESS, AddressRecord, Directory
+from parsers.reserved import HEALTH, HOST, INGRESS, KUBE_APISERVER, REMOTE_NODE
 
 Moved = Callable[[Iterable[bytes], Iterable[bytes], int], None]
 """Told of the addresses that a node had before, and has since a time (ns)."""
