@@ -96,29 +96,26 @@ def headers_of_this_kernel(engine: BccEngine) -> None:
         pytest.skip(f"the headers in {tree} are not of this kernel")
 
 
-@pytest.fixture
-def no_type_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Simulated: names of the kernel's enums are looked for where there are none."""
-    none = tmp_path / "btf"
+def hide_type_information(monkeypatch: pytest.MonkeyPatch, none: Path) -> None:
+    """Simulated: names of the kernel's enums are looked for in a folder that is not there."""
     monkeypatch.setattr("native_probes.drops.kernel_reasons", partial(kernel_reasons, none))
     monkeypatch.setattr("native_probes.tcp.enum_members", partial(enum_members, folder=none))
     monkeypatch.setattr("native_probes.libbpf.KERNEL_BTF", none / "vmlinux")
 
 
-@pytest.mark.usefixtures("headers_of_this_kernel", "no_type_information")
+@pytest.mark.usefixtures("headers_of_this_kernel")
 def test_drops_and_tcp_events_are_told_as_by_the_compiled_objects(
-    lab: Lab, pods: tuple[Pod, Pod], engine: BccEngine, monkeypatch: pytest.MonkeyPatch
+    lab: Lab,
+    pods: tuple[Pod, Pod],
+    engine: BccEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     source, target = pods
-    with monkeypatch.context() as with_types:
-        with_types.setattr("native_probes.drops.kernel_reasons", kernel_reasons)
-        with_types.setattr("native_probes.libbpf.KERNEL_BTF", Path("/sys/kernel/btf/vmlinux"))
-        compiled = Telling(LibbpfEngine(), lab)
+    compiled = Telling(LibbpfEngine(), lab)
+    hide_type_information(monkeypatch, tmp_path / "btf")
     told = Telling(engine, lab)
     try:
-        assert (
-            told.drops.reasons.numbers["NO_SOCKET"] == compiled.drops.reasons.numbers["NO_SOCKET"]
-        )
         for to in (target.ipv4, target.ipv6):
             send_udp(source.namespace, (to, 60301), [10, 20, 9000])
             with inside(source.namespace), pytest.raises(ConnectionRefusedError):
@@ -127,7 +124,8 @@ def test_drops_and_tcp_events_are_told_as_by_the_compiled_objects(
         wait_for(compiled.ended)
         wait_for(told.ended)
         time.sleep(0.2)  # for one too many
-        compiled.ended(), told.ended()
+        assert compiled.ended()
+        assert told.ended()
     finally:
         told.close()
         compiled.close()
@@ -135,6 +133,11 @@ def test_drops_and_tcp_events_are_told_as_by_the_compiled_objects(
     assert len(compiled.of("tcp")) > 2 * 4
     assert compiled.of("drops") == told.of("drops")
     assert compiled.of("tcp") == told.of("tcp")
+    for reason in ("NO_SOCKET", "NETFILTER_DROP"):
+        assert compiled.drops.reasons.numbers[reason] == told.drops.reasons.numbers[reason]
+
+
+STATE_CHANGE, CLOSED, UDP = 4, 7, 17
 
 
 class Telling:
@@ -156,7 +159,7 @@ class Telling:
         return bool(closed.sum() >= 2 * 3 and (drops["protocol"] == UDP).sum() >= 2 * 3)
 
     def of(self, name: str) -> list[tuple[object, ...]]:
-        """Records but for their times, and names that only one engine's programs have."""
+        """Records but for their times, and hooks, which only one engine's programs know."""
         rows = np.concatenate(self._told[name])
         fields = [f for f in rows.dtype.names or () if f not in {"time_ns", "duration_ns", "hook"}]
         return sorted(
@@ -167,9 +170,6 @@ class Telling:
     def close(self) -> None:
         self.drops.close()
         self.tcp.close()
-
-
-STATE_CHANGE, CLOSED, UDP = 4, 7, 17
 
 
 def ask_by_tcp(client: str, server: str, address: str) -> None:
