@@ -12,9 +12,11 @@
 #define ESTABLISHED 1 /* include/net/tcp_states.h */
 #define SYN_SENT 2
 #define SYN_RECEIVED 3
+#define TIME_WAIT 6
 #define CLOSED 7
 #define CLOSE_WAIT 8
 #define LISTENING 10
+#define NEW_SYN_RECEIVED 12
 #define SYN_ACK 0x12
 #define RST 0x04
 
@@ -30,8 +32,11 @@ static __always_inline void read_socket(struct tcp_record *record, const struct 
 		record->local_port =
 			bpf_ntohs(BPF_CORE_READ((const struct inet_sock *)sk, inet_sport));
 	record->state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	record->rtt_us = BPF_CORE_READ(tcp, srtt_us) >> 3;
-	record->retransmitted = BPF_CORE_READ(tcp, total_retrans);
+	/* What is left of a closed socket, and what is none yet, end before these fields. */
+	if (record->state != TIME_WAIT && record->state != NEW_SYN_RECEIVED) {
+		record->rtt_us = BPF_CORE_READ(tcp, srtt_us) >> 3;
+		record->retransmitted = BPF_CORE_READ(tcp, total_retrans);
+	}
 	if (connection) {
 		record->role = connection->role;
 		record->duration_ns = record->time_ns - connection->established_ns;

@@ -14,7 +14,7 @@ from native_probes.engine import LibbpfEngine
 from native_probes.family import Place
 from native_probes.kernel_enums import enum_members
 from native_probes.tcp import TcpEvents, TcpSettings, tcp_probe
-from parsers.probe_tcp import TCP_RECORD, event_name
+from parsers.probe_tcp import TCP_RECORD, event_name, state_name
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
 from tests.kernel.netem import losing
@@ -155,6 +155,26 @@ def test_a_refused_connection_is_a_reset_there_and_back(
         address(source, family), failed["local_port"],
     )  # fmt: skip
     assert sent["ip_version"] == family
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_reset_of_what_is_left_of_a_closed_socket_has_nothing_of_a_whole_one(
+    pods: tuple[Pod, Pod], told: Told, family: int
+) -> None:
+    if not enum_members("sk_rst_reason"):
+        return  # before 6.10 the kernel says nothing of a reset that no socket sends
+    source, target = pods
+    with listening(target.namespace, address(target, family)) as server:
+        client, accepted = connect(source.namespace, server)
+        with accepted:
+            port = client.getsockname()[1]
+            client.close()
+            told.the_one(source.namespace, "close", port)  # its end is acknowledged
+            accepted.send(b"to nobody")
+            sent = told.the_one(source.namespace, "reset_sent", port)
+    assert state_name(int(sent["state"])) == "TIME_WAIT"
+    assert (sent["local_port"], ip(sent["remote_ip"])) == (port, address(target, family))
+    assert (sent["rtt_us"], sent["retransmitted"]) == (0, 0)
 
 
 @pytest.mark.parametrize("family", [4, 6])
