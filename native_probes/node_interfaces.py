@@ -27,10 +27,7 @@ _REST = 100  # times as long as routes took to read, they are not read again
 
 
 class NodeInterfaces:
-    """``tell`` is called with what addresses and routes tell of others, whenever that changes.
-
-    ``pods_changed``: set, and replaced, when a pod's interface comes or goes.
-    """
+    """``tell`` is called with what addresses and routes tell of others, whenever that changes."""
 
     def __init__(
         self, patterns: InterfacePatterns, tell: Callable[[NodeNetwork], None], log: Log
@@ -44,7 +41,7 @@ class NodeInterfaces:
         self._by_route: frozenset[int] = frozenset()  # wanted as a default route uses them
         self._network: NodeNetwork | None = None
         self._changed = trio.Event()
-        self.pods_changed = trio.Event()
+        self._pods_changed = trio.Event()
 
     def known(self) -> Collection[links.Link]:
         """Those that are there."""
@@ -63,6 +60,11 @@ class NodeInterfaces:
         for ifindex, link in self._links.items():
             if self._patterns.match(link) or ifindex in self._by_route:
                 coverage.cover(link, is_new=False)
+
+    async def pods_changed(self) -> None:
+        """A pod's interface has come, gone, or got another end since this was called last."""
+        await self._pods_changed.wait()
+        self._pods_changed = trio.Event()
 
     async def follow(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; started when those that are there are known."""
@@ -145,14 +147,18 @@ class NodeInterfaces:
         known = self._links.pop(link.ifindex, None)
         if not gone:
             self._links[link.ifindex] = link
-        if gone or known is None or known.master != link.master:
+        if gone or known is None or _place(known) != _place(link):
             self._changed.set()
-        if self._patterns.is_pod(link) and gone is (known is not None):
-            self.pods_changed.set()
-            self.pods_changed = trio.Event()
+            if self._patterns.is_pod(link):
+                self._pods_changed.set()
         if self._coverage is None:
             return
-        if not gone and self._patterns.match(link):
+        if not gone and (self._patterns.match(link) or link.ifindex in self._by_route):
             self._coverage.cover(link, is_new=is_new and known is None)
-        elif known and (gone or link.ifindex not in self._by_route):
+        elif known:
             self._coverage.uncover(link.ifindex)
+
+
+def _place(link: links.Link) -> tuple[str, int, int]:
+    """What of an interface says where it belongs; most news are of something else."""
+    return link.name, link.master, link.peer_namespace

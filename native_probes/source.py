@@ -319,7 +319,7 @@ class ProbeSource:
 
     async def _follow_namespaces(self) -> None:
         while True:
-            await self._interfaces.pods_changed.wait()
+            await self._interfaces.pods_changed()
             self._namespaces = await self._find_namespaces()
 
     async def _find_namespaces(self) -> frozenset[int]:
