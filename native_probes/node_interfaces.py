@@ -37,7 +37,7 @@ class NodeInterfaces:
         self._log = log
         self._links: dict[int, links.Link] = {}
         self._coverage: Coverage | None = None
-        self._routing = Routing(frozenset(), ())
+        self._routing = Routing(frozenset(), (), complete=False)
         self._by_route: frozenset[int] = frozenset()  # wanted as a default route uses them
         self._network: NodeNetwork | None = None
         self._changed = trio.Event()
@@ -130,8 +130,8 @@ class NodeInterfaces:
                 self._coverage.cover(self._links[ifindex], is_new=False)
             for ifindex in before - self._by_route - wanted:
                 self._coverage.uncover(ifindex)
-        pods = {i for i, link in self._links.items() if self._patterns.is_pod(link)}
-        network = self._routing.network(wanted - pods)
+        pods = {i: link.master for i, link in self._links.items() if self._patterns.is_pod(link)}
+        network = self._routing.network(wanted - pods.keys(), pods.values())
         if network != self._network:
             self._network = network
             self._tell(network)

@@ -26,6 +26,7 @@ _UNICAST = 1  # RTN_UNICAST
 MOST_ROUTES = 4096
 """Of a family; a router that knows the whole internet has a million."""
 
+_ANYWHERE = (bytes(16), 0)  # of both families
 _TO_ANYWHERE = 3
 """Bits of a default route at most: VPNs have two halves of everything, and some have 2000::/3."""
 
@@ -48,29 +49,32 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The node's own addresses (16 bytes each), and its routes."""
+    """The node's own addresses (16 bytes each), and its routes; ``complete``: all of them."""
 
     addresses: frozenset[bytes]
     routes: tuple[Route, ...]
+    complete: bool
 
     def default_interfaces(self) -> frozenset[int]:
         """The interfaces by which the node reaches anywhere."""
         return frozenset(i for r in self.routes if r.is_default for i in r.interfaces)
 
-    def network(self, uplinks: Collection[int]) -> NodeNetwork:
-        """What that tells of addresses; ``uplinks`` beside the interfaces of default routes.
+    def network(self, uplinks: Collection[int], bridges: Iterable[int]) -> NodeNetwork:
+        """What that tells of addresses; ``uplinks`` beside the interfaces of default routes;
+        ``bridges`` have ports of pods, whatever else is reached by them.
 
         Neighbours at an uplink are the world, but what is behind one of them is there for a
-        reason: most often it is another node with its pods.
+        reason: most often it is another node with its pods. Where routes are missing, pods may be
+        anywhere.
         """
-        outside = {*uplinks, *self.default_interfaces()}
-        near = (
+        outside = {*uplinks, *self.default_interfaces()} - {*bridges}
+        near = {
             (route.destination, route.length)
             for route in self.routes
             if not route.is_default
             and (route.has_gateway or not outside.issuperset(route.interfaces))
-        )
-        return NodeNetwork(self.addresses, frozenset(near))
+        }
+        return NodeNetwork(self.addresses, frozenset(near if self.complete else {_ANYWHERE}))
 
 
 def open_routing_socket() -> socket.socket:
@@ -85,13 +89,15 @@ def read_routing() -> Routing:
     families = (socket.AF_INET, socket.AF_INET6)
     question = struct.pack("=BBBBI", socket.AF_UNSPEC, 0, 0, 0, 0)
     addresses = (_address(body) for body in dump(_GET_ADDRESS, question) if body[0] in families)
-    routes = (
-        route
-        for family in families
-        for body in dump(_GET_ROUTE, struct.pack("=BBBBBBBBI", family, *bytes(7), 0), MOST_ROUTES)
-        if body[7] == _UNICAST and (route := _route(body)) is not None
+    routes: list[Route | None] = []
+    complete = True
+    for family in families:
+        told = dump(_GET_ROUTE, struct.pack("=BBBBBBBBI", family, *bytes(7), 0), MOST_ROUTES)
+        complete = complete and len(told) < MOST_ROUTES
+        routes += [_route(body) for body in told if body[7] == _UNICAST]
+    return Routing(
+        frozenset(filter(None, addresses)), tuple(filter(None, routes)), complete=complete
     )
-    return Routing(frozenset(filter(None, addresses)), tuple(routes))
 
 
 def _address(body: bytes) -> bytes:

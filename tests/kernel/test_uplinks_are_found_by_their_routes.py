@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
+import pytest
+
+from native_probes import node_interfaces
 from native_probes.interfaces import InterfacePatterns
-from native_probes.routes import read_routing
+from native_probes.routes import Routing, read_routing
 from native_probes.source import SourceSettings
 from parsers.reserved import HOST, WORLD
-from tests.kernel.lab import Lab, inside
+from tests.kernel.lab import Lab, inside, ip_lines
 from tests.kernel.running import Running, running
 from tests.parsers.test_probe_traffic import sixteen
 
@@ -65,6 +69,38 @@ async def test_addresses_of_the_node_are_the_host_and_those_outside_the_world(la
         await probes.until(lambda: identity(probes, "10.78.0.1") == 0)
         lab.ip("addr", "del", "192.0.2.1/32", "dev", "br0")
         await probes.until(lambda: identity(probes, "192.0.2.1") == WORLD)
+
+
+async def test_pods_at_a_bridge_that_is_the_uplink_are_not_the_world(lab: Lab) -> None:
+    lab.ip("route", "add", "default", "via", "10.77.0.254")
+    async with running(lab) as probes:
+        await probes.until(lambda: probes.networks)
+        assert identity(probes, "10.77.0.2") == WORLD
+        pod = lab.add_pod()
+        await probes.until(lambda: identity(probes, pod.ipv4) == 0)
+        assert identity(probes, "192.0.2.1") == WORLD
+
+
+async def test_nobody_is_the_world_where_routes_are_too_many_to_read(lab: Lab) -> None:
+    ip_lines(lab.node, *(f"route add 198.18.{i >> 8}.{i & 255} dev br0" for i in range(4096)))
+    async with running(lab) as probes:
+        await probes.until(lambda: probes.networks)
+        for address in ("198.18.15.255", "192.0.2.1", "2001:db8::1"):
+            assert identity(probes, address) == 0, address
+        assert identity(probes, "10.77.0.1") == HOST
+
+
+async def test_nobody_is_the_world_where_routes_cannot_be_read(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied() -> Routing:
+        raise PermissionError(errno.EPERM, "no")
+
+    monkeypatch.setattr(node_interfaces, "read_routing", denied)
+    async with running(lab) as probes:
+        await probes.until(lambda: probes.networks)
+        assert identity(probes, "10.77.0.9") == 0
+    assert ("probe.no_routing", {"reason": "no"}) in probes.log.lines
 
 
 def test_routes_and_addresses_equal_those_that_ip_shows(lab: Lab) -> None:
