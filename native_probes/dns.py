@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from native_probes.engine import LoadedProbe
+from native_probes.engine import LoadedProbe, unloaded_on_failure
 from native_probes.event_counters import EventCounters, what_happened
 from native_probes.family import Drained, Place
 from native_probes.report import Finding, ProbeUnavailableError
@@ -52,15 +52,12 @@ class DnsProbe:
                 "see what keeps that from running",
             )
         self.loaded: LoadedProbe = place.engine.load(dns_spec(settings))
-        try:
+        with unloaded_on_failure(NAME, self.loaded):
             self._counters = EventCounters(self.loaded.map_fd("dns_counters"), COUNTERS)
             self._ring = Ring(self.loaded.map_fd("dns_messages"), settings.ring_bytes, DNS_RECORD)
             for (point, link_header), program in PROGRAMS.items():
                 fd = self.loaded.program_fd(program)
                 place.traffic.extend(point, fd, link_header=link_header)
-        except BaseException:
-            self.loaded.close()
-            raise
 
     def belong(self, namespaces: frozenset[int]) -> None:
         """Nothing to do: packets are those of the interfaces of one namespace."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from native_probes.engine import LoadedProbe, unloaded_on_failure
 from native_probes.family import Drained, Place
 from native_probes.function_exits import knows, load_on_exits
@@ -62,6 +64,7 @@ class NetfilterProbe:
                 "5.11",
             )
         self.loaded: LoadedProbe = load_on_exits(place.engine, netfilter_spec(settings, programs))
+        self._before = np.empty(0, VERDICT_RECORD)
         with unloaded_on_failure(NAME, self.loaded):
             self._ring = Ring(self.loaded.map_fd("verdicts"), settings.ring_bytes, VERDICT_RECORD)
             for program in programs:
@@ -81,8 +84,11 @@ class NetfilterProbe:
     def last_drain(self) -> Drained:
         """See ``Family``. These are no records: a verdict that finds no room leaves a drop
         without who decided it.
+
+        Those of the last time come again, for drops that came after the drops had been read.
         """
-        return Drained(about={"verdicts": self._ring.read()})
+        before, self._before = self._before, self._ring.read()
+        return Drained(about={"verdicts": np.concatenate([before, self._before])})
 
     def finding(self) -> Finding:
         """See ``Family``. A module that is not loaded drops nothing, so its absence is no fault."""

@@ -184,7 +184,8 @@ class DropFlows:
         flow_class["l4_type"] = np.where(icmp, drops["l4_type"], chunk)
         flow_class["l4_code"] = np.where(icmp, drops["l4_code"], 0)
         flows.site[:] = self._extensions[site]
-        decided = decided_by(drops, verdicts) if len(verdicts) else {}
+        own = names.numbers.get(NETFILTER_DROP)
+        decided = decided_by(drops, verdicts, reason=own) if len(verdicts) else {}
         self._set_extensions(found, drops, decided)
         found.time[:] = drops["time_ns"]
         found.packets[:] = drops["segments"]
@@ -241,19 +242,25 @@ class DropFlows:
             flows.site[row] = 0
 
 
-def decided_by(drops: Columns, verdicts: Columns) -> dict[int, Extension]:
+def decided_by(
+    drops: Columns, verdicts: Columns, *, reason: int | None = None
+) -> dict[int, Extension]:
     """Rows of drops, and who decided them: the nearest verdict, and those of the same time.
 
-    A packet's memory is used again at once, so an address alone does not tell.
+    A packet's memory is used again at once, so an address alone does not tell. ``reason``: the
+    kernel's number of what netfilter drops, None where it has none (before 5.18).
     """
     found: dict[int, Extension] = {}
-    for row in np.isin(drops["packet"], verdicts["packet"]).nonzero()[0].tolist():
+    candidates = np.isin(drops["packet"], verdicts["packet"])
+    if reason is not None:
+        candidates &= drops["reason"] == reason
+    for row in candidates.nonzero()[0].tolist():
         of_packet = verdicts[verdicts["packet"] == drops["packet"][row]]
         apart = np.abs(of_packet["time_ns"].astype(np.int64) - int(drops["time_ns"][row]))
         nearest = int(apart.argmin())
         if apart[nearest] <= SAME_DROP_NS:
             together = of_packet[of_packet["time_ns"] == of_packet["time_ns"][nearest]]
-            words = [word for verdict in together for word in _words(verdict, drops[row])]
+            words = {word for verdict in together for word in _words(verdict, drops[row])}
             found[row] = tuple(sorted(words))
     return found
 

@@ -172,6 +172,19 @@ def test_a_verdict_names_the_chain_of_its_drop_and_of_no_other(parser: Parser) -
     assert words[0]["netfilter_table"] == "filter"
 
 
+def test_a_verdict_is_of_no_drop_that_is_not_netfilters(parser: Parser) -> None:
+    verdicts = np.zeros(1, VERDICT_RECORD)
+    verdicts["time_ns"], verdicts["packet"] = 1_000_500, 0xF00
+    verdicts["table"], verdicts["chain"] = b"filter", b"INPUT"
+    of_netfilter, in_its_memory = parser.own_words(
+        drop(time_ns=1_000_000, reason=12, packet=0xF00),
+        drop(time_ns=1_001_000, reason=3, packet=0xF00),
+        verdicts=verdicts,
+    )
+    assert of_netfilter["netfilter_chain"] == "INPUT"
+    assert "netfilter_chain" not in in_its_memory
+
+
 def test_verdicts_of_one_time_are_told_together_as_one_called_the_other(parser: Parser) -> None:
     verdicts = np.zeros(3, VERDICT_RECORD)
     verdicts["time_ns"] = [1_000_500, 1_000_500, 1_000_900]
