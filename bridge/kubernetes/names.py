@@ -55,6 +55,7 @@ from parsers.directory import (
     Owner,
 )
 
+_WHAT_WE_MAY, _EVERYTHING = 1, 2
 _PIECE = 50  # entries worked out by one step: about 1 ms
 _RECLAIMED = 1 << 12  # owners gone; freeing them takes some 2 ms
 _NEARLY = 10**9  # ns by which a time of the server's clock can be told wrong by ours
@@ -124,7 +125,7 @@ class Names:
         self._in_slices: dict[Key, tuple[Key, ...]] = {}  # pods by endpoint slice
         self._local_ids: dict[int, Key] = {}
         self._cilium = False
-        self._synced = False
+        self._synced = self._told = 0  # what was listed: ours, and as the directory was told
         self._ahead = 0  # our clock before that of the objects' times (ns)
         self._kept = 0  # owners and frontends after the last reclaim
         self._waiting: dict[PodEntry, int] = {}
@@ -156,9 +157,9 @@ class Names:
             self._apply[kind](each, at)
         self.step()
 
-    def synced(self) -> None:
+    def synced(self, *, everything: bool) -> None:
         """See ``Sink``; the directory is told when nothing waits any more."""
-        self._synced = True
+        self._synced = _EVERYTHING if everything else _WHAT_WE_MAY
         self.step()
 
     def cilium_is_gone(self, at: int) -> None:
@@ -191,8 +192,9 @@ class Names:
         if not self._synced:
             return bool(self._waiting)
         more = self._surroundings.tell() or bool(self._waiting)
-        if not more and not self._directory.synced:
-            for prefix in ("0.0.0.0/0", "::/0"):
+        if not more and self._told != self._synced:
+            self._told = self._synced
+            for prefix in ("0.0.0.0/0", "::/0") if self._synced == _EVERYTHING else ():
                 self._directory.set_address(prefix, AddressRecord(WORLD))
             self._directory.synced = True
         return more

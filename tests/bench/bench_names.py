@@ -90,7 +90,7 @@ def listing(count: int) -> dict[str, float]:
         some = [decode(each) for each in raw[start : start + PIECE]]
         names.apply(Pod, some, (), SINCE_EVER)
         steps.append(process_time() - step)
-    names.synced()
+    names.synced(everything=True)
     seconds = process_time() - began
     return {
         f"list_{count}_s": seconds,

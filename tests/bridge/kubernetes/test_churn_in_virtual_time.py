@@ -65,7 +65,7 @@ class Agent:
     def __init__(self) -> None:
         self.directory = Directory(synced=False)
         self.names = Names(self.directory, node="here")
-        self.names.synced()
+        self.names.synced(everything=True)
         self.tables = new_tables()
         self.history = History(self.tables, Ledger(), 100_000, 0)
         self.corrector = Corrector(self.history, self.directory)

@@ -26,10 +26,10 @@ NOW = 1_790_000_000 * SECOND
 class Cluster:
     """Objects as JSON, told to names; ``node-a`` is where we are."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, everything: bool = True, **settings: Any) -> None:
         self.directory = Directory(synced=False)
         self.names = Names(self.directory, node="node-a", cluster="blue", **settings)
-        self.names.synced()
+        self.names.synced(everything=everything)
         self.now = NOW
 
     def tell(self, kind: type[objects.Object], at: Any = None, **said: Any) -> None:
@@ -469,6 +469,18 @@ def test_who_is_near_a_pod_is_unknown_and_not_the_world() -> None:
     assert near == [UNKNOWN_ADDRESS] * 2
     assert cluster.entity("10.0.0.2").identity == 0
     assert cluster.entity("10.0.1.2").labels == ("reserved:world",)
+
+
+def test_what_may_be_of_a_kind_that_we_may_not_list_is_unknown_and_not_the_world() -> None:
+    cluster = Cluster(everything=False)
+    cluster.pod("web-1", "10.0.0.1")
+    assert "web-1" == cluster.entity("10.0.0.1").pod_name
+    assert UNKNOWN_ADDRESS == cluster.directory.reason(packed("198.51.100.1"), NOW)
+    assert 0 == cluster.entity("198.51.100.1").identity
+    seen = cluster.directory.changes.count
+    cluster.names.synced(everything=True)
+    assert ("reserved:world",) == cluster.entity("198.51.100.1").labels
+    assert cluster.directory.changes.since(seen).past  # flows of the history have it as well
 
 
 def test_what_is_kept_of_pods_that_are_gone_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
