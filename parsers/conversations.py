@@ -17,6 +17,7 @@ from parsers.entities import Entities, Entity
 from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U32
 from parsers.intern import InternTable, Keys, lengthened
 from parsers.object_table import ObjectTable
+from parsers.prefixes import within
 from parsers.timeline import EVER, FOREVER
 
 if TYPE_CHECKING:
@@ -213,6 +214,9 @@ class Conversations:
         if self.has_identity(voided.identities):
             relabelled = np.isin(self.entities.identity, voided.identities)
             void |= relabelled[self._answers[rows, :2]].view(np.uint16).ravel() != 0
+        if voided.prefixes:
+            addresses = _words(self.rows[rows], ADDRESS)[:, _ADDRESSES]
+            void |= within(addresses, voided.prefixes).any(axis=1)
         return void
 
     def _entity_identity(self, row: int, side: int) -> int:

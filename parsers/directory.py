@@ -34,6 +34,7 @@ from parsers.flow_batch import I64, U32
 from parsers.host_ports import HostPorts
 from parsers.object_table import ObjectTable
 from parsers.policies import PolicyMap
+from parsers.prefixes import Prefix
 from parsers.timeline import EVER, Timeline
 
 CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster="
@@ -172,34 +173,39 @@ class Directory:
         else:
             table[key] = self.owners.intern(replace(record, namespace="", pod_name=""))
         self._prefix_lengths = sorted((n for n, t in self._prefixes.items() if t), reverse=True)
-        self.changes.everything()
+        if length in _WHOLE_WORLD:
+            self.changes.everything()
+        else:
+            self.changes.prefix(Prefix(length, key))
 
     def set_owner(self, number: int, addresses: Iterable[bytes], since: int) -> None:
         """From ``since`` (ns; 0: ever) until the next change that is known, ``addresses`` are
         ``owners[number]``; 0: nobody.
         """
-        self._set_owners([(address, number, since or EVER) for address in addresses])
+        self._set_many([(address, number, since or EVER) for address in addresses], _OWNER)
 
     def set_owners_for_good(self, changes: Iterable[tuple[bytes, int, int]]) -> None:
         """As ``set_owner``, of addresses, numbers and times; later changes that were known
         were none.
         """
-        told = [(address, number, since or EVER) for address, number, since in changes]
-        self._set_owners(told, lasting=True)
+        self._set_many([(a, n, since or EVER) for a, n, since in changes], _OWNER, lasting=True)
 
-    def _set_owners(
-        self, changes: Sequence[tuple[bytes, int, int]], *, lasting: bool = False
+    def _set_many(
+        self, changes: Sequence[tuple[bytes, int, int]], layer: int, *, lasting: bool = False
     ) -> None:
-        self._addresses.set_many(changes, _OWNER, lasting=lasting)
+        self._addresses.set_many(changes, layer, lasting=lasting)
         self.changes.addresses([(address, since) for address, _, since in changes])
 
     def set_frontends(self, number: int, address: bytes, since: int) -> None:
-        """From ``since`` (ns; 0: ever) on ``address`` has ``frontends[number]``; 0: none.
+        """As ``set_frontends_of_many``, of one."""
+        self.set_frontends_of_many([(address, number, since)])
+
+    def set_frontends_of_many(self, changes: Iterable[tuple[bytes, int, int]]) -> None:
+        """From a time (ns; 0: ever) on an address has ``frontends[number]``; 0: none.
 
         For good, whatever later changes were known.
         """
-        self._addresses.set(address, number, since or EVER, _FRONTENDS, lasting=True)
-        self.changes.addresses([(address, since or EVER)])
+        self._set_many([(a, n, since or EVER) for a, n, since in changes], _FRONTENDS, lasting=True)
 
     def set_host_port(self, number: int, address: bytes, port: int, since: int) -> None:
         """From ``since`` (ns; 0: ever) on a port of a node is ``owners[number]`` for good; 0:

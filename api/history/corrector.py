@@ -45,7 +45,8 @@ class Corrector:
             return
         voided, late = changes.since(self._seen), changes.take_late()
         self._seen = changes.count
-        voided = replace(voided, everything=voided.past)  # a prefix is as it is from now on
+        # A prefix is as it is from now on.
+        voided = replace(voided, everything=voided.past, prefixes=())
         start = min(late.values(), default=_NEVER)
         if voided.everything or conversations.has_identity(voided.identities):
             start = min(start, remembered)

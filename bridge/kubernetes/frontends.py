@@ -28,7 +28,7 @@ Points: TypeAlias = Mapping[bytes, frozenset[int]]
 
 
 class ServiceFrontends:
-    """Fills a directory's frontends. Times are ns; 0 is since ever."""
+    """Fills a directory's frontends, at ``flush``. Times are ns; 0 is since ever."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -40,6 +40,13 @@ class ServiceFrontends:
         self._node_ports: dict[int, Service] = {}
         self._ports_of: dict[Key, tuple[int, ...]] = {}  # of nodes, by service
         self._nodes: set[bytes] = set()
+        self._changes: list[tuple[bytes, int, int]] = []
+
+    def flush(self) -> None:
+        """Tell the directory what was published."""
+        if self._changes:
+            self._directory.set_frontends_of_many(self._changes)
+            self._changes.clear()
 
     def service(self, service: ServiceObject, at: int) -> None:
         """A service is new or different."""
@@ -148,4 +155,4 @@ class ServiceFrontends:
             number = self._directory.frontends.add(Frontends(by_port))
         elif own:
             number = self._directory.frontends.add(Frontends(own))
-        self._directory.set_frontends(number, address, since)
+        self._changes.append((address, number, since))

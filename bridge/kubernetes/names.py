@@ -155,18 +155,18 @@ class Names:
             self._remove[kind](key, at)
         for each in changed:
             self._apply[kind](each, at)
-        self.step()
+        self._work()
 
     def synced(self, *, everything: bool) -> None:
         """See ``Sink``; the directory is told when nothing waits any more."""
         self._synced = _EVERYTHING if everything else _WHAT_WE_MAY
-        self.step()
+        self._work()
 
     def cilium_is_gone(self, at: int) -> None:
         """See ``Sink``: pods have numbers of ours from now on."""
         self._cilium = False
         self._waiting.update(dict.fromkeys(self._pods.values(), at))
-        self.step()
+        self._work()
 
     def clock_is_ahead(self, by: int) -> None:
         """See ``Sink``; for what is heard from now on."""
@@ -184,11 +184,15 @@ class Names:
 
     def step(self) -> bool:
         """Work out a piece of what waits; whether there is more."""
+        if self._nodes.changed and self._listener is not None:
+            self._listener.nodes(self._nodes.all())
+        return self._work()
+
+    def _work(self) -> bool:
         for entry in list(islice(self._waiting, _PIECE)):
             self._publish(entry, self._waiting.pop(entry))
         self._claims.flush()
-        if self._nodes.changed and self._listener is not None:
-            self._listener.nodes(self._nodes.all())
+        self._frontends.flush()
         if not self._synced:
             return bool(self._waiting)
         more = self._surroundings.tell() or bool(self._waiting)
