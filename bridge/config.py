@@ -164,7 +164,8 @@ class Cilium(_Section):
     api: Path | None = Field(
         default=None,
         description="The agent's own socket, such as /var/run/cilium/cilium.sock, to ask for "
-        "identities of prefixes and for cgroups; null for not to ask. It would take orders, too.",
+        "identities of prefixes, cgroups, and rules behind verdicts; null for not to ask. It would "
+        "take orders, too; we send GET alone.",
     )
     release: Annotated[str, AfterValidator(_checked_release)] | None = Field(
         default=None,

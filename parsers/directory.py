@@ -33,7 +33,7 @@ from parsers.entities import Entity, Workload
 from parsers.flow_batch import I64, U32
 from parsers.host_ports import HostPorts
 from parsers.object_table import ObjectTable
-from parsers.policies import PolicyMap
+from parsers.policies import PolicyMap, PolicyRules
 from parsers.prefixes import Prefix
 from parsers.timeline import EVER, Timeline
 
@@ -119,6 +119,7 @@ class Directory:
         self.host_ports = HostPorts()
         self._addresses = AddressTable(layers=2)
         self._endpoint_by_id: dict[int, Timeline[LocalEndpoint]] = {}
+        self._policies: dict[int, PolicyRules] = {}
         self._prefixes: dict[int, dict[int, int]] = {}  # owners by length and leading bits
         self._prefix_lengths: list[int] = []
         self._identities: dict[int, tuple[str, ...]] = {}
@@ -260,6 +261,12 @@ class Directory:
                 if not self.named_addresses[oldest]:
                     del self.named_addresses[oldest]
 
+    def set_policies(self, policies: Mapping[int, PolicyRules]) -> None:
+        """Realised policies by endpoint id, for endpoints that are known without one."""
+        if policies != self._policies:
+            self._policies = dict(policies)
+            self.generation += 1
+
     def set_links(self, links: Mapping[int, str]) -> None:
         """Interface names by index."""
         self._links = dict(links)
@@ -353,6 +360,12 @@ class Directory:
         """The local endpoint of this id."""
         timeline = self._endpoint_by_id.get(number)
         return timeline.at(time) if timeline is not None else None
+
+    def policy_of(self, endpoint_id: int, time: int) -> PolicyMap | PolicyRules | None:
+        """What is known of the policy of a local endpoint."""
+        endpoint = self.endpoint_by_id(endpoint_id, time)
+        own = endpoint.policy if endpoint is not None else None
+        return own or self._policies.get(endpoint_id)
 
     def names_of(self, endpoint_id: int, address: bytes | None) -> tuple[str, ...]:
         """DNS names a local endpoint has looked up for ``address``."""

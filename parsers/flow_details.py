@@ -256,11 +256,11 @@ class DetailBuilder:
     ) -> PolicyMatch | None:  # fmt: skip
         if not protocol or not port:
             return None
-        endpoint = self._directory.endpoint_by_id(own, time)
-        if endpoint is None or endpoint.policy is None:
+        policy = self._directory.policy_of(own, time)
+        if policy is None:
             return None
         if self._covering:
-            entry = endpoint.policy.covering(direction, peer, protocol, port)
+            entry = policy.covering(direction, peer, protocol, port)
         else:
-            entry = endpoint.policy.exact(direction, peer, protocol, port, match_type)
+            entry = policy.exact(direction, peer, protocol, port, match_type)
         return match_of(entry, denied=denied) if entry is not None else None
