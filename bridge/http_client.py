@@ -10,6 +10,8 @@ Whatever goes wrong with a connection is a ``ServerAwayError`` with one sentence
 An answer that is read as a whole may be compressed. The API server makes a chunk of each 2 KB,
 and its lists compress to a tenth or less: that takes less of its time and of ours than the chunks.
 
+A proxy is asked to CONNECT, whatever goes on behind it.
+
 Deliberately not done: other methods, redirects, compressed answers that are read as they come.
 """
 
@@ -30,6 +32,7 @@ import trio
 from bridge.os_errors import reason_of
 
 _READ = 32 * 1024  # bytes; the API server makes a chunk of each object, at 20 µs each
+_SUCCESS = 2  # hundreds
 _GZIP = 31  # zlib's number for the largest window in gzip's format
 _CONNECT = 10.0  # s
 _SILENCE = 60.0  # s until an answer begins, and between two pieces of one that is not a watch
@@ -102,10 +105,8 @@ class Connection:
 
     async def _next(self, patience: float) -> object:
         while True:
-            try:
+            with _told():
                 event = self._h11.next_event()
-            except h11.RemoteProtocolError as error:
-                raise ServerAwayError(f"the answer is not HTTP as it should be: {error}") from None
             if event is not h11.NEED_DATA:
                 return event
             with _told(), trio.fail_after(patience):
@@ -119,16 +120,37 @@ def _unpack(stream: zlib._Decompress, piece: bytes, limit: int) -> bytes:
         raise ServerAwayError(f"the answer is not gzip, as it says: {error}") from None
 
 
+def authority(host: str, port: int) -> str:
+    """As a Host header has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy that is asked to connect; ``authorization``: a header's value, or empty."""
+
+    host: str
+    port: int
+    authorization: str = ""
+
+
 async def open_stream(
-    host: str, port: int, tls: ssl.SSLContext | None, server_name: str
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    server_name: str,
+    proxy: Proxy | None = None,
 ) -> trio.abc.Stream:
     """TCP, with TLS where a context is given. ``ServerAwayError`` when there is none to be had."""
     with _told(), trio.fail_after(_CONNECT):
-        tcp = await trio.open_tcp_stream(host, port)
+        first = (host, port) if proxy is None else (proxy.host, proxy.port)
+        tcp = await trio.open_tcp_stream(*first)
         try:
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE:
                 tcp.setsockopt(socket.IPPROTO_TCP, option, value)
+            if proxy is not None:
+                await _connect_by(proxy, tcp, authority(host, port))
             if tls is None:
                 return tcp
             stream = trio.SSLStream(tcp, tls, server_hostname=server_name, https_compatible=True)
@@ -137,6 +159,22 @@ async def open_stream(
             await trio.aclose_forcefully(tcp)
             raise
         return stream
+
+
+async def _connect_by(proxy: Proxy, stream: trio.abc.Stream, to: str) -> None:
+    """RFC 9110, section 9.3.6."""
+    connection = h11.Connection(h11.CLIENT)
+    headers = [("Host", to)]
+    if proxy.authorization:
+        headers.append(("Proxy-Authorization", proxy.authorization))
+    request = h11.Request(method="CONNECT", target=to, headers=headers)
+    sent = (connection.send(event) or b"" for event in (request, h11.EndOfMessage()))
+    await stream.send_all(b"".join(sent))
+    while (event := connection.next_event()) is h11.NEED_DATA:
+        connection.receive_data(bytes(await stream.receive_some(_READ)))
+    if not isinstance(event, h11.Response) or event.status_code // 100 != _SUCCESS:
+        said = event.status_code if isinstance(event, h11.Response) else "nothing"
+        raise ServerAwayError(f"the proxy {proxy.host}:{proxy.port} answered {said} to CONNECT")
 
 
 @contextlib.contextmanager
@@ -148,6 +186,8 @@ def _told() -> Iterator[None]:
         raise
     except trio.TooSlowError:
         raise ServerAwayError("the server did not answer in time") from None
+    except h11.RemoteProtocolError as error:
+        raise ServerAwayError(f"the answer is not HTTP as it should be: {error}") from None
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
         raise ServerAwayError(_sentence(error)) from None
 
