@@ -269,7 +269,8 @@ class Agent:
                 config, here, move=self._move_to, peers=self.peers, departed=self._departed
             ),
         )
-        naming = Naming(names, self._directory, self.history, clock)
+        dns_names = round(config.identity.dns_names * 1e9)
+        naming = Naming(names, self._directory, self.history, clock, dns_names=dns_names)
         answered = AnsweredNames(self._directory)
         self.path.followers.append(lambda parsed: answered.learn(parsed.flows))
         self.registry.register(CorrectedFlows(naming.corrected))

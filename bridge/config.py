@@ -329,6 +329,11 @@ class Identity(_Section):
         "It may come later.",
     )
     kubernetes: Kubernetes = Kubernetes()
+    dns_names: Annotated[float, Field(ge=1)] = Field(
+        default=3600.0,
+        description="Seconds that an address outside has a name after a DNS answer told it, "
+        "however short its time to live, as connections last longer.",
+    )
 
     @model_validator(mode="after")
     def _names_come_from_one_place(self) -> Identity:

@@ -52,6 +52,8 @@ class Changes:
 
     def addresses(self, changed: Sequence[tuple[bytes, int]]) -> None:
         """Addresses have other owners, or services, each since a time (ns)."""
+        if not changed:
+            return
         self.count += 1
         packed = b"".join([address for address, _ in changed])
         self._buckets[buckets_of(np.frombuffer(packed, dtype=ADDRESS))] = self.count

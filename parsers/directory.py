@@ -15,8 +15,7 @@ Who keeps answers asks ``changes`` which have become void.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_network
@@ -32,6 +31,7 @@ from parsers.details import Service
 from parsers.entities import Entity, Workload
 from parsers.flow_batch import I64, U32
 from parsers.host_ports import HostPorts
+from parsers.looked_up_names import LookedUpNames
 from parsers.object_table import ObjectTable
 from parsers.policies import PolicyMap, PolicyRules
 from parsers.prefixes import Prefix
@@ -47,7 +47,6 @@ REASONS = ("known", "not_synced", "unknown_address", "expired", "not_in_scope")
 
 _LOCAL_SCOPE = 0x01000000  # identities of CIDRs and FQDNs, valid on this node only
 _SCOPE_MASK = 0xFF000000
-_NAMED, _NAMES = 1 << 14, 8  # addresses with DNS names, and names of each
 _OWNER, _FRONTENDS = 0, 1  # layers of the table
 _WHOLE_WORLD = (0, 96)  # lengths of ::/0 and 0.0.0.0/0
 
@@ -123,10 +122,9 @@ class Directory:
         self._prefixes: dict[int, dict[int, int]] = {}  # owners by length and leading bits
         self._prefix_lengths: list[int] = []
         self._identities: dict[int, tuple[str, ...]] = {}
-        self._names: OrderedDict[tuple[int, bytes], tuple[str, ...]] = OrderedDict()
+        self._names = LookedUpNames()
         self._links: dict[int, str] = {}
         self._cgroups: dict[int, tuple[bytes, ...]] = {}
-        self.named_addresses: Counter[bytes] = Counter()
 
     @property
     def synced(self) -> bool:
@@ -137,6 +135,11 @@ class Directory:
     def synced(self, value: bool) -> None:
         self._synced = value
         self.changes.everything(past=True)
+
+    @property
+    def named_addresses(self) -> Collection[bytes]:
+        """Addresses that some local endpoint looked up."""
+        return self._names.addresses
 
     # Filling
 
@@ -150,10 +153,14 @@ class Directory:
         number = endpoint.id if endpoint is not None else endpoint_id
         if number is not None:
             by_id = self._endpoint_by_id.setdefault(number, Timeline())
-            known = (endpoint, *by_id.values())
-            if any(each is not None and each.policy is not None for each in known):
+            known = [each for each in by_id.values() if each is not None]
+            told = known if endpoint is None else [*known, endpoint]
+            if any(each.policy is not None for each in told):
                 self.generation += 1
             by_id.set(endpoint, since)
+            if endpoint is not None and known and not _same_pod(endpoint, known[-1]):
+                gone = self._names.forget_endpoint(number)
+                self.changes.addresses([(address, since or EVER) for address in gone])
 
     def set_address(self, prefix: str, record: AddressRecord | None, *, since: int = 0) -> None:
         """From ``since`` on ``prefix`` (CIDR text) is ``record`` (None: unknown).
@@ -236,30 +243,16 @@ class Directory:
 
     def set_names(self, names: Mapping[tuple[int, bytes], tuple[str, ...]]) -> None:
         """DNS names by (local endpoint id, address), as that endpoint looked them up."""
-        self._names = OrderedDict(names)
-        self.named_addresses = Counter(address for _, address in names)
+        self._names = LookedUpNames(names)
         self.changes.everything()
 
     def learn_names(
         self, endpoint_id: int, name: str, addresses: Iterable[bytes], *, since: int
     ) -> None:
-        """At ``since`` a local endpoint was answered that ``name`` has ``addresses``.
-
-        The newest answers are kept: 16,384 addresses, and 8 names of each.
-        """
+        """At ``since`` a local endpoint was answered that ``name`` has ``addresses``."""
         for address in addresses:
-            key = endpoint_id, address
-            known = self._names.pop(key, ())
-            if name not in known:
-                self.named_addresses[address] += not known
-                known = (*known[1 - _NAMES :], name)
+            if self._names.learn(endpoint_id, name, address, since):
                 self.changes.addresses([(address, since)])
-            self._names[key] = known
-            if len(self._names) > _NAMED:
-                (_, oldest), _ = self._names.popitem(last=False)
-                self.named_addresses[oldest] -= 1
-                if not self.named_addresses[oldest]:
-                    del self.named_addresses[oldest]
 
     def set_policies(self, policies: Mapping[int, PolicyRules]) -> None:
         """Realised policies by endpoint id, for endpoints that are known without one."""
@@ -287,6 +280,11 @@ class Directory:
     def forget(self, before: int) -> bool:
         """Drop a piece of what no event after ``before`` (ns) needs; whether there is more."""
         return self._addresses.forget(before) > 0
+
+    def forget_names(self, before: int, now: int) -> None:
+        """From ``now`` on drop a piece of the names of addresses last answered ``before`` (ns)."""
+        gone = self._names.forget(before)
+        self.changes.addresses([(address, now) for address in gone])
 
     def reclaim(self, kept: Iterable[int], before: int) -> int:
         """Free numbers of owners and frontends that no address has, but for the owners ``kept``;
@@ -369,7 +367,7 @@ class Directory:
 
     def names_of(self, endpoint_id: int, address: bytes | None) -> tuple[str, ...]:
         """DNS names a local endpoint has looked up for ``address``."""
-        return self._names.get((endpoint_id, address), ()) if address is not None else ()
+        return self._names.of(endpoint_id, address) if address is not None else ()
 
     def link_name(self, index: int) -> str:
         """Interface name, empty when unknown."""
@@ -400,6 +398,10 @@ class Directory:
         if not self._synced:
             return 0, NOT_SYNCED
         return 0, EXPIRED if expired else UNKNOWN_ADDRESS
+
+
+def _same_pod(one: LocalEndpoint, other: LocalEndpoint) -> bool:
+    return (one.namespace, one.pod_name) == (other.namespace, other.pod_name)
 
 
 def local_entity(endpoint: LocalEndpoint, identity: int) -> Entity:

@@ -233,15 +233,13 @@ async def test_a_server_behind_a_proxy_is_reached_by_tls_and_by_another_name(
         _, port = listener.transport_listener.socket.getsockname()
         (front,) = await nursery.start(partial(trio.serve_tcp, proxy, 0, host="127.0.0.1"))
         _, by = front.socket.getsockname()
-        known, stranger = [
-            await from_kubeconfig(
-                kubeconfig(
-                    tmp_path, {"token": "t"}, "https://far.test:6443",
-                    **{"proxy-url": f"http://{user}127.0.0.1:{by}", "tls-server-name": "inside.test"},
-                )
-            )
-            for user in ("u:p%40@", "")
-        ]  # fmt: skip
+        settings: dict[str, object] = {"tls-server-name": "inside.test"}
+        accesses = []
+        for user in ("u:p%40@", ""):
+            settings["proxy-url"] = f"http://{user}127.0.0.1:{by}"
+            path = kubeconfig(tmp_path, {"token": "t"}, "https://far.test:6443", **settings)
+            accesses.append(await from_kubeconfig(path))
+        known, stranger = accesses
         authority.cert_pem.write_to_path(tmp_path / "ca.crt")
         stream = await known.dial()
         assert b"hello" == await stream.receive_some(5)
