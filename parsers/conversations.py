@@ -171,6 +171,10 @@ class Conversations:
             rows[some] = self.lookup(np.concatenate([*named.values()]), time[some], directory)
         return rows
 
+    def keys_of(self, rows: U32) -> Keys:
+        """Copies of the keys by which rows were looked up."""
+        return self.rows[self._first[rows]]
+
     def lookup_again(self, rows: U32, time: I64, directory: Directory) -> U32:
         """The rows that ``lookup`` would give now for the keys of ``rows``."""
         return self._at(self._first[rows], time, directory)

@@ -15,10 +15,22 @@ import pytest
 from api.history import History
 from api.history.corrector import Corrector
 from bridge.kubernetes.names import Names
-from bridge.kubernetes.objects import Key, Metadata, Node, NodeSpec, Pod, PodSpec, PodStatus
+from bridge.kubernetes.objects import (
+    Container,
+    ContainerPort,
+    Key,
+    Metadata,
+    Node,
+    NodeAddress,
+    NodeSpec,
+    NodeStatus,
+    Pod,
+    PodSpec,
+    PodStatus,
+)
 from parsers.addresses import parse_address
 from parsers.directory import EXPIRED, KNOWN, UNKNOWN_ADDRESS, Directory
-from parsers.flow_batch import CONVERSATION, FlowBatch
+from parsers.flow_batch import CONVERSATION, FLOW_CLASS, L4_TCP, L4_UDP, FlowBatch
 from parsers.ledger import Ledger
 from parsers.pipeline import new_tables
 from tests.bridge.kubernetes.times import SECOND, text_of
@@ -76,7 +88,8 @@ class Agent:
         else:
             self.names.apply(Pod, [], [change], now)
 
-    def read(self, flows: list[tuple[int, str]]) -> None:
+    def read(self, flows: list[tuple[int, str]], port: int = 0, l4: int = 0) -> None:
+        """Flows from an address, and a port of it."""
         keys = np.zeros(len(flows), dtype=CONVERSATION)
         keys["ip_version"] = 1
         for row, (_, text) in enumerate(flows):
@@ -86,10 +99,17 @@ class Agent:
         time = np.array([at for at, _ in flows], dtype=np.int64)
         zeros = np.zeros(len(flows), dtype=np.uint32)
         rows = self.tables.conversations.lookup(keys, time, self.directory)
+        ports = zeros + np.uint32(l4 << 16 | port)
+        rows = self.tables.conversations.lookup_host_ports(
+            keys, rows, (ports, zeros), time, self.directory
+        )
+        flow_class = np.zeros(len(flows), dtype=FLOW_CLASS)
+        flow_class["l4"] = l4
+        classes, _ = self.tables.classes.lookup(flow_class)
         self.history.append(
             FlowBatch(
-                self.tables, time, np.arange(len(flows), dtype=np.uint64), zeros, rows,
-                zeros.astype(np.uint16), zeros.astype(np.uint16), zeros,
+                self.tables, time, np.arange(len(flows), dtype=np.uint64), classes, rows,
+                ports.astype(np.uint16), zeros.astype(np.uint16), zeros,
             )
         )  # fmt: skip
 
@@ -151,6 +171,36 @@ def test_an_address_of_pods_is_unknown_for_a_reason_until_its_pod_is_heard_of() 
     late = [("late", KNOWN)] * 3
     assert agent.named() == [("", UNKNOWN_ADDRESS), *late, ("", EXPIRED), ("", EXPIRED)]
     assert agent.corrector.corrected == 0
+
+
+def test_ports_of_nodes_are_corrected_as_addresses_are() -> None:
+    agent, node, at = Agent(), "192.168.0.1", START
+    addresses = NodeStatus(addresses=(NodeAddress("InternalIP", node),))
+    agent.names.apply(Node, [Node(Metadata("far"), status=addresses)], [], START)
+
+    def exporter(name: str, began: int) -> Pod:
+        return Pod(
+            Metadata(name, "shop", creation_timestamp=text_of(began)),
+            PodSpec("far", host_network=True, containers=(Container((ContainerPort(9100),)),)),
+            PodStatus("Running", pod_ip=node, host_ip=node),
+        )
+
+    for second in (5, 15, 25):
+        for port, l4 in ((9100, L4_TCP), (9100, L4_UDP), (22, L4_TCP)):
+            agent.read([(at + second * SECOND, node)], port, l4)
+    agent.hear(exporter("first", at + 10 * SECOND), at + 30 * SECOND)
+    for _ in agent.corrector.sweep(START):
+        pass
+    assert ["", "first", "first"] == [name for name, _ in agent.named()[::3]]
+    # Another one took its place meanwhile.
+    agent.hear(exporter("second", at + 20 * SECOND), at + 31 * SECOND)
+    agent.hear(("shop", "first"), at + 19 * SECOND)
+    for _ in agent.corrector.sweep(START):
+        pass
+    assert ["", "first", "second"] == [name for name, _ in agent.named()[::3]]
+    assert [""] * 6 == [name for n, (name, _) in enumerate(agent.named()) if n % 3]
+    assert 3 == agent.corrector.corrected
+    assert not list(agent.corrector.sweep(START))
 
 
 def test_flows_are_not_looked_at_for_what_none_of_them_can_have() -> None:
