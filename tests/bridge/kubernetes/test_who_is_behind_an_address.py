@@ -510,7 +510,7 @@ def test_what_is_kept_of_pods_that_are_gone_is_freed(monkeypatch: pytest.MonkeyP
 def test_labels_of_identities_that_nobody_has_are_forgotten_at_last(
     monkeypatch: pytest.MonkeyPatch, has_cilium: bool
 ) -> None:
-    for module in ("identities", "names"):
+    for module in ("identities", "numbers"):
         monkeypatch.setattr(f"bridge.kubernetes.{module}.KEPT_UNUSED", 10)
     cluster = Cluster()
     numbers = []
