@@ -11,7 +11,7 @@ Where Cilium's objects are, identities and endpoint ids are Cilium's; elsewhere 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -69,8 +69,8 @@ class NamesListener(Protocol):
     def departed(self, namespace: str, name: str) -> None:
         """A pod is gone."""
 
-    def nodes(self, nodes: Sequence[NodeFacts]) -> None:
-        """All nodes there are now."""
+    def nodes(self, changed: Mapping[str, NodeFacts | None]) -> None:
+        """Nodes that are new, different, or no more, by name."""
 
 
 @dataclass(slots=True, eq=False)
@@ -177,9 +177,10 @@ class Names:
 
     def step(self) -> bool:
         """Work out a piece of what waits; whether there is more."""
-        if self._nodes.changed and self._listener is not None:
-            self._listener.nodes(self._nodes.all())
-        return self._work()
+        changed = self._nodes.take_changed()
+        if changed and self._listener is not None:
+            self._listener.nodes(changed)
+        return self._work() or bool(changed)
 
     def _work(self) -> bool:
         for entry in list(islice(self._waiting, _PIECE)):
