@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
@@ -24,6 +24,12 @@ def _obstacle() -> str:
     except ProbeUnavailableError as error:
         return str(error)
     return ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def release(record_testsuite_property: Callable[[str, object], None]) -> None:
+    """For the table of kernels that ``tools.kernel_table`` makes."""
+    record_testsuite_property("kernel", os.uname().release)
 
 
 @pytest.fixture(autouse=True)
