@@ -83,9 +83,15 @@ Owner: TypeAlias = LocalEndpoint | AddressRecord
 
 @dataclass(frozen=True, slots=True)
 class Frontends:
-    """The services at an address, by port and whatever the protocol."""
+    """The services at an address, by ports as ``HostPorts`` has them, with their protocols, and by
+    ports whatever the protocol.
+    """
 
     by_port: Mapping[int, Service]
+
+    def at(self, l4: int, port: int) -> Service | None:
+        """The service at a port of a protocol (``L4_*``), or else at the port of another one."""
+        return self.by_port.get(l4 << 16 | port) or self.by_port.get(port)
 
 
 class Answers(NamedTuple):

@@ -192,25 +192,26 @@ def _set_translated(
     keys: list[bytes] = known_as.view(f"V{TRANSLATION.itemsize}").tolist()
     times = reports["last_ns"][rows].astype(np.int64) + boot_offset
     served = directory.at(np.ascontiguousarray(known_as["front"]), times).frontends.tolist()
-    told: dict[tuple[bytes, int], dict[str, Any]] = {}
+    protocols = found.flows.flow_class["l4"].tolist()
+    told: dict[tuple[bytes, int, int], dict[str, Any]] = {}
     for index, row in enumerate(rows.tolist()):
-        key = keys[index], served[index]
+        key = keys[index], served[index], protocols[row]
         fields = told.get(key)
         if fields is None:
-            fields = told[key] = _translation(known_as[index], directory.frontends[key[1]])
+            fields = told[key] = _translation(known_as[index], directory.frontends[key[1]], key[2])
         odd = found.flows.extra.get(row)
         if odd is not None:
             fields = fields | {"extension": (*odd["extension"], *fields["extension"])}
         found.flows.extra[row] = fields
 
 
-def _translation(known_as: Columns, frontends: Frontends) -> dict[str, Any]:
+def _translation(known_as: Columns, frontends: Frontends, l4: int) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     told: list[tuple[str, str]] = []
     side = "destination" if known_as["from_client"] else "source"
     if port := int(known_as["front_port"]):
         told.append(("front", _end_text(known_as["front"].tobytes(), port)))
-        service = frontends.by_port.get(port)
+        service = frontends.at(l4, port)
         if service is not None:
             fields[f"{side}_service"] = service
     if port := int(known_as["masked_port"]):

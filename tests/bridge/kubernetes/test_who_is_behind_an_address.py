@@ -15,7 +15,8 @@ from bridge.kubernetes.sink import SINCE_EVER
 from parsers.address_table import ADDRESS
 from parsers.addresses import parse_address
 from parsers.conversations import Conversations
-from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory
+from parsers.details import Service
+from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory, Frontends
 from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION, L4_TCP, L4_UDP
 from tests.bridge.kubernetes.times import SECOND, text_of
@@ -50,11 +51,15 @@ class Cluster:
     def entity(self, address: str, identity: int = 0) -> Entity:
         return self.directory.entity(packed(address), identity, self.now)
 
-    def services(self, address: str) -> dict[int, str]:
+    def frontends(self, address: str) -> Frontends:
         asked = np.frombuffer(packed(address), dtype=ADDRESS)
         (row,) = self.directory.at(asked, np.array([self.now])).frontends
-        by_port = self.directory.frontends[int(row)].by_port
-        return {port: f"{s.namespace}/{s.name}" for port, s in by_port.items()}
+        return self.directory.frontends[int(row)]
+
+    def services(self, address: str) -> dict[int, str]:
+        """By port, whatever the protocol."""
+        by_port = self.frontends(address).by_port
+        return {p: f"{s.namespace}/{s.name}" for p, s in by_port.items() if p < 1 << 16}
 
 
 def packed(text: str) -> bytes:
@@ -528,6 +533,24 @@ def test_labels_of_identities_that_nobody_has_are_forgotten_at_last(
             cluster.gone(objects.Pod, ("shop", "run"))
     known = [n for n in numbers if cluster.entity("192.0.2.1", n).labels]
     assert known == numbers[-10:]
+
+
+def test_services_that_share_a_port_are_told_apart_by_their_protocols() -> None:
+    cluster = Cluster()
+    node = [{"type": "InternalIP", "address": "192.168.0.1"}]
+    cluster.tell(objects.Node, metadata={"name": "node-a"}, status={"addresses": node})
+    shared = {"type": "LoadBalancer", "loadBalancerIP": "203.0.113.5"}
+    for name, protocol in (("a-tcp", "TCP"), ("b-udp", "UDP")):
+        ports = [{"port": 53, "protocol": protocol, "nodePort": 30053}]
+        metadata = {"name": name, "namespace": "shop"}
+        cluster.tell(objects.Service, metadata=metadata, spec={**shared, "ports": ports})
+    for address, port in (("203.0.113.5", 53), ("192.168.0.1", 30053)):
+        shown = [cluster.frontends(address).at(l4, port) for l4 in (L4_TCP, L4_UDP)]
+        assert [Service("a-tcp", "shop"), Service("b-udp", "shop")] == shown
+    cluster.gone(objects.Service, ("shop", "a-tcp"))
+    # Of a protocol that has no service there the other one is shown, as Hubble shows it.
+    for l4 in (L4_TCP, L4_UDP):
+        assert Service("b-udp", "shop") == cluster.frontends("203.0.113.5").at(l4, 53)
 
 
 def test_a_service_has_its_address_since_it_was_made_and_its_changes_since_they_are_heard() -> None:
