@@ -6,7 +6,8 @@ ingress the rules behind each selector are told. At egress they are told of the 
 with several selectors and several rules nobody knows which is whose, so no rule is named.
 
 Sources: the agent's OpenAPI description (``EndpointPolicy``, ``PolicyRule``, ``SelectorCache``);
-the text of a filter is JSON that it does not describe (seen: 1.19).
+the text of a filter is JSON that it does not describe (``pkg/policy/l4.go``; a denying selector
+says so by ``IsDeny``, since 1.19 by its verdict).
 """
 
 from __future__ import annotations

@@ -82,9 +82,13 @@ def test_an_endpoint_without_a_policy_has_none(endpoint: dict[str, Any]) -> None
     assert rules is None or rules.covering(EGRESS, _CACHE, _TCP, 5432) is None
 
 
-def test_denial_takes_the_key_from_what_allows() -> None:
+@pytest.mark.parametrize("said", ['\\"verdict\\":1', '\\"IsDeny\\":true'], ids=["1.19", "before"])
+def test_denial_is_told_by_either_word(said: str) -> None:
+    text = json.dumps(_MADE["endpoint"])
+    assert 1 == text.count('\\"verdict\\":1')
+    rules = known(json.loads(text.replace('\\"verdict\\":1', said)))[_ENDPOINT]
     denied = PolicyEntry(INGRESS, 1003, 0, 0, policies(_by_name("deny-bad")), deny=True)
-    assert denied == known()[_ENDPOINT].covering(INGRESS, 1003, _TCP, 80)
+    assert denied == rules.covering(INGRESS, 1003, _TCP, 80)
 
 
 def _by_name(name: str) -> dict[str, Any]:
