@@ -32,7 +32,7 @@ from parsers.directory import AddressRecord, Directory
 from parsers.errors import UsageError
 
 INTERVAL: Final = 30.0  # s between two questions
-SOON: Final = 1.0  # s after something changed
+_SOON: Final = 1.0  # s after something changed
 _LARGEST: Final = 64 << 20  # bytes of an answer
 _OWN_SCOPE: Final = 1 << 24  # identities from here on are valid on one node only
 _PIECE: Final = 50  # prefixes told between two checkpoints, at 40 µs each
@@ -95,8 +95,8 @@ class CiliumApi:
             self._changed = trio.Event()
             await self.ask()
             ready()
-            await trio.sleep(SOON)  # endpoints follow one another
-            with trio.move_on_after(INTERVAL - SOON):
+            await trio.sleep(_SOON)  # endpoints follow one another
+            with trio.move_on_after(INTERVAL - _SOON):
                 await self._changed.wait()
 
     async def ask(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from api.metrics.http import Request, Response, serve_http
-from bridge.cilium.rest import SOON, CiliumApi
+from bridge.cilium.rest import INTERVAL, CiliumApi
 from bridge.http_client import ServerAwayError
 from parsers.addresses import parse_address
 from parsers.agent_events import AgentEvent, PolicyUpdate, ServiceDelete
@@ -110,7 +110,7 @@ async def test_what_the_agent_no_longer_says_is_forgotten(tmp_path: Path) -> Non
     assert None is directory.policy_of(7, 1)
 
 
-async def test_what_changes_is_asked_for_soon_and_not_in_a_storm(tmp_path: Path) -> None:
+async def test_what_the_agent_says_it_changed_is_asked_for_soon(tmp_path: Path) -> None:
     directory = Directory()
     api = CiliumApi(tmp_path / "s", directory)
     world = dict(_WORLD)
@@ -122,11 +122,9 @@ async def test_what_changes_is_asked_for_soon_and_not_in_a_storm(tmp_path: Path)
         world["/v1/endpoint"] = []
         for notification in (ServiceDelete(1), PolicyUpdate((), 4, 1)):
             api.observe(AgentEvent(0, notification))
-        began = trio.current_time()
-        with trio.fail_after(20):
+        with trio.fail_after(INTERVAL / 2):
             while directory.policy_of(7, 1) is not None:
                 await trio.sleep(0.01)
-        assert trio.current_time() - began >= SOON / 2
         nursery.cancel_scope.cancel()
 
 
