@@ -3,7 +3,11 @@
 #ifndef CILIARY_DNS_H
 #define CILIARY_DNS_H
 
+#ifdef CILIARY_BCC
+#include <uapi/linux/types.h>
+#else
 #include <linux/types.h>
+#endif
 
 /* Answers are rarely longer than 1,232 bytes (the buffer size that DNS software agreed on in
  * 2020); a power of two, as the bound of the copy relies on it.

@@ -3,9 +3,14 @@
 #ifndef CILIARY_DROPS_H
 #define CILIARY_DROPS_H
 
+#ifdef CILIARY_BCC
+#include <uapi/linux/types.h>
+#else
 #include <linux/types.h>
+#endif
 
 #define SYMBOL_BYTES 40
+#define FRAMES 16 /* up to the hook's caller at most 8, and 2 for each fexit program between */
 
 enum drop_direction { DROP_DIRECTION_UNKNOWN, DROP_INGRESS, DROP_EGRESS };
 
@@ -63,5 +68,31 @@ struct drop_rule {
 	__u32 reserved;
 };
 _Static_assert(sizeof(struct drop_rule) == 16, "drop_rule");
+
+/* What user space sets before the programs are loaded. */
+struct drop_settings {
+	__u32 netfilter_reason; /* value of NETFILTER_DROP in this kernel, 0 for none */
+	__u32 only_listed; /* only packets of the listed namespaces */
+};
+
+/* What follows is the programs' own. */
+
+struct site {
+	char symbol[SYMBOL_BYTES];
+	__u8 hook; /* enum drop_hook, of functions that call netfilter */
+	__u8 reserved[7];
+};
+
+/* A packet made of several skbs is freed skb by skb, right after its first one. */
+struct parts {
+	__u64 expected; /* address of the next skb of the packet */
+	__u64 until_ns;
+};
+
+struct scratch {
+	struct parts parts;
+	struct site site;
+	__u64 frames[FRAMES];
+};
 
 #endif

@@ -11,8 +11,15 @@
 #ifndef CILIARY_KERNEL_H
 #define CILIARY_KERNEL_H
 
+#ifdef CILIARY_BCC
+#include "kernel_headers.h"
+#else
+
 #include <linux/types.h>
 #include <linux/bpf.h> /* UAPI: helpers' enums, __sk_buff, map types */
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
 
 /* Only asked for, never read: */
 enum skb_drop_reason { SKB_DROP_REASON_DUMMY___k }; /* since 5.17 */
@@ -119,6 +126,10 @@ struct nft_pktinfo {
 	struct sk_buff *skb;
 };
 
+struct xt_table {
+	const char name[32];
+};
+
 struct tcp_skb_cb {
 	__u16 tcp_gso_segs;
 	__u16 tcp_flags; /* one byte up to 6.17, two from 6.18 */
@@ -135,4 +146,16 @@ struct trace_event_raw_tcp_retransmit_skb {
 };
 
 #pragma clang attribute pop
+
+/* What the running kernel's tracepoints hand over. */
+#define HAS_DROP_REASON bpf_core_type_exists(enum skb_drop_reason)
+#define HAS_RECEIVER bpf_core_field_exists(struct trace_event_raw_kfree_skb, rx_sk)
+#define HAS_RETRANSMIT_ERROR \
+	bpf_core_field_exists(struct trace_event_raw_tcp_retransmit_skb, err)
+#define HAS_RESET_REASON bpf_core_type_exists(enum sk_rst_reason)
+
+/* Of what a tracepoint hands over, which the verifier knows, a field is read at once. */
+#define FIELD(pointer, field) ((pointer)->field)
+
+#endif
 #endif

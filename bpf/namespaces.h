@@ -6,8 +6,8 @@
 #define CILIARY_NAMESPACES_H
 
 #include "kernel.h"
-#include <bpf/bpf_helpers.h>
 
+#ifndef CILIARY_BCC /* whose main file has the map and this function in its own way */
 /* Inode numbers. User space writes, programs look up. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -17,10 +17,16 @@ struct {
 	__type(value, __u8);
 } namespaces SEC(".maps");
 
+static __always_inline int is_listed(__u32 netns)
+{
+	return bpf_map_lookup_elem(&namespaces, &netns) != 0;
+}
+#endif
+
 /* Whether an event belongs to somebody else; what names no namespace does not. */
 static __always_inline int is_foreign(__u32 netns, __u32 only_listed)
 {
-	return only_listed && netns && !bpf_map_lookup_elem(&namespaces, &netns);
+	return only_listed && netns && !is_listed(netns);
 }
 
 #endif

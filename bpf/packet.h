@@ -21,7 +21,15 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #endif
+#include "address.h"
 #include "record.h"
+
+#define NEXT (-1) /* TCX_NEXT and TC_ACT_UNSPEC: we only look, others go on */
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
 
 #define MOST_VLAN_TAGS 2
 #define MOST_EXTENSIONS 6 /* RFC 8200 names seven kinds, each at most once in practice */
@@ -51,16 +59,6 @@ struct ipv6_extension {
 	__u8 length;
 	__be16 fragment; /* of a fragment header: offset << 3 | more */
 };
-
-static __always_inline void map_ipv4(__u8 out[16], __be32 address)
-{
-	__u32 *words = (__u32 *)out;
-
-	words[0] = 0;
-	words[1] = 0;
-	words[2] = bpf_htonl(0xffff);
-	words[3] = address;
-}
 
 static __always_inline int has_ports(__u8 proto)
 {

@@ -5,15 +5,11 @@
  * state changes, and nothing is dropped.
  */
 #include "kernel.h"
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 #include <linux/in.h>
 #include <linux/in6.h>
-#include "namespaces.h"
 #include "record.h"
-#include "tcp_ends.h"
+#include "tcp.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -33,10 +29,12 @@ struct {
 	__type(value, __u64);
 } socket_counters SEC(".maps");
 
-const volatile struct {
-	__u32 only_listed; /* only sockets of the listed namespaces */
-	__u32 reserved;
-} config SEC(".rodata.config");
+const volatile struct tcp_settings config SEC(".rodata.config");
+
+static __always_inline struct tcp_settings get_settings(void)
+{
+	return config;
+}
 
 static __always_inline void count(__u32 what)
 {
@@ -46,26 +44,25 @@ static __always_inline void count(__u32 what)
 		++*counter;
 }
 
-static __always_inline struct tcp_record *begin(__u8 kind, const struct sock *sk, int error)
+static __always_inline struct tcp_record *reserve_event(void)
 {
-	__u32 netns = netns_of(&sk->__sk_common);
-	struct tcp_record *record;
+	return bpf_ringbuf_reserve(&socket_events, sizeof(struct tcp_record), 0);
+}
 
-	if (is_foreign(netns, config.only_listed)) {
-		count(TCP_FOREIGN);
+static __always_inline void submit_event(struct tcp_record *record)
+{
+	bpf_ringbuf_submit(record, 0);
+}
+
+#include "tcp_ends.h"
+
+static __always_inline struct tcp_record *begin_failed(__u8 kind, const struct sock *sk, int error)
+{
+	struct tcp_record *record = begin(kind, netns_of(&sk->__sk_common));
+
+	if (!record)
 		return 0;
-	}
-	count(TCP_SEEN);
-	record = bpf_ringbuf_reserve(&socket_events, sizeof(*record), 0);
-	if (!record) {
-		count(TCP_RING_FULL);
-		return 0;
-	}
-	__builtin_memset(record, 0, sizeof(*record));
-	record->time_ns = bpf_ktime_get_boot_ns();
 	record->socket = (__u64)sk;
-	record->kind = kind;
-	record->netns = netns;
 	record->error = -error;
 	read_ends(record, &sk->__sk_common);
 	return record;
@@ -79,15 +76,15 @@ int BPF_PROG(connect_ipv4, struct sock *sk, struct sockaddr___k *to, int length,
 
 	if (!result)
 		return 0;
-	record = begin(TCP_CONNECT_FAILED, sk, result);
+	record = begin_failed(TCP_CONNECT_FAILED, sk, result);
 	if (!record)
 		return 0;
 	bpf_probe_read_kernel(&address, sizeof(address), to);
-	put_ipv4(record->remote_ip, address.sin_addr.s_addr);
+	map_ipv4(record->remote_ip, address.sin_addr.s_addr);
 	record->remote_port = bpf_ntohs(address.sin_port);
 	record->ip_version = 4;
 	record->role = TCP_ACTIVE;
-	bpf_ringbuf_submit(record, 0);
+	submit_event(record);
 	return 0;
 }
 
@@ -102,14 +99,14 @@ int BPF_PROG(connect_ipv6, struct sock *sk, struct sockaddr___k *to, int length,
 	bpf_probe_read_kernel(&address, sizeof(address), to);
 	if (is_mapped((const __u8 *)&address.sin6_addr))
 		return 0; /* goes through tcp_v4_connect, which tells */
-	record = begin(TCP_CONNECT_FAILED, sk, result);
+	record = begin_failed(TCP_CONNECT_FAILED, sk, result);
 	if (!record)
 		return 0;
 	__builtin_memcpy(record->remote_ip, &address.sin6_addr, 16);
 	record->remote_port = bpf_ntohs(address.sin6_port);
 	record->ip_version = 6;
 	record->role = TCP_ACTIVE;
-	bpf_ringbuf_submit(record, 0);
+	submit_event(record);
 	return 0;
 }
 
@@ -131,11 +128,11 @@ int BPF_PROG(accept_connection, struct sock *sk)
 	}
 	if (error == -EAGAIN)
 		return 0;
-	record = begin(TCP_ACCEPT_FAILED, sk, error);
+	record = begin_failed(TCP_ACCEPT_FAILED, sk, error);
 	if (!record)
 		return 0;
 	record->state = record->old_state = LISTENING;
 	record->role = TCP_PASSIVE;
-	bpf_ringbuf_submit(record, 0);
+	submit_event(record);
 	return 0;
 }

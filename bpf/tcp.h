@@ -3,7 +3,11 @@
 #ifndef CILIARY_TCP_H
 #define CILIARY_TCP_H
 
+#ifdef CILIARY_BCC
+#include <uapi/linux/types.h>
+#else
 #include <linux/types.h>
+#endif
 
 enum tcp_kind {
 	TCP_RETRANSMIT = 1,
@@ -42,6 +46,19 @@ struct tcp_record {
 	__u8 reserved[7];
 };
 _Static_assert(sizeof(struct tcp_record) == 96, "tcp_record");
+
+/* An established one, by its socket; programs' own. */
+struct connection {
+	__u64 established_ns;
+	__u8 role; /* enum tcp_role */
+	__u8 reserved[7];
+};
+
+/* What user space sets before the programs are loaded. */
+struct tcp_settings {
+	__u32 all_states; /* else opens and closes only */
+	__u32 only_listed; /* only sockets of the listed namespaces */
+};
 
 enum tcp_counter { TCP_SEEN, TCP_RING_FULL, TCP_FOREIGN, TCP_COUNTERS };
 

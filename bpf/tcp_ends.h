@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Whose a socket is: its namespace and both ends, for programs that are handed one. */
+/* A record of TCP, and whose a socket is: its namespace and both ends. Whoever includes this
+ * has defined before, in the way of its engine: count, reserve_event, submit_event,
+ * get_settings.
+ */
 #ifndef CILIARY_TCP_ENDS_H
 #define CILIARY_TCP_ENDS_H
 
 #include "kernel.h"
+#include "address.h"
+#include "namespaces.h"
 #include "tcp.h"
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
 
-#define AF_INET 2
+#ifndef CILIARY_BCC
 #define AF_INET6 10
+#endif
 
 static __always_inline __u32 netns_of(const struct sock_common *common)
 {
@@ -24,15 +27,6 @@ static __always_inline int is_mapped(const __u8 *address)
 	return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
 }
 
-static __always_inline void put_ipv4(__u8 *address, __be32 four)
-{
-	__u32 *words = (__u32 *)address;
-
-	words[0] = words[1] = 0;
-	words[2] = bpf_htonl(0xffff);
-	words[3] = four;
-}
-
 static __always_inline void read_ends(struct tcp_record *record, const struct sock_common *common)
 {
 	record->local_port = BPF_CORE_READ(common, skc_num);
@@ -42,10 +36,32 @@ static __always_inline void read_ends(struct tcp_record *record, const struct so
 		BPF_CORE_READ_INTO(&record->remote_ip, common, skc_v6_daddr.in6_u.u6_addr8);
 		record->ip_version = is_mapped(record->remote_ip) ? 4 : 6;
 	} else {
-		put_ipv4(record->local_ip, BPF_CORE_READ(common, skc_rcv_saddr));
-		put_ipv4(record->remote_ip, BPF_CORE_READ(common, skc_daddr));
+		map_ipv4(record->local_ip, BPF_CORE_READ(common, skc_rcv_saddr));
+		map_ipv4(record->remote_ip, BPF_CORE_READ(common, skc_daddr));
 		record->ip_version = 4;
 	}
+}
+
+/* Returns 0 for what is somebody else's, and when the ring is full. */
+static __always_inline struct tcp_record *begin(__u8 kind, __u32 netns)
+{
+	struct tcp_record *record;
+
+	if (is_foreign(netns, get_settings().only_listed)) {
+		count(TCP_FOREIGN);
+		return 0;
+	}
+	count(TCP_SEEN);
+	record = reserve_event();
+	if (!record) {
+		count(TCP_RING_FULL);
+		return 0;
+	}
+	__builtin_memset(record, 0, sizeof(*record));
+	record->time_ns = bpf_ktime_get_boot_ns();
+	record->kind = kind;
+	record->netns = netns;
+	return record;
 }
 
 #endif

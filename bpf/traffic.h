@@ -9,12 +9,6 @@
 
 #include "packet.h"
 
-#define NEXT (-1) /* TCX_NEXT and TC_ACT_UNSPEC: we only look, others go on */
-
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
 #define STORY (TCP_FIN | TCP_SYN | TCP_RST)
 
 /* Any total order will do, so words are compared as they lie. */

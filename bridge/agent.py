@@ -119,7 +119,12 @@ class Agent:
         self.path.followers.append(self._note_agent_events)
         self.path.followers.append(lambda parsed: unnamed.count(parsed.flows))
         self.switch = SourceSwitch(config.source, self.path, log)
-        self.probes = Probes(config.native_probes, self._take_probes, log)
+        self.probes = Probes(
+            config.native_probes,
+            self._take_probes,
+            log,
+            tell=self._directory.set_node_network,
+        )
         self.registry.register(ProbeStates(self.probes.states))
         self.client = MonitorClient(
             config.cilium.socket,

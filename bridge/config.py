@@ -267,7 +267,8 @@ class NativeProbes(_Section):
     uplinks: tuple[str, ...] = Field(
         default=(),
         description="Other interfaces to observe, likewise; with none, all hardware that is not "
-        "part of a bond, and bonds.",
+        "part of a bond, bonds, and the interface of a default route, whatever it is, unless its "
+        "packets are seen at others.",
     )
     excluded_interfaces: tuple[str, ...] = Field(
         default=(), description="Interfaces to leave alone, likewise."
@@ -285,8 +286,8 @@ class NativeProbes(_Section):
     engine: Literal["libbpf", "bcc"] = Field(
         default="libbpf",
         description="What loads the programs. bcc compiles them here, which wants its package and "
-        "the kernel's headers; for kernels without type information. It has the traffic probe "
-        "alone.",
+        "this kernel's headers; for kernels without type information. It has traffic, drops, tcp "
+        "and dns.",
     )
     custom: tuple[CustomProbe, ...] = Field(
         default=(),

@@ -10,6 +10,7 @@ import trio
 
 from bridge.config import NativeProbes
 from bridge.event_log import EventLog
+from bridge.process_tuning import give_back_memory
 from native_probes import custom, dns, drops, netfilter, sockets, tcp
 from native_probes.bcc_engine import BccEngine
 from native_probes.engine import Engine, LibbpfEngine
@@ -20,6 +21,7 @@ from native_probes.report import ProbeUnavailableError
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficSettings
+from parsers.node_network import NodeNetwork
 from parsers.probe_batch import ProbeBatch
 
 
@@ -60,33 +62,49 @@ def engine_of(config: NativeProbes) -> Engine:
 
 
 class Probes:
-    """Makes a source of its own for each time that own probes run."""
+    """Makes a source of its own for each time that own probes run.
 
-    __slots__ = ("_deliver", "_engine", "_log", "_pins", "_settings", "_source", "running")
+    ``tell`` is called with what the node's addresses and routes tell of others, and with None
+    when probes end: with Cilium's events comes what its datapath knows.
+    """
+
+    __slots__ = (
+        "_deliver", "_engine", "_log", "_pins", "_settings", "_source", "_tell", "running",
+    )  # fmt: skip
 
     def __init__(
-        self, config: NativeProbes, deliver: Callable[[ProbeBatch], None], log: EventLog
+        self,
+        config: NativeProbes,
+        deliver: Callable[[ProbeBatch], None],
+        log: EventLog,
+        *,
+        tell: Callable[[NodeNetwork | None], None],
     ) -> None:
         self._settings = source_settings(config)
         self._engine = engine_of(config)
         self._pins = PinFolder(config.pins) if config.pins is not None else None
         self._deliver = deliver
+        self._tell = tell
         self._log = log
         self._source: ProbeSource | None = None
         self.running = False
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Until cancelled; ``ProbeUnavailableError`` if no probe works here."""
-        self._source = ProbeSource(self._settings, self._deliver, self._log, engine=self._engine)
+        self._source = ProbeSource(
+            self._settings, self._deliver, self._log, engine=self._engine, tell=self._tell
+        )
 
         def begun() -> None:
             self.running = True
+            give_back_memory()  # the kernel's types, which loading reads, are some 10 MB
             ready()
 
         try:
             await self._source.run(begun)
         finally:
             self.running = False
+            self._tell(None)
 
     async def leave(self) -> None:
         """Remove pins, where there are any: they would count for us while another source does."""

@@ -34,3 +34,10 @@ def tune_process() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTION_THRESHOLDS)
+
+
+def give_back_memory() -> None:
+    """Let the kernel have what is free in the heap; after something that took much once."""
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "malloc_trim"):
+        c_library.malloc_trim(0)

@@ -6,7 +6,8 @@ of memory, in practice CAP_SYS_ADMIN, and a second for each probe. The only modu
 bcc.
 
 What is compiled is ``<name>.bcc.c`` beside the headers that it shares with our compiled
-objects; constants and sizes of maps become macros.
+objects; constants and sizes of maps become macros. Nothing fits a program to the kernel, so one
+that reads the kernel's structs is compiled with this kernel's own headers or not at all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,18 +46,21 @@ class BccEngine:
                 f"there is no source of the {spec.name} probe for the bcc engine",
                 "use the libbpf engine for it",
             )
+        if spec.tracepoints:
+            _check_headers(spec.name)
         flags = [f"-DSIZE_{name}={entries}" for name, entries in spec.sizes.items()]
         flags.append(f"-DCILIARY_CONSTANTS={','.join(map(str, spec.constants))}")
-        return compiled(spec.name, source, [f"-I{folder}", *flags])
+        return compiled(spec.name, source, [f"-I{folder}", *flags], spec.tracepoints)
 
 
 class BccProbe:
     """See ``LoadedProbe``."""
 
-    def __init__(self, name: str, bcc: Any, loaded: Any) -> None:
+    def __init__(self, name: str, bcc: Any, loaded: Any, tracepoints: Mapping[str, str]) -> None:
         self._name = name
         self._bcc = bcc
         self._loaded = loaded
+        self._tracepoints = tracepoints
 
     def program_fd(self, name: str) -> int:
         """Of a program for TC hooks."""
@@ -76,14 +80,23 @@ class BccProbe:
         return fd
 
     def attach(self, program: str) -> None:
-        """Nothing to do: bcc attaches by the name of a function (TRACEPOINT_PROBE, kprobe__)."""
+        """A program on a raw tracepoint. Those of users attach themselves by their names."""
+        try:
+            with _silence():
+                self._loaded.attach_raw_tracepoint(
+                    self._tracepoints[program].encode(), program.encode()
+                )
+        except Exception as error:  # noqa: BLE001 -- bcc raises Exception itself
+            raise OSError(errno.EINVAL, f"the kernel refused {program}: {error}") from None
 
     def close(self) -> None:
         """See ``LoadedProbe``."""
         self._loaded.cleanup()
 
 
-def compiled(name: str, source: Path, flags: list[str]) -> BccProbe:
+def compiled(
+    name: str, source: Path, flags: list[str], tracepoints: Mapping[str, str] | None = None
+) -> BccProbe:
     """A source file as programs and maps.
 
     Raises ``ProbeUnavailableError``, and ``OSError`` when the file cannot be read.
@@ -102,7 +115,22 @@ def compiled(name: str, source: Path, flags: list[str]) -> BccProbe:
             f"install the headers of this kernel ({release}), or name their folder in "
             "BCC_KERNEL_SOURCE; bcc wants CAP_SYS_ADMIN, too",
         ) from None
-    return BccProbe(name, bcc, loaded)
+    return BccProbe(name, bcc, loaded, tracepoints or {})
+
+
+def _check_headers(name: str) -> None:
+    """Refuse a tree that somebody named and that is another kernel's; bcc finds this one's."""
+    tree = os.environ.get("BCC_KERNEL_SOURCE")
+    if not tree:
+        return
+    release = Path(tree) / "include" / "generated" / "utsrelease.h"
+    ours = os.uname().release
+    found = release.read_text() if release.exists() else "none"
+    if f'"{ours}"' not in found:
+        raise ProbeUnavailableError(
+            f"the {name} probe reads this kernel's structs, and {tree} has another's headers",
+            f"install the headers of {ours}, and name their folder in BCC_KERNEL_SOURCE or nowhere",
+        )
 
 
 def _sources() -> Path:

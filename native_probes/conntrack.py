@@ -6,15 +6,20 @@ connection tracking is asked for each new pair of ends, many at a time over netl
 get the client's own address and the server's own; what was in their place stands beside them
 (``front``, ``masked``).
 
-Answers are kept by the ends that were seen. A flow's first packet asks again, as ports come
-again with other connections; and what the kernel did not know is asked for once more, as a
-packet is reported before the node has dealt with it.
+Answers are kept by the ends that were seen. After the first packet of a connection it is asked
+again, for both ways, as ports come again with other connections; and what the kernel did not
+know is asked for once more, as a packet is reported before the node has dealt with it. Drops,
+TCP events and DNS messages get the answers of their connection; they are read before the traffic
+probe's first packets and looked at behind those, so that these have asked.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +27,7 @@ from numpy.typing import NDArray
 
 from native_probes.rtnetlink import attributes, messages
 from parsers.intern import InternTable, lengthened
-from parsers.probe_records import CAUSE_FIRST
+from parsers.probe_records import CAUSE_FIRST, CAUSE_SWEEP, TRANSLATION
 from parsers.windows import Columns
 
 ENDS = np.dtype(
@@ -49,20 +54,38 @@ _ANSWER = np.dtype(
         ("masked_port", "<u2"),
         ("from_client", "u1"),
         ("translated", "u1"),
-        ("tries", "u1"),
+        ("traffic_tries", "u1"),
+        ("event_tries", "u1"),
     ]
 )
+_TRIES_OF = ("traffic_tries", "event_tries")
 
 _NETLINK_NETFILTER = 12
 _GET, _NEW, _ERROR = 0x101, 0x100, 2  # ctnetlink's messages are 1 << 8 and up
 _ORIGINAL, _REPLY, _NESTED = 1, 2, 0x8000
-_ASKED_AT_ONCE, _ASKED_A_DRAIN = 64, 2048
+_ASKED_AT_ONCE = 64
+_ASKED_A_DRAIN = 2048, 256  # of traffic, and of a kind of events
 _HOPELESS, _ASKED_IN_VAIN = 256, 16
 _REMEMBERED = 1 << 16
 _TRIES = 2
 _MAPPED = bytes(10) + b"\xff\xff"
 _WITH_PORTS = np.zeros(256, dtype=np.bool_)
-_WITH_PORTS[[6, 17, 132]] = True
+_TCP, _SYN, _ACK = 6, 2, 16
+_WITH_PORTS[[_TCP, 17, 132]] = True
+
+Sides: TypeAlias = tuple[str, str, str, str]
+"""Which columns of a record have both addresses and both ports."""
+
+_SIDES = ("source", "destination", "source_port", "destination_port")
+_BACK = ("destination", "source", "destination_port", "source_port")
+EVENT_SIDES: Mapping[str, Sides] = MappingProxyType(
+    {
+        "drops": ("source_ip", "destination_ip", "source_port", "destination_port"),
+        "tcp": ("local_ip", "remote_ip", "local_port", "remote_port"),
+        "dns": ("source_ip", "destination_ip", "source_port", "destination_port"),
+    }
+)
+"""Of the parts of ``ProbeBatch`` that are events."""
 
 End: TypeAlias = tuple[bytes, int]
 """An address of 16 bytes, and a port."""
@@ -82,7 +105,7 @@ class Translations:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
         )
         self._socket.settimeout(1.0)
-        self._misses = 0  # since the kernel last knew a connection
+        self._misses: Counter[str] = Counter()  # by part, since the kernel last knew one
         self._forget()
 
     def _forget(self) -> None:
@@ -95,34 +118,76 @@ class Translations:
 
     def apply(self, reports: Columns) -> None:
         """Put the real ends into FLOW_REPORT rows, in place."""
-        rows = np.flatnonzero(
-            _WITH_PORTS[reports["protocol"]] & (reports["kind"] == 0) & (reports["tunnel"] == 0)
-        )
+        asked = (reports["kind"] == 0) & (reports["tunnel"] == 0)
+        rows, answers = self._answers_to("traffic", reports, _SIDES, asked, begun=_begun(reports))
+        _put(reports, _SIDES, rows, answers)
+
+    def joined(self, part: str, records: Columns) -> Columns:
+        """Records of a part of ``ProbeBatch`` (``EVENT_SIDES``) with the real ends.
+
+        They get the columns of TRANSLATION if any of them is translated.
+        """
+        sides = EVENT_SIDES[part]
+        rows, answers = self._answers_to(part, records, sides, None)
         if not len(rows):
-            return
+            return records
+        wide = np.zeros(len(records), [*records.dtype.descr, *TRANSLATION.descr])
+        for name in records.dtype.names or ():
+            wide[name] = records[name]
+        _put(wide, sides, rows, answers)
+        return wide
+
+    def _answers_to(
+        self,
+        part: str,
+        records: Columns,
+        sides: Sides,
+        asked: NDArray[np.bool_] | None,
+        *,
+        begun: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.intp], Columns]:
+        """Rows that are translated, and to what (_ANSWER).
+
+        ``asked``: the only rows it can be about; ``begun``: those of new connections.
+        """
+        names = records.dtype.names or ()
+        protocol = records["protocol"] if "protocol" in names else np.full(len(records), _TCP)
+        with_ports = _WITH_PORTS[protocol] & (records[sides[3]] != 0)
+        rows = np.flatnonzero(with_ports if asked is None else with_ports & asked)
+        if not len(rows):
+            return rows, self._answers[:0]
         if len(self._ends) > _REMEMBERED:
             self._forget()
         ends = np.zeros(len(rows), dtype=ENDS)
-        for name in ENDS.names[:-1] if ENDS.names else ():
-            ends[name] = reports[name][rows]
+        for name, of_record in zip(_SIDES, sides, strict=True):
+            column = records[of_record][rows]
+            ends[name] = column if column.ndim == 1 else column.view("V16").ravel()
+        ends["protocol"] = protocol[rows]
         numbers, _ = self._ends.lookup(ends)
         if self._ends.capacity > len(self._answers):
             self._answers = lengthened(self._answers, self._ends.capacity)
-        begun = np.unique(numbers[reports["cause"][rows] == CAUSE_FIRST])
-        self._answers["tries"][begun] = 0
-        self._ask(np.unique(numbers))
+        if begun is not None:
+            back = ends[begun[rows]]
+            for name, other in zip(_SIDES, _BACK, strict=True):
+                back[name] = ends[other][begun[rows]]
+            both = np.union1d(numbers[begun[rows]], self._ends.find(back))
+            for name in ("translated", *_TRIES_OF):
+                self._answers[name][both] = 0
+        self._ask(np.unique(numbers), part)
         answers = self._answers[numbers]
         translated = answers["translated"] != 0
-        rows, answers = rows[translated], answers[translated]
-        for name in ("source", "destination", "source_port", "destination_port", "front",
-                     "front_port", "masked", "masked_port", "from_client"):  # fmt: skip
-            reports[name][rows] = answers[name]
+        return rows[translated], answers[translated]
 
-    def _ask(self, numbers: NDArray[np.uint32]) -> None:
-        """Fill the answers of those that are open."""
+    def _ask(self, numbers: NDArray[np.uint32], part: str) -> None:
+        """Fill the answers of those that are open.
+
+        What was dropped may never be known to the kernel: for that, others do not ask less.
+        """
+        tries = _TRIES_OF[part in EVENT_SIDES]
         # Where nothing is tracked, a few questions are enough to notice when that changes.
-        most = _ASKED_A_DRAIN if self._misses < _HOPELESS else _ASKED_IN_VAIN
-        open_ = numbers[self._answers["tries"][numbers] < _TRIES][:most]
+        hopeless = self._misses[part] >= _HOPELESS
+        most = _ASKED_IN_VAIN if hopeless else _ASKED_A_DRAIN[part in EVENT_SIDES]
+        open_ = numbers[self._answers[tries][numbers] < _TRIES][:most]
         for start in range(0, len(open_), _ASKED_AT_ONCE):
             some = open_[start : start + _ASKED_AT_ONCE]
             keys: list[Key] = [tuple(key[:5]) for key in self._ends.rows[some].tolist()]
@@ -135,10 +200,10 @@ class Translations:
             for number, key, entry in zip(some.tolist(), keys, found, strict=True):
                 answer = self._answers[number]
                 answer["translated"] = 0
-                answer["tries"] += 1
-                self._misses = 0 if entry is not None else self._misses + 1
+                answer[tries] += 1
+                self._misses[part] = 0 if entry is not None else self._misses[part] + 1
                 if entry is not None:
-                    answer["tries"] = _TRIES
+                    answer["traffic_tries"] = answer["event_tries"] = _TRIES
                     _fill(answer, (key[0], key[2]), *entry)
 
     def _look_up(self, keys: list[Key]) -> list[Connection | None]:
@@ -156,6 +221,21 @@ class Translations:
                 if kind == _NEW and sequence < len(keys):
                     found[sequence] = _connection(body[4:])
         return found
+
+
+def _begun(reports: Columns) -> NDArray[np.bool_]:
+    """Which begin a connection: the first packet of a flow, or a SYN where one was before."""
+    syn = (reports["tcp_flags"] & (_SYN | _ACK) == _SYN) & (reports["cause"] != CAUSE_SWEEP)
+    begun: NDArray[np.bool_] = syn | (reports["cause"] == CAUSE_FIRST)
+    return begun
+
+
+def _put(records: Columns, sides: Sides, rows: NDArray[np.intp], answers: Columns) -> None:
+    for name, of_record in zip(_SIDES, sides, strict=True):
+        column, real = records[of_record], np.ascontiguousarray(answers[name])
+        column[rows] = real if column.ndim == 1 else real.view(np.uint8).reshape(-1, 16)
+    for name in ("front", "front_port", "masked", "masked_port", "from_client"):
+        records[name][rows] = answers[name]
 
 
 def _reversed(key: Key) -> Key:

@@ -8,6 +8,7 @@ keeps for its life; differences are a binary search and a subtraction.
 from __future__ import annotations
 
 import mmap
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,7 @@ def per_cpu(value: np.dtype[np.void]) -> np.dtype[np.void]:
     return np.dtype((value, (possible_cpus(),)))
 
 
+@cache
 def possible_cpus() -> int:
     """CPUs that the kernel may ever have; per-CPU maps have a value for each."""
     text = Path("/sys/devices/system/cpu/possible").read_text()

@@ -102,6 +102,10 @@ class CustomProbe:
     def belong(self, namespaces: frozenset[int]) -> None:
         """Nothing to do: which events it tells of is the program's to decide."""
 
+    def has_news(self) -> bool:
+        """See ``Family``."""
+        return self._ring.has_news()
+
     def drain(self, *, now_ns: int) -> Drained:
         """See ``Family``."""
         return self.last_drain()

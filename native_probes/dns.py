@@ -65,6 +65,10 @@ class DnsProbe:
     def belong(self, namespaces: frozenset[int]) -> None:
         """Nothing to do: packets are those of the interfaces of one namespace."""
 
+    def has_news(self) -> bool:
+        """See ``Family``."""
+        return self._ring.has_news()
+
     def drain(self, *, now_ns: int) -> Drained:
         """See ``Family``."""
         return self.last_drain()

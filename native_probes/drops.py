@@ -19,7 +19,8 @@ from native_probes import syscalls
 from native_probes.engine import LoadedProbe, unloaded_on_failure
 from native_probes.event_counters import EventCounters, what_happened
 from native_probes.family import Drained, Place
-from native_probes.kernel_enums import kernel_reasons
+from native_probes.kernel_enums import TRACEFS, kernel_reasons
+from native_probes.kernel_symbols import KernelSymbols
 from native_probes.namespaces import NamespaceList
 from native_probes.report import Finding
 from native_probes.ring import Ring
@@ -30,6 +31,9 @@ from parsers.probe_drops import DROP_RECORD, symbol_name
 from parsers.windows import Columns
 
 NAME = "drops"
+PROGRAMS = {"drop_packet": "kfree_skb"}
+"""The tracepoint of each."""
+
 DEFAULT_QUIET = (
     "CONSUMED",  # used up, not dropped
     "OTHERHOST",  # what a bridge floods or a promiscuous interface overhears
@@ -75,6 +79,7 @@ def drop_spec(settings: DropSettings, reasons: KernelReasons, place: Place) -> P
             "<II", reasons.numbers.get(NETFILTER_DROP, 0), place.namespaces is not None
         ),
         sizes={"drops": settings.ring_bytes},
+        tracepoints=PROGRAMS,
     )
 
 
@@ -108,6 +113,7 @@ class DropProbe:
 
     def __init__(self, place: Place, settings: DropSettings) -> None:
         self.reasons = kernel_reasons()
+        self._symbols = KernelSymbols()
         self._quiet = 0  # left out here, since the last drain
         self._rules = QuietRules(settings.quiet, self.reasons)
         self._known: set[tuple[int, int]] = set()  # located rules that are in the kernel
@@ -120,11 +126,16 @@ class DropProbe:
             self._namespaces.become(place.namespaces or frozenset())
             self._counters = EventCounters(self.loaded.map_fd("drop_counters"), COUNTERS)
             self._ring = Ring(self.loaded.map_fd("drops"), settings.ring_bytes, DROP_RECORD)
-            self.loaded.attach("drop_packet")
+            for program in PROGRAMS:
+                self.loaded.attach(program)
 
     def belong(self, namespaces: frozenset[int]) -> None:
         """See ``Family``."""
         self._namespaces.become(namespaces)
+
+    def has_news(self) -> bool:
+        """See ``Family``."""
+        return self._ring.has_news()
 
     def drain(self, *, now_ns: int) -> Drained:
         """See ``Family``."""
@@ -132,7 +143,7 @@ class DropProbe:
 
     def last_drain(self) -> Drained:
         """See ``Family``."""
-        drops = self._without_quiet(self._ring.read())
+        drops = self._without_quiet(self._with_symbols(self._ring.read()))
         new = self._counters.new()
         quiet, self._quiet = self._quiet + new["suppressed"], 0
         return Drained(
@@ -147,12 +158,25 @@ class DropProbe:
         if self.reasons.numbers:
             return Finding(NAME, "works")
         return Finding(
-            NAME, "degraded", "the kernel gives no reasons for drops", "use a newer kernel", "5.17"
+            NAME,
+            "degraded",
+            "the kernel gives no reasons for drops, or does not say their names",
+            f"use a newer kernel; without type information, mount tracefs at {TRACEFS}",
+            "5.17",
         )
 
     def close(self) -> None:
         """Detach and unload."""
         self.loaded.close()
+
+    def _with_symbols(self, drops: Columns) -> Columns:
+        """Names of functions where the program has none: by bcc, and before 5.13."""
+        unnamed = drops["symbol"] == b""
+        if unnamed.any():
+            locations = drops["location"][unnamed].tolist()
+            names = self._symbols.names(locations)
+            drops["symbol"][unnamed] = [names[location] for location in locations]
+        return drops
 
     def _without_quiet(self, drops: Columns) -> Columns:
         keep = np.ones(len(drops), np.bool_)

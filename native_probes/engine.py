@@ -17,7 +17,7 @@ from native_probes import libbpf
 from native_probes.report import ProbeUnavailableError
 from native_probes.spec import CONSTANTS, ProbeSpec
 
-_OF_BOTH_ENGINES = "traffic"  # the one probe that bcc compiles, too
+_OF_BOTH_ENGINES = ("traffic", "drops", "tcp", "dns")  # those that bcc compiles, too
 
 
 class LoadedProbe(Protocol):
@@ -66,7 +66,7 @@ class LibbpfEngine:
             raise ProbeUnavailableError(
                 f"the kernel has no type information ({libbpf.KERNEL_BTF})",
                 "use a kernel built with CONFIG_DEBUG_INFO_BTF"
-                + (", or the bcc engine" if spec.name == _OF_BOTH_ENGINES else ""),
+                + (", or the bcc engine" if spec.name in _OF_BOTH_ENGINES else ""),
                 "5.8",
             )
         try:

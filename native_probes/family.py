@@ -42,8 +42,13 @@ class Family(Protocol):
     def belong(self, namespaces: frozenset[int]) -> None:
         """The node's network namespaces have changed (``Place.namespaces``)."""
 
+    def has_news(self) -> bool:
+        """Whether ``drain`` should be called: nearly for nothing, as it is asked all the time."""
+
     def drain(self, *, now_ns: int) -> Drained:
-        """What is new; called some ten times a second (``now_ns``: monotonic clock)."""
+        """What is new; called once a second, and some ten times when any probe has news
+        (``now_ns``: monotonic clock).
+        """
 
     def last_drain(self) -> Drained:
         """All that is left, before ``close``."""

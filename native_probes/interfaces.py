@@ -30,7 +30,9 @@ _SPLITTING = {"vlan", "macvlan", "ipvlan"}
 
 @dataclass(frozen=True, slots=True)
 class InterfacePatterns:
-    """Names as shell patterns. Without ``uplinks``, hardware and what bundles it is taken."""
+    """Names as shell patterns. Without ``uplinks``, hardware and what bundles it is taken, and
+    interfaces of default routes (``may_be_uplink``).
+    """
 
     pods: tuple[str, ...] = ("azv*", "cali*", "cilium_*", "eni*", "gke*", "lxc*", "veth*")
     uplinks: tuple[str, ...] = ()
@@ -53,6 +55,10 @@ class InterfacePatterns:
             return False
         return not link.kind or link.kind in _BUNDLING
 
+    def may_be_uplink(self, link: Link) -> bool:
+        """Whether an interface is one to cover if the node reaches anywhere by it."""
+        return not (self.uplinks or link.is_loopback or _any(self.excluded, link.name))
+
 
 @lru_cache(4096)  # asked at every drain, of the same names
 def _any(patterns: tuple[str, ...], name: str) -> bool:
@@ -72,7 +78,7 @@ def ways_in(known: Collection[Link], covered: Iterable[int]) -> set[int]:
         for link in known:
             if link.ifindex in seen and link.master:
                 seen.add(link.master)
-            if link.kind in _SPLITTING and link.lower in seen:
+            if link.kind in _SPLITTING and link.peer_namespace < 0 and link.lower in seen:
                 seen.add(link.ifindex)
     return seen
 

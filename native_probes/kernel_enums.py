@@ -1,7 +1,8 @@
 """Enumerators of the running kernel, read from its type information (BTF).
 
 No number of a kernel's enum ever stands in our code: they move with each release. One walk
-over the types (5 MB, some 30 ms) finds an enum by its name.
+over the types (5 MB, some 30 ms) finds an enum by its name. A kernel without type information
+says the names of some in how it prints a tracepoint.
 
 Format: kernel ``Documentation/bpf/btf.rst``. A module's file continues the strings of
 vmlinux: places below the length of those belong to vmlinux.
@@ -9,6 +10,7 @@ vmlinux: places below the length of those belong to vmlinux.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,10 @@ from parsers.kernel_drop_reasons import KernelReasons
 BTF = Path("/sys/kernel/btf")
 VMLINUX = "vmlinux"
 
+TRACEFS = Path("/sys/kernel/tracing")
+
+_PAIR = re.compile(r'\{ *(\d+), *"(\w+)" *\}')
+_SYMBOLIC = re.compile(rf"(?:{_PAIR.pattern}(?:, *)?)+")
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
@@ -43,11 +49,29 @@ def enum_members(name: str, module: str = VMLINUX, *, folder: Path = BTF) -> dic
     return dict(_members(sections.types, base + sections.strings, name.encode() + b"\0"))
 
 
-def kernel_reasons(folder: Path = BTF) -> KernelReasons:
+def traced_names(event: str, field: str, *, folder: Path = TRACEFS) -> dict[int, str]:
+    """Names of a field's values as a tracepoint prints them, without their prefix.
+
+    Empty when there is no such tracepoint or field, or no tracefs. Format: kernel
+    ``Documentation/trace/events.rst`` and ``__print_symbolic`` of its ``trace_events``.
+    """
+    try:
+        text = (folder / "events" / event / "format").read_text()
+    except OSError:
+        return {}
+    _, _, values = text.partition(f"__print_symbolic(REC->{field}, ")
+    found = _SYMBOLIC.match(values)
+    pairs = _PAIR.findall(found[0]) if found else []
+    return {int(number): name for number, name in pairs}
+
+
+def kernel_reasons(folder: Path = BTF, *, traced: Path = TRACEFS) -> KernelReasons:
     """Names of drop reasons, those of modules that are loaded included."""
     core = enum_members("skb_drop_reason", folder=folder)
+    if not core:
+        return KernelReasons(traced_names("skb/kfree_skb", "reason", folder=traced))
     others: dict[int, str] = {}
-    for module, name in _SUBSYSTEMS if core else ():
+    for module, name in _SUBSYSTEMS:
         found = enum_members(name, folder=folder) or enum_members(name, module, folder=folder)
         others |= {number: member for number, member in found.items() if number >> 16}
     return KernelReasons(core, others)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from parsers.errors import UsageError
 
@@ -38,3 +38,13 @@ class ProbeUnavailableError(UsageError):
     def finding(self, probe: str, state: State = "no") -> Finding:
         """As the report of ``probe``."""
         return Finding(probe, state, self.why, self.remedy, self.minimum_kernel)
+
+
+class Log(Protocol):
+    """Where it is said what happened; one event a line."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """A change of state that is as it should be."""
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Something is degraded."""

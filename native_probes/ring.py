@@ -1,8 +1,9 @@
 """Reads a BPF ring buffer of records of one size, as memory.
 
-Strategy: the ring is mapped twice in a row by the kernel, so what is unread never wraps, and
-records of one size have one stride: all of them are one numpy view. Busy records end a read;
-discarded ones are left out. The consumer's position is one aligned store.
+Strategy: records of one size have one stride, so all that are unread are one numpy view; what
+wraps is put together first. Busy records end a read; discarded ones are left out. The consumer's
+position is one aligned store. The kernel offers the data twice in a row, which is mapped once here,
+as each mapping counts as memory of the process.
 
 Layout (kernel ``kernel/bpf/ringbuf.c``): one page with the consumer's position, one page
 with the producer's, then the data. A record is a word with its length and two flags, a word
@@ -32,19 +33,25 @@ class Ring:
         self._entry = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", record)])
         self._mask = size - 1
         writable = mmap.mmap(map_fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        readable = mmap.mmap(
-            map_fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE
-        )
+        readable = mmap.mmap(map_fd, _PAGE + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
         # the arrays keep the mappings alive
         self._consumer = np.frombuffer(writable, "<u8", 1)
         self._producer = np.frombuffer(readable, "<u8", 1)
-        self._data = np.frombuffer(readable, "u1", 2 * size, _PAGE)
+        self._data = np.frombuffer(readable, "u1", size, _PAGE)
+
+    def has_news(self) -> bool:
+        """Whether a read may find something."""
+        return bool(self._consumer[0] != self._producer[0])
 
     def read(self) -> Columns:
         """All finished records, copied out, and their room given back."""
         start, end = int(self._consumer[0]), int(self._producer[0])
         at, stride = start & self._mask, self._entry.itemsize
-        entries = self._data[at : at + (end - start) // stride * stride].view(self._entry)
+        length = (end - start) // stride * stride
+        unread = self._data[at : at + length]
+        if len(unread) < length:
+            unread = np.concatenate([unread, self._data[: length - len(unread)]])
+        entries = unread.view(self._entry)
         busy = np.flatnonzero(entries["length"] & _BUSY)
         if busy.size:
             entries = entries[: busy[0]]

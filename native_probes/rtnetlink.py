@@ -6,6 +6,7 @@ bytes. A socket acts in the network namespace of the thread that opened it.
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 from collections.abc import Iterator
@@ -52,18 +53,19 @@ def ask(kind: int, body: bytes) -> tuple[int, bytes]:
     return answer, answered
 
 
-def dump(kind: int, body: bytes) -> list[bytes]:
-    """The bodies of all answers. Raises ``OSError`` with the kernel's errno."""
+def dump(kind: int, body: bytes, most: float = math.inf) -> list[bytes]:
+    """The bodies of all answers, or of some ``most``. Raises ``OSError`` with the errno."""
     bodies: list[bytes] = []
     with open_route_socket() as asking:
         asking.send(_request(kind, _REQUEST | _DUMP, body))
-        while True:
+        while len(bodies) < most:
             for answer, answered in messages(asking.recv(_RECEIVE_BYTES)):
                 if answer == _DONE:
                     return bodies
                 if answer == _ERROR:
                     raise _failure(answered)
                 bodies.append(answered)
+    return bodies
 
 
 def text(value: bytes) -> str:

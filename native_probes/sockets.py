@@ -30,7 +30,7 @@ def socket_spec(settings: SocketSettings, place: Place) -> ProbeSpec:
     """The spec of the probe, set so."""
     return ProbeSpec(
         NAME,
-        constants=struct.pack("<II", place.namespaces is not None, 0),
+        constants=struct.pack("<II", 0, place.namespaces is not None),
         sizes={"socket_events": settings.ring_bytes},
     )
 

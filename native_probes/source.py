@@ -1,7 +1,8 @@
 """The source of own probes: loads them, follows the interfaces, drains, delivers.
 
-Each family stands alone: one that cannot start is found (``findings``) and left out, and
-only when none starts does ``run`` fail. Loading, attaching and reading are done in threads;
+Each family stands alone: one that cannot start is found (``findings``), left out, and tried again
+at growing intervals, and so is one that cannot be read any more; only when none starts, or the
+traffic probe cannot be read, does ``run`` fail. Loading, attaching and reading are done in threads;
 the loop sees batches. When ``run`` is cancelled, everything is detached and what was
 counted until then is delivered.
 """
@@ -9,22 +10,22 @@ counted until then is delivered.
 from __future__ import annotations
 
 import contextlib
-import errno
-import threading
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import trio
 
 from native_probes import links
-from native_probes.conntrack import Translations
+from native_probes.conntrack import EVENT_SIDES, Translations
 from native_probes.engine import Engine, LibbpfEngine, refused
-from native_probes.family import Drained, Family, Place, StartFamily
+from native_probes.families import Families
+from native_probes.family import Drained, StartFamily
 from native_probes.interfaces import (
     Coverage,
     CoverageStatistics,
@@ -33,16 +34,20 @@ from native_probes.interfaces import (
     judge_hooks,
     ways_in,
 )
+from native_probes.node_interfaces import NodeInterfaces
 from native_probes.node_namespaces import is_whole_machine, node_namespaces
-from native_probes.report import Finding, ProbeUnavailableError
+from native_probes.own_thread import in_own_thread
+from native_probes.report import Finding, Log, ProbeUnavailableError
 from native_probes.tc import TcHooks
 from native_probes.traffic import NAME as TRAFFIC
 from native_probes.traffic import TrafficProbe, TrafficSettings
+from parsers.node_network import NodeNetwork
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_records import POINT_INGRESS
 
+_LONGEST_REST = 1.0  # s between two drains
+_LONGEST_RETRY = 64  # times the first interval
 _RECORDS_AT_ONCE = 1000  # new conversations take some 12 µs each, while the loop waits
-_RECEIVE_BYTES = 1 << 16
 
 
 def _own_namespace() -> int:
@@ -50,27 +55,20 @@ def _own_namespace() -> int:
     return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
-class Log(Protocol):
-    """Where the source says what happened; one event a line."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """A change of state that is as it should be."""
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """Something is degraded."""
-
-
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """``interval_seconds``: between two drains. ``traffic``: None leaves that probe out.
+    """``interval_seconds``: between two drains, if there is news. ``traffic``: None leaves that
+    probe out.
 
-    ``families`` are the other probes by name.
+    ``families`` are the other probes by name. ``retry_seconds``: after which one that does not
+    work is tried again for the first time; later ones take twice as long each.
     """
 
     traffic: TrafficSettings | None = field(default_factory=TrafficSettings)
     families: Mapping[str, StartFamily] = field(default_factory=dict)
     interfaces: InterfacePatterns = field(default_factory=InterfacePatterns)
     interval_seconds: float = 0.1
+    retry_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +81,18 @@ class SourceStatistics:
     lost: Mapping[tuple[str, str], int]
 
 
+def _starts(settings: SourceSettings) -> dict[str, StartFamily]:
+    traffic = settings.traffic
+    if traffic is None:
+        return dict(settings.families)
+    return {TRAFFIC: lambda place: TrafficProbe(place.engine, traffic), **settings.families}
+
+
 class ProbeSource:
-    """Runs the probes of one node; ``deliver`` is called on the loop with each batch."""
+    """Runs the probes of one node; ``deliver`` is called on the loop with each batch.
+
+    ``tell`` is called likewise with what the node's addresses and routes tell of addresses.
+    """
 
     def __init__(
         self,
@@ -94,22 +102,22 @@ class ProbeSource:
         *,
         engine: Engine | None = None,
         hooks: TcHooks | None = None,
+        tell: Callable[[NodeNetwork], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._deliver = deliver
         self._log = log
-        self._engine = engine or LibbpfEngine()
+        self._families = Families(_starts(settings), engine or LibbpfEngine(), log)
         self._hooks = hooks or TcHooks(pins=settings.traffic.pins if settings.traffic else None)
-        self._families: dict[str, Family] = {}
-        self._refused: dict[str, Finding] = {}
         self._coverage: Coverage | None = None
-        self._links: dict[int, links.Link] = {}
+        self._interfaces = NodeInterfaces(settings.interfaces, tell, log)
         self._missed = 0
         self._batches = 0
+        self._retry_after, self._retry_at = settings.retry_seconds, math.inf
+        self._drained = 0.0
         self._netns = 0
         self._translations: Translations | None = None
         self._namespaces: frozenset[int] | None = None  # None: the whole machine is the node
-        self._pods_changed = trio.Event()
         self._seen: Counter[str] = Counter()
         self._lost: Counter[tuple[str, str]] = Counter()
 
@@ -122,26 +130,45 @@ class ProbeSource:
             self._namespaces = await self._find_namespaces()
         try:
             try:
-                await trio.to_thread.run_sync(self._start)
+                await trio.to_thread.run_sync(self._families.start, self._namespaces)
             except ProbeUnavailableError:
                 # beside a cancellation, an error would go where nobody expects it
                 await trio.lowlevel.checkpoint_if_cancelled()
                 raise
-            traffic = self._families.get(TRAFFIC)
-            if isinstance(traffic, TrafficProbe):
-                # here, as its thread acts in the network namespace of this one
-                self._coverage = Coverage(traffic, self._hooks, self._to_take_over())
+            self._cover()
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._follow_links)
+                await nursery.start(self._interfaces.follow)
                 if self._namespaces is not None:
                     nursery.start_soon(self._follow_namespaces)
                 ready()
+                self._retry_at = trio.current_time() + self._retry_after
                 while True:
-                    await trio.sleep(self._settings.interval_seconds)
-                    await self._hand_over(await trio.to_thread.run_sync(self._drain))
+                    await self._drain_when_due()
+                    if not self._families.complete and trio.current_time() >= self._retry_at:
+                        await self._retry()
         finally:
             with trio.CancelScope(shield=True):
-                await self._hand_over(await trio.to_thread.run_sync(self._stop))
+                await self._end()
+
+    async def _end(self) -> None:
+        """Detach, which takes seconds with hundreds of interfaces and is drained meanwhile."""
+        try:
+            if self._coverage:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._detach, self._coverage, nursery.cancel_scope)
+                    while True:
+                        await self._drain_when_due()
+        finally:
+            await self._hand_over(await trio.to_thread.run_sync(self._stop))
+
+    async def _detach(self, coverage: Coverage, then: trio.CancelScope) -> None:
+        await trio.to_thread.run_sync(coverage.stop)
+        then.cancel()
+
+    async def _drain_when_due(self) -> None:
+        await trio.sleep(self._settings.interval_seconds)
+        if self._has_news():
+            await self._hand_over(await trio.to_thread.run_sync(self._drain))
 
     def examine(self) -> tuple[Finding, ...]:
         """How each probe does here: load all of them, and let them go. For a thread.
@@ -149,15 +176,13 @@ class ProbeSource:
         Tracing probes are attached for that time; nothing is left at any interface.
         """
         try:
-            self._start()
-            traffic = self._families.get(TRAFFIC)
-            if isinstance(traffic, TrafficProbe):
+            self._families.start(self._namespaces)
+            if (traffic := self._families.traffic) is not None:
                 self._hooks.look(traffic.program(POINT_INGRESS, link_header=True))
         except ProbeUnavailableError:
             pass  # each is in the findings
         except OSError as error:
-            self._refused[TRAFFIC] = refused(TRAFFIC, error).finding(TRAFFIC)
-            self._families.pop(TRAFFIC).close()
+            self._families.give_up(refused(TRAFFIC, error).finding(TRAFFIC))
         try:
             return tuple(
                 judge_hooks(f, self._hooks) if f.probe == TRAFFIC and f.state == "works" else f
@@ -168,17 +193,14 @@ class ProbeSource:
 
     def findings(self) -> tuple[Finding, ...]:
         """One for each probe that was to run; empty before ``run`` tried."""
-        works = [family.finding() for family in self._families.values()]
-        if self._coverage and TRAFFIC in self._families:
-            works = [self._coverage.judge(f) if f.probe == TRAFFIC else f for f in works]
-        return tuple(sorted([*works, *self._refused.values()], key=lambda f: f.probe))
+        found = self._families.findings()
+        if self._coverage and self._families.traffic:
+            found = [self._coverage.judge(f) if f.probe == TRAFFIC else f for f in found]
+        return tuple(found)
 
     def interface_name(self, ifindex: int) -> str:
         """Of an interface that is there, or was covered lately; "" for others."""
-        link = self._links.get(ifindex)
-        if link is None and self._coverage:
-            link = self._coverage.covered_lately().get(ifindex)
-        return link.name if link else ""
+        return self._interfaces.name(ifindex)
 
     def statistics(self) -> SourceStatistics:
         """As of now."""
@@ -195,46 +217,43 @@ class ProbeSource:
         matches = self._settings.interfaces.match
         return [link.ifindex for link in links.all_links() if matches(link)]
 
-    def _start(self) -> None:
-        starts: dict[str, StartFamily] = {}
-        traffic = self._settings.traffic
-        if traffic is not None:
-            starts[TRAFFIC] = lambda place: TrafficProbe(place.engine, traffic)
-        starts.update(self._settings.families)
-        self._refused.clear()
-        first: ProbeUnavailableError | None = None
-        for name, start in starts.items():
-            probe = self._families.get(TRAFFIC)
-            traffic_probe = probe if isinstance(probe, TrafficProbe) else None
-            place = Place(self._engine, traffic_probe, self._namespaces)
-            try:
-                self._families[name] = start(place)
-            except ProbeUnavailableError as error:
-                first = first or error
-                self._refused[name] = error.finding(name)
-        if not self._families:  # said by whoever runs this, and once for all tries
-            raise first or ProbeUnavailableError(
-                "every probe is disabled", "enable one, or set source to cilium"
-            )
-        for name in self._families:
-            self._log.info("probe.loaded", probe=name, engine=self._engine.name)
-        for finding in self._refused.values():
-            reason = f"{finding.why}; {finding.remedy}"
-            self._log.warning("probe.unavailable", probe=finding.probe, reason=reason)
+    async def _retry(self) -> None:
+        """Start what does not run, and wait longer before the next time, unless all was well."""
+        now, first = trio.current_time(), self._settings.retry_seconds
+        longest = _LONGEST_RETRY * first
+        calm = now - self._retry_at > longest
+        self._retry_after = first if calm else min(2 * self._retry_after, longest)
+        self._retry_at = now + self._retry_after
+        await trio.to_thread.run_sync(self._families.start_missing, self._namespaces)
+        self._cover()
+
+    def _cover(self) -> None:
+        """Cover interfaces once the traffic probe works.
+
+        On the loop, as the thread acts in the network namespace of the one that makes it.
+        """
+        traffic = self._families.traffic
+        if traffic is not None and self._coverage is None:
+            self._coverage = Coverage(traffic, self._hooks, self._to_take_over())
+            self._interfaces.cover_by(self._coverage)
+
+    def _has_news(self) -> bool:
+        """Whether to drain; counters without records are worth it once in a while."""
+        rested = time.monotonic() - self._drained >= _LONGEST_REST
+        return rested or self._families.has_news()
 
     def _drain(self) -> ProbeBatch:
+        self._drained = time.monotonic()
         if self._namespaces is not None:
-            for family in self._families.values():
-                family.belong(self._namespaces)
+            self._families.belong(self._namespaces)
         now_ns = time.monotonic_ns()
-        return self._batch({n: f.drain(now_ns=now_ns) for n, f in self._families.items()})
+        return self._batch(self._families.read(lambda family: family.drain(now_ns=now_ns)))
 
     def _stop(self) -> ProbeBatch:
         if self._coverage:
             self._coverage.stop()
-        batch = self._batch({n: f.last_drain() for n, f in self._families.items()})
-        while self._families:
-            self._families.popitem()[1].close()
+        batch = self._batch(self._families.read(lambda family: family.last_drain()))
+        self._families.close()
         if self._translations:
             self._translations.close()
             self._translations = None
@@ -246,13 +265,7 @@ class ProbeSource:
             for name, rows in part.records.items():
                 fields[name] = np.concatenate([fields[name], rows]) if name in fields else rows
             fields |= part.about
-        if self._translations and "traffic" in fields:
-            try:
-                self._translations.apply(fields["traffic"])
-            except OSError as error:
-                self._log.warning("probe.no_translations", reason=str(error))
-                self._translations.close()
-                self._translations = None
+        self._translate(fields)
         lost = {(name, why): n for name, part in drained.items() for why, n in part.lost.items()}
         ignored = {(name, w): n for name, part in drained.items() for w, n in part.ignored.items()}
         seen = {name: part.seen for name, part in drained.items() if part.seen}
@@ -266,11 +279,12 @@ class ProbeSource:
         patterns = self._settings.interfaces
         covered = self._coverage.covered_lately() if self._coverage else {}
         now_covered = self._coverage.covered() if self._coverage else []
+        known = self._interfaces.known()
         return ProbeBatch(
             boot_offset=time.time_ns() - now_ns,
             now_ns=now_ns,
-            covered=frozenset(ways_in(list(self._links.values()), covered)),
-            far_ends=frozenset(far_ends(list(self._links.values()), now_covered)),
+            covered=frozenset(ways_in(known, covered)),
+            far_ends=frozenset(far_ends(known, now_covered)),
             pods=frozenset(i for i, link in covered.items() if patterns.is_pod(link)),
             lost=lost,
             ignored=ignored,
@@ -278,6 +292,20 @@ class ProbeSource:
             netns=self._netns,
             **fields,
         )
+
+    def _translate(self, fields: dict[str, Any]) -> None:
+        """Put the real ends of connections into records."""
+        if self._translations is None:
+            return
+        try:
+            if "traffic" in fields:
+                self._translations.apply(fields["traffic"])
+            for part in EVENT_SIDES.keys() & fields.keys():
+                fields[part] = self._translations.joined(part, fields[part])
+        except OSError as error:
+            self._log.warning("probe.no_translations", reason=str(error))
+            self._translations.close()
+            self._translations = None
 
     async def _hand_over(self, batch: ProbeBatch) -> None:
         if len(batch) or len(batch.totals) or batch.lost or batch.ignored:
@@ -291,64 +319,11 @@ class ProbeSource:
 
     async def _follow_namespaces(self) -> None:
         while True:
-            await self._pods_changed.wait()
-            self._pods_changed = trio.Event()
+            await self._interfaces.pods_changed.wait()
             self._namespaces = await self._find_namespaces()
 
     async def _find_namespaces(self) -> frozenset[int]:
-        """In a new thread, as one that trio has may be in another network namespace."""
-        found: list[frozenset[int]] = []
-        done, token = trio.Event(), trio.lowlevel.current_trio_token()
-
-        def find() -> None:
-            try:
-                pods = [
-                    link for link in links.all_links() if self._settings.interfaces.is_pod(link)
-                ]
-                found.append(node_namespaces(pods))
-            finally:
-                token.run_sync_soon(done.set)
-
-        threading.Thread(target=find, name="namespaces", daemon=True).start()
-        await done.wait()
-        return found[0] if found else frozenset({self._netns})
-
-    async def _follow_links(
-        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        listening = trio.socket.from_stdlib_socket(links.open_link_socket())
-        with listening:
-            self._list_links(at_start=True)
-            task_status.started()
-            while True:
-                try:
-                    data = await listening.recv(_RECEIVE_BYTES)
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
-                    self._log.warning("probe.link_news_overran")
-                    self._list_links(at_start=False)
-                    continue
-                for news in links.read_news(data):
-                    self._take(news.link, gone=news.gone, is_new=True)
-
-    def _list_links(self, *, at_start: bool) -> None:
-        present = {link.ifindex: link for link in links.all_links()}
-        for link in [link for link in self._links.values() if link.ifindex not in present]:
-            self._take(link, gone=True, is_new=False)
-        for link in present.values():
-            self._take(link, gone=False, is_new=not at_start)
-
-    def _take(self, link: links.Link, *, gone: bool, is_new: bool) -> None:
-        known = self._links.pop(link.ifindex, None)
-        if not gone:
-            self._links[link.ifindex] = link
-        patterns = self._settings.interfaces
-        if patterns.is_pod(link) and gone is (known is not None):
-            self._pods_changed.set()
-        if self._coverage is None:
-            return
-        if not gone and patterns.match(link):
-            self._coverage.cover(link, is_new=is_new and known is None)
-        elif known and patterns.match(known):
-            self._coverage.uncover(link.ifindex)
+        is_pod = self._settings.interfaces.is_pod
+        return await in_own_thread(
+            lambda: node_namespaces([link for link in links.all_links() if is_pod(link)])
+        )

@@ -22,7 +22,8 @@ class ProbeSpec:
     entries of maps that differ from the source's. ``programs`` are those to load; None is
     all. ``pins`` are paths of maps by name, in a BPF file system: a map that is there is used
     again, and else is made and put there. ``on_modules`` is for programs on functions of
-    kernel modules, which want CAP_SYS_ADMIN.
+    kernel modules, which want CAP_SYS_ADMIN. ``tracepoints`` are those of programs by name, for
+    an engine whose sources do not say it; such programs read the kernel's structs.
     """
 
     name: str
@@ -31,3 +32,4 @@ class ProbeSpec:
     programs: frozenset[str] | None = None
     pins: Mapping[str, Path] = field(default_factory=dict)
     on_modules: bool = False
+    tracepoints: Mapping[str, str] = field(default_factory=dict)

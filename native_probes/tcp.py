@@ -14,7 +14,7 @@ from typing import Any
 from native_probes.engine import LoadedProbe, unloaded_on_failure
 from native_probes.event_counters import EventCounters, what_happened
 from native_probes.family import Drained, Place
-from native_probes.kernel_enums import enum_members
+from native_probes.kernel_enums import enum_members, traced_names
 from native_probes.namespaces import NamespaceList
 from native_probes.report import Finding
 from native_probes.ring import Ring
@@ -22,13 +22,15 @@ from native_probes.spec import ProbeSpec
 from parsers.probe_tcp import TCP_RECORD
 
 NAME = "tcp"
-PROGRAMS = (
-    "tcp_retransmit",
-    "tcp_retransmit_answer",
-    "tcp_reset_sent",
-    "tcp_reset_received",
-    "tcp_state_change",
-)
+PROGRAMS = {
+    "tcp_retransmit": "tcp_retransmit_skb",
+    "tcp_retransmit_answer": "tcp_retransmit_synack",
+    "tcp_reset_sent": "tcp_send_reset",
+    "tcp_reset_received": "tcp_receive_reset",
+    "tcp_state_change": "inet_sock_set_state",
+}
+"""The tracepoint of each."""
+
 COUNTERS = ("seen", "ring_full", "foreign")
 """``enum tcp_counter`` of ``bpf/tcp.h``."""
 
@@ -54,6 +56,7 @@ def tcp_spec(settings: TcpSettings, place: Place) -> ProbeSpec:
         NAME,
         constants=struct.pack("<II", settings.all_states, place.namespaces is not None),
         sizes={"tcp_events": settings.ring_bytes, "tcp_connections": settings.connections},
+        tracepoints=PROGRAMS,
     )
 
 
@@ -90,6 +93,10 @@ class TcpEvents:
         """See ``Family``."""
         self._namespaces.become(namespaces)
 
+    def has_news(self) -> bool:
+        """See ``Family``."""
+        return self._ring.has_news()
+
     def drain(self, *, now_ns: int) -> Drained:
         """See ``Family``."""
         return self.last_drain()
@@ -116,10 +123,8 @@ class TcpEvents:
 
 def tcp_probe(place: Place, settings: TcpSettings) -> TcpEvents:
     """The TCP probe. Raises ``ProbeUnavailableError``."""
-    reasons = {
-        number: name.removeprefix(_RESET_PREFIX)
-        for number, name in enum_members("sk_rst_reason").items()
-    }
+    members = enum_members("sk_rst_reason") or traced_names("tcp/tcp_send_reset", "reason")
+    reasons = {number: name.removeprefix(_RESET_PREFIX) for number, name in members.items()}
     return TcpEvents(
         NAME,
         place.engine.load(tcp_spec(settings, place)),

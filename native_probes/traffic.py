@@ -223,6 +223,10 @@ class TrafficProbe:
     def belong(self, namespaces: frozenset[int]) -> None:
         """Nothing to do: interfaces are those of one namespace."""
 
+    def has_news(self) -> bool:
+        """See ``Family``."""
+        return self._ring.has_news() or time.monotonic_ns() >= self._next_sweep
+
     def drain(self, *, now_ns: int) -> Drained:
         """Events, and a sweep when it is time for one (by the monotonic clock)."""
         if now_ns < self._next_sweep:

@@ -7,13 +7,23 @@ to them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.intern import lengthened
 from parsers.object_table import ObjectTable
+from parsers.windows import Columns
 
 if TYPE_CHECKING:
+    from parsers.flow_batch import U32
     from parsers.l7 import L7Record
+
+Extension: TypeAlias = tuple[tuple[str, str | float], ...]
+"""What the API has no field for, sorted by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,38 +100,70 @@ class Detail(NamedTuple):
     igmp_group: str = ""
     source_address: str = ""  # text an L7 record gave for an address that is none
     destination_address: str = ""
-    extension: tuple[tuple[str, str | float], ...] = ()  # what the API has no field for, by name
+    extension: Extension = ()  # what the API has no field for, by name
 
 
 DETAIL_BYTES = 600
 """A ``Detail`` with one or two of its fields set, without its L7 record."""
 
 
-class DetailTable(ObjectTable["Detail | L7Record"]):
+@dataclass(frozen=True, slots=True, eq=False)
+class Extensions:
+    """Extensions of many flows, one a record; ``read`` makes them when somebody asks."""
+
+    records: Columns
+    read: Callable[[Any], Extension]
+
+    def __getitem__(self, index: int) -> Extension:
+        return self.read(self.records[index])
+
+    @property
+    def nbytes(self) -> int:
+        """Of one."""
+        return self.records.itemsize + 16
+
+
+class DetailTable(ObjectTable["Detail | L7Record | Extensions"]):
     """Rows of ``Detail``; row 0 is the empty one.
 
-    Most details are an L7 record alone. They are kept as that, which is 180 bytes less.
+    Most details are an L7 record alone. They are kept as that, which is 180 bytes less. Others are
+    an extension alone, each one's own: they are kept together, and each has a place in there.
     """
 
-    __slots__ = ()
+    __slots__ = ("_places",)
 
     def __init__(self) -> None:
         super().__init__(Detail())
+        self._places = np.zeros(1 << 10, dtype=np.uint32)  # of extensions, by row
 
     def __getitem__(self, row: int) -> Detail:
         found = super().__getitem__(row)
-        return found if isinstance(found, Detail) else Detail(found)
+        if isinstance(found, Detail):
+            return found
+        if isinstance(found, Extensions):
+            return Detail(extension=found[int(self._places[row])])
+        return Detail(found)
 
     def record(self, row: int) -> L7Record | None:
         """The L7 record of a detail, without making one of a record that is kept alone."""
         found = super().__getitem__(row)
+        if isinstance(found, Extensions):
+            return None
         return found.l7 if isinstance(found, Detail) else found
 
-    def intern(self, value: Detail | L7Record) -> int:
+    def intern(self, value: Detail | L7Record | Extensions) -> int:
         """The row of an equal detail, made when there is none."""
         return super().intern(value) if value != self[0] else 0
 
-    def _size_of(self, value: Detail | L7Record) -> int:
+    def add_extensions(self, extensions: Extensions, places: NDArray[np.intp]) -> U32:
+        """Rows of their own, for the extensions at ``places``."""
+        rows = self.add_many(extensions, len(places))
+        if self.end > len(self._places):
+            self._places = lengthened(self._places, 2 * self.end)
+        self._places[rows] = places
+        return rows
+
+    def _size_of(self, value: Detail | L7Record | Extensions) -> int:
         if not isinstance(value, Detail):
             return value.nbytes
         return DETAIL_BYTES + (value.l7.nbytes if value.l7 is not None else 0)

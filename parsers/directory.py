@@ -7,8 +7,9 @@ when it happened, not when it was read.
 
 Rules of who is behind an address: those of Hubble's endpoint resolver. A local endpoint
 knows itself; any other address has the identity of the longest matching prefix and, for
-single addresses only, a pod. The identity the datapath reported wins over ours. What is
-better here: an address that somebody had a while ago is not taken for one outside.
+single addresses only, a pod. The identity the datapath reported wins over ours. Who is behind
+an address that all this says nothing of follows from the node's network, where that is known. What
+is better here: an address that somebody had a while ago is not taken for one outside.
 
 Who keeps answers asks ``changes`` which have become void.
 """
@@ -32,10 +33,12 @@ from parsers.entities import Entity, Workload
 from parsers.flow_batch import I64, U32
 from parsers.host_ports import HostPorts
 from parsers.looked_up_names import LookedUpNames
+from parsers.node_network import NodeNetwork, changed_addresses
 from parsers.object_table import ObjectTable
 from parsers.policies import PolicyMap, PolicyRules
 from parsers.prefixes import Prefix
-from parsers.timeline import EVER, Timeline
+from parsers.reserved import HOST, RESERVED, WORLD
+from parsers.timeline import EVER, FOREVER, Timeline
 
 CLUSTER_LABEL = "k8s:io.cilium.k8s.policy.cluster="
 
@@ -131,6 +134,8 @@ class Directory:
         self._names = LookedUpNames()
         self._links: dict[int, str] = {}
         self._cgroups: dict[int, tuple[bytes, ...]] = {}
+        self._network: NodeNetwork | None = None
+        self._reserved: dict[int, int] = {}  # owners by the identities that a network tells
 
     @property
     def synced(self) -> bool:
@@ -274,11 +279,32 @@ class Directory:
         """Pod addresses by cgroup id."""
         self._cgroups = dict(cgroups)
 
+    def set_node_network(self, network: NodeNetwork | None) -> None:
+        """What is to be told of addresses that nobody else told of; None: nothing.
+
+        It is as it is now, and changes nothing of what was named before.
+        """
+        if network == self._network:
+            return
+        changed = changed_addresses(self._network, network)
+        self._network = network
+        for number in (HOST, WORLD):
+            self._reserved[number] = self.owners.intern(AddressRecord(number))
+            self._identities.setdefault(number, RESERVED[number])
+        if changed is None:
+            self.changes.everything()
+        else:
+            self.changes.addresses([(address, FOREVER) for address in changed])
+
     def replace_by(self, other: Directory) -> None:
-        """Know what ``other``, a snapshot nobody else keeps, knows; forget all else."""
-        generation, changes = self.generation + 1, self.changes
+        """Know what ``other``, a snapshot nobody else keeps, knows; forget all else but the
+        node's network.
+        """
+        generation, changes, network = self.generation + 1, self.changes, self._network
         vars(self).update(vars(other))
         self.generation, self.changes = generation, changes
+        if network is not None:
+            self.set_node_network(network)
         changes.everything()
 
     # Forgetting
@@ -305,7 +331,7 @@ class Directory:
         self.host_ports.forget(before)
         owners = self._addresses.numbers_in_use(self.owners.end, _OWNER)
         owners[[row for table in self._prefixes.values() for row in table.values()]] = True
-        owners[[*kept, *self.host_ports.numbers()]] = True
+        owners[[*kept, *self.host_ports.numbers(), *self._reserved.values()]] = True
         frontends = self._addresses.numbers_in_use(self.frontends.end, _FRONTENDS)
         freed = self.owners.reclaim(owners) + self.frontends.reclaim(frontends)
         if freed:
@@ -389,8 +415,12 @@ class Directory:
     def _around(self, address: bytes, *, expired: bool) -> tuple[int, int]:
         """The owner of the longest prefix around an address, and why there is no name.
 
-        For an address that somebody had, the whole world is no prefix.
+        For an address that somebody had, the whole world is no prefix. The node's own addresses
+        are never unknown.
         """
+        network = self._network
+        if network is not None and network.is_own(address):
+            return self._reserved[HOST], KNOWN
         value = int.from_bytes(address, "big")
         mapped = value >> 32 == 0xFFFF
         for length in self._prefix_lengths:
@@ -403,7 +433,10 @@ class Directory:
                 return row, EXPIRED if reason and expired else reason
         if not self._synced:
             return 0, NOT_SYNCED
-        return 0, EXPIRED if expired else UNKNOWN_ADDRESS
+        if expired:
+            return 0, EXPIRED
+        row = self._reserved.get(network.identity_of(address), 0) if network is not None else 0
+        return row, KNOWN if row else UNKNOWN_ADDRESS
 
 
 def _same_pod(one: LocalEndpoint, other: LocalEndpoint) -> bool:

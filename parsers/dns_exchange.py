@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 MOST_OPEN = 10_000
 """Exchanges that wait for their answers; beyond it the oldest are given up."""
@@ -26,13 +26,8 @@ PATIENCE_NS = 5_000_000_000
 """After which a query counts as unanswered; resolvers ask again after 5 s."""
 
 
-class ExchangeKey(NamedTuple):
-    """``protocol``: 6 or 17."""
-
-    client: bytes
-    client_port: int
-    number: int
-    protocol: int
+ExchangeKey: TypeAlias = bytes
+"""The client's address and port, the transport and the number, in any form."""
 
 
 class Sighting(NamedTuple):

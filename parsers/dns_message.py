@@ -27,6 +27,7 @@ A, CNAME, AAAA, OPT = 1, 5, 28, 41
 _HEADER = Struct(">HHHHHH")
 _QUESTION = Struct(">HH")
 _RECORD = Struct(">HHIH")
+_FIRST_NAME = b"\xc0\x0c"  # a pointer to what begins behind the header
 _LONGEST_NAME = 255
 _MOST_POINTERS = 16  # of a name; compression as it is done needs a few, and time is at stake
 _ADDRESS_BYTES = MappingProxyType({A: 4, AAAA: 16})
@@ -164,7 +165,10 @@ class _Answers:
 
     def read(self, data: bytes, at: int, count: int) -> int:
         for _ in range(count):
-            _, at = read_name(data, at)
+            if data[at : at + 2] == _FIRST_NAME and at > HEADER_BYTES:
+                at += 2  # nearly always; that name was read
+            else:
+                _, at = read_name(data, at)
             type_, ttl, body, at = _record(data, at)
             if at > len(data):
                 raise _Cut

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parsers.details import Extensions
 from parsers.flow_batch import CONVERSATION, FLOW_CLASS
 from parsers.windows import Columns
 
 INGRESS, EGRESS = 1, 2  # flow.TrafficDirection
+
+Extended: TypeAlias = tuple[NDArray[np.int64], Extensions]
+"""Rows, and the extension of each in turn."""
 
 
 @dataclass(slots=True)
@@ -26,7 +30,8 @@ class FlowColumns:
     ``row`` (int64): number within the payload batch. ``key``, ``flow_class``: the interned
     structs before they are interned. ``site`` (uint32): drop line | file << 16 |
     version << 24 | 1 << 31, or a row of ``FlowTables.extensions``; 0 for none. ``extra``:
-    row here to fields of ``Detail`` that are no column.
+    row here to fields of ``Detail`` that are no column. ``extensions``: rows
+    that have none of these but an extension of their own.
     ``direction_rule`` (uint8) and ``reporter`` (uint16) decide the direction once the
     source is known: see ``directions``.
     """
@@ -40,6 +45,7 @@ class FlowColumns:
     reporter: NDArray[np.uint16]
     direction_rule: NDArray[np.uint8]
     extra: dict[int, dict[str, Any]] = field(default_factory=dict)
+    extensions: list[Extended] = field(default_factory=list)
 
     COLUMNS: ClassVar = (
         "row", "key", "flow_class", "source_port", "destination_port", "site", "reporter",
@@ -47,7 +53,7 @@ class FlowColumns:
     )  # fmt: skip
 
     def columns(self) -> list[NDArray[Any]]:
-        """All but ``extra``, in the order of ``COLUMNS``."""
+        """All but ``extra`` and ``extensions``, in the order of ``COLUMNS``."""
         return [getattr(self, name) for name in self.COLUMNS]
 
     def reordered(self, order: NDArray[np.intp]) -> FlowColumns:
@@ -57,6 +63,7 @@ class FlowColumns:
         extra = {int(place[row]): fields for row, fields in self.extra.items()}
         found = FlowColumns.of((column[order] for column in self.columns()), extra)
         found.row = np.arange(len(order))
+        found.extensions = [(place[rows], told) for rows, told in self.extensions]
         return found
 
     @classmethod
@@ -102,12 +109,16 @@ def joined(parts: list[FlowColumns]) -> FlowColumns:
     if not parts:
         return no_flows()
     extra: dict[int, dict[str, Any]] = {}
+    extensions: list[Extended] = []
     start = 0
     for part in parts:
         extra.update((start + index, fields) for index, fields in part.extra.items())
+        extensions += [(start + rows, told) for rows, told in part.extensions]
         start += len(part.row)
     columns = zip(*(part.columns() for part in parts), strict=True)
-    return FlowColumns.of(map(_concatenated, columns), extra)
+    found = FlowColumns.of(map(_concatenated, columns), extra)
+    found.extensions = extensions
+    return found
 
 
 def _concatenated(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:

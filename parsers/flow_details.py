@@ -82,6 +82,14 @@ class DetailBuilder:
         )
         judged = self._judged(flows.flow_class)
         wanted = (services | judged | flows.site) != 0
+        for with_extension, told in flows.extensions:
+            more = wanted[with_extension]
+            for place in more.nonzero()[0].tolist():
+                flows.extra[int(with_extension[place])] = {"extension": told[place]}
+            alone = ~more
+            detail[with_extension[alone]] = self._tables.details.add_extensions(
+                told, alone.nonzero()[0]
+            )
         if flows.extra:
             own = np.fromiter(flows.extra, dtype=np.int64, count=len(flows.extra))
             has_more = wanted[own]

@@ -72,6 +72,17 @@ class ObjectTable(Generic[T]):
             self._rows.append(value)
         return row
 
+    def add_many(self, value: T, count: int) -> NDArray[np.uint32]:
+        """That many rows, all of which hold the same object."""
+        self.nbytes += count * self._size_of(value)
+        begin = max(0, len(self._free) - count)
+        again, self._free[begin:] = self._free[begin:], []
+        for row in again:
+            self._rows[row] = value
+        end, more = len(self._rows), count - len(again)
+        self._rows += [value] * more
+        return np.array([*again, *range(end, end + more)], dtype=np.uint32)
+
     def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
         """Free the rows of [start, stop) whose flag is false; as ``InternTable.reclaim``."""
         if not start:

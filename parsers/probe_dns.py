@@ -3,29 +3,26 @@ DNS proxy.
 
 A query is a REQUEST, its answer a RESPONSE with the time it took. A query whose time is up
 (``dns_exchange.PATIENCE_NS``) is told of once more: as a REQUEST with the verdict ERROR,
-which metrics of queries do not count. One record is looked at after the other, in the order
-of time; what the packets hold is hostile, and a message that is none is booked as such.
+which metrics of queries do not count. Records are looked at one after the other, in the order
+of time, but only for what their messages say and whether they are told of here; all else are
+columns. What the packets hold is hostile, and a message that is none is booked as such.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from parsers.access_log_meaning import AccessLogMeanings
-from parsers.dns_exchange import PATIENCE_NS, ExchangeKey, Exchanges, Sighting
-from parsers.dns_message import DnsMessage, parse_message
+from parsers.dns_exchange import PATIENCE_NS, Exchanges, Sighting
 from parsers.dns_stream import DnsStream, Framed
 from parsers.errors import ProtocolError
 from parsers.flow_batch import (
-    CONVERSATION,
     FLAG_L7,
-    FLOW_CLASS,
     L4_TCP,
     L4_UDP,
     L7_DNS,
@@ -35,10 +32,11 @@ from parsers.flow_batch import (
 )
 from parsers.flow_columns import EGRESS, INGRESS
 from parsers.headers import ACCESS_LOG
-from parsers.l7 import DnsLabels, HttpLabels, KafkaLabels, L7Content
-from parsers.l7_content import REQUEST, RESPONSE, dns_record, dns_summary
+from parsers.l7_content import REQUEST, RESPONSE
+from parsers.probe_dns_records import DnsRecords, ProbeDns
 from parsers.probe_flows import ProbeFlows, empty_flows
-from parsers.probe_records import POINT_INGRESS
+from parsers.probe_records import POINT_INGRESS, TRANSLATION
+from parsers.probe_translation import known_as
 from parsers.windows import Columns
 
 PAYLOAD = 2048
@@ -63,9 +61,7 @@ DNS_RECORD = np.dtype(
     ]
 )
 """``struct dns_record`` of ``bpf/dns.h``."""
-
-SOURCE = b"probe"
-"""flow.DNS.observation_source; Cilium's own are "proxy" and "agent-poller"."""
+_PAYLOAD_AT = DNS_RECORD.itemsize - PAYLOAD
 
 MOST_STREAMS = 1024
 """Directions of TCP connections whose messages may be unfinished."""
@@ -74,95 +70,45 @@ _FIN, _SYN, _RST = 1, 2, 4
 _TCP = 6
 _FORWARDED, _ERROR = 1, 3  # flow.Verdict
 _L7 = 2  # flow.FlowType
-_KEY = Struct("<16s16s12xIIIIBBH")
-_CLASS = Struct("<12B2BHBBBxIII")
-assert _KEY.size == CONVERSATION.itemsize and _CLASS.size == FLOW_CLASS.itemsize  # noqa: S101, PT018
 
-_RECORD_BYTES = 400
-Fields = tuple[bytes, tuple[int, list[bytes]], int, list[bytes], bytes, int, list[int], list[int]]
-"""What ``l7_content`` makes a record of: query, addresses, TTL, CNAMEs, source, code, types."""
+_HEAD = np.dtype(
+    [
+        ("time_ns", "<u8"),
+        ("source_ip", "V16"),
+        ("destination_ip", "V16"),
+        ("source_port", "<u2"),
+        ("destination_port", "<u2"),
+        ("ip_version", "u1"),
+        ("protocol", "u1"),
+        ("leaves", "u1"),  # a pod, or the node
+        *TRANSLATION.descr,
+    ]
+)
+"""What the flows of a packet's messages have in common."""
 
+_HEAD_FIELDS = tuple(_HEAD.names or ())[:7]
+_STREAM = ["ifindex", "point", "source_ip", "destination_ip", "source_port", "destination_port"]
+"""What tells one direction of a connection from others."""
 
-class ProbeDns(NamedTuple):
-    """The ``L7Record`` of a message. ``note`` stands behind the summary."""
-
-    type: int
-    latency_ns: int
-    labels: HttpLabels | DnsLabels | KafkaLabels | None
-    fields: Fields
-    note: str = ""
-    trace_id: str = ""
-
-    @property
-    def nbytes(self) -> int:
-        """About what its texts and lists take."""
-        query, (_, addresses), _, cnames, _, _, qtypes, types = self.fields
-        parts = len(addresses) + len(cnames) + len(qtypes) + len(types)
-        return _RECORD_BYTES + len(query) + sum(map(len, cnames)) + 64 * parts
-
-    def content(self) -> L7Content:
-        """See ``L7Record``."""
-        return L7Content(
-            dns_record(self.type, *self.fields), dns_summary(self.type, *self.fields) + self.note
-        )
-
-
-class _Head(NamedTuple):
-    """A record without its payload; fields as in DNS_RECORD."""
-
-    time_ns: int
-    ifindex: int
-    received_on: int
-    sequence: int
-    length: int
-    copied: int
-    source_port: int
-    destination_port: int
-    ip_version: int
-    protocol: int
-    source_ip: bytes
-    destination_ip: bytes
-    point: int
-    tcp_flags: int
-
-
-_HEAD_FIELDS = list(_Head._fields)
-
-
-class _Packet(NamedTuple):
-    """What the flows of a packet's messages have in common."""
-
-    source: bytes
-    destination: bytes
-    source_port: int
-    destination_port: int
-    ip_version: int
-    protocol: int
-    leaves: bool  # a pod, or the node
+_CLIENT = np.dtype([("ip", "V16"), ("port", "<u2"), ("protocol", "u1")])
 
 
 class _Asked(NamedTuple):
-    """What is remembered of a query for when no answer comes."""
+    """What is remembered of a query for when no answer comes. ``head`` is a _HEAD."""
 
-    packet: _Packet
-    fields: Fields
-
-
-class _Flow(NamedTuple):
-    time: int
-    packet: _Packet
-    verdict: int
-    is_reply: bool
+    head: bytes
     record: ProbeDns
 
 
 @dataclass(frozen=True, slots=True)
 class DnsFlows:
-    """``errors``: messages that were none, by error class. ``beyond``: events that no record
-    of its own stands for: unanswered queries, and further messages in one TCP segment.
+    """``flows``: of messages; ``unanswered``: of queries. ``errors``: messages that were none, by
+    error class. ``beyond``: events that no record of its own stands for: unanswered queries, and
+    further messages in one TCP segment.
     """
 
     flows: ProbeFlows
+    unanswered: ProbeFlows
     errors: Counter[str]
     beyond: int
 
@@ -175,16 +121,16 @@ class DnsWatcher:
 
     def __init__(self, patience_ns: int = PATIENCE_NS) -> None:
         self._exchanges = Exchanges(patience_ns)
-        self._meanings = AccessLogMeanings()
+        self._records = DnsRecords()
         self._streams: OrderedDict[tuple[Any, ...], DnsStream] = OrderedDict()
 
     def label_queries(self, *, wanted: bool) -> None:
         """Put the query into ``DnsLabels`` from now on, for metrics that count by it."""
-        self._meanings.query_labels = wanted
+        self._records.label_queries(wanted=wanted)
 
     def statistics(self) -> dict[str, int]:
         """Fill of every cache, and what was given up for want of room."""
-        return self._meanings.statistics() | {
+        return self._records.statistics() | {
             "dns_open": len(self._exchanges),
             "dns_given_up": self._exchanges.given_up,
             "dns_streams": len(self._streams),
@@ -197,34 +143,65 @@ class DnsWatcher:
 
         ``covered``, ``pods``: as in ``ProbeBatch``.
         """
-        found: list[_Flow] = []
+        records = _in_order(records)
+        heads = _heads(records, pods)
+        packed: list[bytes] = heads.view(f"V{_HEAD.itemsize}").tolist()
+        clients = _client_keys(heads, "source"), _client_keys(heads, "destination")
+        told: list[tuple[int, ProbeDns]] = []  # row, and what is told
         errors: Counter[str] = Counter()
         beyond = 0
-        for head, payload in _in_order(records):
-            messages = self._messages(head, payload)
+        for row, (seen, messages) in enumerate(
+            zip(_sightings(records, covered), self._messages(records), strict=True)
+        ):
             beyond += max(0, len(messages) - 1)
-            for framed in messages:
+            for data, cut in messages:
                 try:
-                    message = parse_message(framed.data, cut=framed.cut)
+                    record = self._records.read(data, cut=cut)
                 except ProtocolError as error:
                     errors[error.error_class] += 1
-                else:
-                    self._take(head, message, covered, pods, found)
+                    continue
+                is_answer = record.type == RESPONSE
+                key = clients[is_answer][row] + data[:2]
+                if is_answer:
+                    if (answer := self._answer(key, seen, record)) is not None:
+                        told.append((row, answer))
+                elif self._exchanges.query(key, seen, _Asked(packed[row], record)):
+                    told.append((row, record))
         unanswered = [
-            self._unanswered(query.about, query.time_ns + self._exchanges.patience_ns)
+            (query.time_ns + self._exchanges.patience_ns, query.about)
             for _, query in self._exchanges.unanswered(now_ns)
             if isinstance(query.about, _Asked)
         ]
-        return DnsFlows(_columns(found + unanswered), errors, beyond + len(unanswered))
+        beyond += len(unanswered)
+        return DnsFlows(_told(heads, told), _unanswered(unanswered), errors, beyond)
 
-    def _messages(self, head: _Head, payload: bytes) -> list[Framed]:
-        if head.protocol != _TCP:
-            return [Framed(payload, head.copied < head.length)]
-        flags, sequence = head.tcp_flags, head.sequence
-        name = (
-            head.ifindex, head.point, head.source_ip, head.destination_ip, head.source_port,
-            head.destination_port,
-        )  # fmt: skip
+    def _answer(self, key: bytes, seen: Sighting, record: ProbeDns) -> ProbeDns | None:
+        """The record of an answer, if it is told of where it was seen."""
+        wanted, query = self._exchanges.answer(key, seen)
+        if not wanted:
+            return None
+        if query is None:
+            return record
+        if not record.fields[6] and isinstance(query.about, _Asked):
+            # some errors do not repeat the question
+            asked, of = query.about.record.fields, record.fields
+            record = self._records.record(RESPONSE, (asked[0], *of[1:6], asked[6], of[7]))
+        latency = max(0, seen.time_ns - query.time_ns)
+        return ProbeDns(RESPONSE, latency, record.labels, record.fields)
+
+    def _messages(self, records: Columns) -> Iterator[Sequence[tuple[bytes, bool]]]:
+        """Of each record, the messages that end in it, and whether something is cut off."""
+        raw, size = memoryview(records.view(np.uint8).data), records.itemsize
+        copied, length = records["copied"].tolist(), records["length"].tolist()
+        is_tcp = (records["protocol"] == _TCP).tolist()
+        for row, (held, whole) in enumerate(zip(copied, length, strict=True)):
+            at = row * size + _PAYLOAD_AT
+            data = raw[at : at + held].tobytes()
+            yield self._of_stream(records[row], data) if is_tcp[row] else ((data, held < whole),)
+
+    def _of_stream(self, record: Any, payload: bytes) -> list[Framed]:
+        flags, sequence, length = (int(record[n]) for n in ("tcp_flags", "sequence", "length"))
+        name = record[_STREAM].item()
         stream = self._streams.get(name)
         if stream is None or flags & _SYN:
             stream = self._streams[name] = DnsStream()
@@ -233,96 +210,88 @@ class DnsWatcher:
         if flags & _SYN:
             stream.begin(sequence)
             sequence = (sequence + 1) & 0xFFFFFFFF
-        messages = stream.feed(sequence, payload, head.length) if head.length else []
+        messages = stream.feed(sequence, payload, length) if length else []
         if flags & (_FIN | _RST):
             self._streams.pop(name, None)
         return messages
 
-    def _take(
-        self, head: _Head, message: DnsMessage, covered: frozenset[int], pods: frozenset[int],
-        found: list[_Flow],
-    ) -> None:  # fmt: skip
-        inward, time = head.point == POINT_INGRESS, head.time_ns
-        packet = _Packet(
-            head.source_ip, head.destination_ip, head.source_port, head.destination_port,
-            head.ip_version, head.protocol, inward == (head.ifindex in pods),
-        )  # fmt: skip
-        seen = Sighting(time, head.ifindex, not inward and head.received_on in covered)
-        fields = _fields(message)
-        if not message.is_response:
-            key = ExchangeKey(packet.source, packet.source_port, message.id, packet.protocol)
-            if self._exchanges.query(key, seen, _Asked(packet, fields)):
-                labels = self._meanings.dns_labels(REQUEST, *fields, None)
-                found.append(
-                    _Flow(time, packet, _FORWARDED, False, ProbeDns(REQUEST, 0, labels, fields))
-                )
-            return
-        key = ExchangeKey(packet.destination, packet.destination_port, message.id, packet.protocol)
-        wanted, query = self._exchanges.answer(key, seen)
-        if not wanted:
-            return
-        latency = max(0, time - query.time_ns) if query is not None else 0
-        if not message.queries and query is not None and isinstance(query.about, _Asked):
-            # some errors do not repeat the question
-            asked, _, _, _, _, _, qtypes, _ = query.about.fields
-            fields = (asked, *fields[1:6], qtypes, fields[7])
-        labels = self._meanings.dns_labels(RESPONSE, *fields, None)
-        found.append(
-            _Flow(time, packet, _FORWARDED, True, ProbeDns(RESPONSE, latency, labels, fields))
-        )
 
-    @staticmethod
-    def _unanswered(asked: _Asked, time: int) -> _Flow:
-        record = ProbeDns(REQUEST, 0, None, asked.fields, " (unanswered)")
-        return _Flow(time, asked.packet, _ERROR, False, record)
-
-
-def _in_order(records: Columns) -> Iterator[tuple[_Head, bytes]]:
-    """Records by time, each with what was captured of its payload."""
+def _in_order(records: Columns) -> Columns:
+    """By time. None may be of any type."""
     if not len(records):
-        return
-    order = np.argsort(records["time_ns"], kind="stable")
-    heads = records[_HEAD_FIELDS][order].tolist()
-    raw = records.view(np.uint8).reshape(len(records), DNS_RECORD.itemsize)
-    begin = DNS_RECORD.itemsize - PAYLOAD
-    for row, values in zip(order.tolist(), heads, strict=True):
-        head = _Head._make(values)
-        yield head, raw[row, begin : begin + head.copied].tobytes()
+        return np.empty(0, DNS_RECORD)
+    ordered: Columns = records[np.argsort(records["time_ns"], kind="stable")]
+    return ordered
 
 
-def _fields(message: DnsMessage) -> Fields:
-    return (
-        message.queries[0][0].lower() if message.queries else b"",
-        (1, list(message.addresses)),
-        message.ttl,
-        list(message.cnames),
-        SOURCE,
-        message.rcode,
-        [type_ for _, type_ in message.queries],
-        list(message.types),
+def _heads(records: Columns, pods: frozenset[int]) -> Columns:
+    heads = np.zeros(len(records), _HEAD)
+    for name in _HEAD_FIELDS:
+        heads[name] = records[name]
+    at_pod = np.isin(records["ifindex"], np.fromiter(pods, np.uint32, len(pods)))
+    heads["leaves"] = (records["point"] == POINT_INGRESS) == at_pod
+    translation = known_as(records)
+    if len(translation):
+        for name in TRANSLATION.names or ():
+            heads[name] = translation[name]
+    return heads
+
+
+def _client_keys(heads: Columns, side: str) -> list[bytes]:
+    """The beginnings of keys of exchanges, whose client is a side."""
+    clients = np.zeros(len(heads), _CLIENT)
+    clients["ip"], clients["port"] = heads[f"{side}_ip"], heads[f"{side}_port"]
+    clients["protocol"] = heads["protocol"]
+    keys: list[bytes] = clients.view(f"V{_CLIENT.itemsize}").tolist()
+    return keys
+
+
+def _sightings(records: Columns, covered: frozenset[int]) -> Iterator[Sighting]:
+    came_by = np.isin(records["received_on"], np.fromiter(covered, np.uint32, len(covered)))
+    outward = records["point"] != POINT_INGRESS
+    return map(
+        Sighting,
+        records["time_ns"].tolist(),
+        records["ifindex"].tolist(),
+        (outward & came_by).tolist(),
     )
 
 
-def _columns(found: list[_Flow]) -> ProbeFlows:
-    columns = empty_flows(len(found))
-    flows = columns.flows
-    keys, classes = bytearray(), bytearray()
-    for row, (time, packet, verdict, is_reply, record) in enumerate(found):
-        version = 1 if packet.ip_version == 4 else 2
-        keys += _KEY.pack(packet.source, packet.destination, 0, 0, 0, 0, 0, version, 0)
-        # an answer has the direction of its query
-        direction = EGRESS if packet.leaves != is_reply else INGRESS
-        classes += _CLASS.pack(
-            ACCESS_LOG, 0, verdict, direction, REPLY_TRUE if is_reply else REPLY_FALSE, _L7,
-            version, L4_TCP if packet.protocol == _TCP else L4_UDP, 0, 0, 0, FLAG_L7,
-            0, 0, 0, record.type, L7_DNS, ORIGIN_TC,
-            0, 0, 0,
-        )  # fmt: skip
-        flows.source_port[row] = packet.source_port
-        flows.destination_port[row] = packet.destination_port
-        flows.extra[row] = {"l7": record}
-        columns.time[row] = time
-    if found:
-        flows.key[:] = np.frombuffer(keys, dtype=CONVERSATION)
-        flows.flow_class[:] = np.frombuffer(classes, dtype=FLOW_CLASS)
-    return columns
+def _told(heads: Columns, told: Sequence[tuple[int, ProbeDns]]) -> ProbeFlows:
+    """Flows of records of messages, by rows of ``heads``."""
+    heads = heads[[row for row, _ in told]]
+    return _flows(heads, heads["time_ns"], _FORWARDED, [record for _, record in told])
+
+
+def _unanswered(asked: Sequence[tuple[int, _Asked]]) -> ProbeFlows:
+    """Flows of queries whose time was up."""
+    heads = np.frombuffer(b"".join([query.head for _, query in asked]), _HEAD)
+    times = np.array([time for time, _ in asked], np.int64)
+    records = [ProbeDns(REQUEST, 0, None, q.record.fields, " (unanswered)") for _, q in asked]
+    return _flows(heads, times, _ERROR, records)
+
+
+def _flows(
+    heads: Columns, times: NDArray[Any], verdict: int, records: Sequence[ProbeDns]
+) -> ProbeFlows:
+    translation = heads[list(TRANSLATION.names or ())].astype(TRANSLATION)
+    found = empty_flows(len(heads), translation)
+    flows, key, flow_class = found.flows, found.flows.key, found.flows.flow_class
+    for side in ("source", "destination"):
+        address = np.ascontiguousarray(heads[f"{side}_ip"]).view(np.uint8).reshape(-1, 16)
+        key[f"{side}_ip"] = address
+        getattr(flows, f"{side}_port")[:] = heads[f"{side}_port"]
+    key["ip_version"] = flow_class["ip_version"] = 1 + (heads["ip_version"] != 4)
+    types = np.array([record.type for record in records], np.uint8)
+    is_reply = types == RESPONSE
+    flow_class["event_type"], flow_class["verdict"] = ACCESS_LOG, verdict
+    # an answer has the direction of its query
+    flow_class["direction"] = np.where((heads["leaves"] != 0) ^ is_reply, EGRESS, INGRESS)
+    flow_class["is_reply"] = np.where(is_reply, REPLY_TRUE, REPLY_FALSE)
+    flow_class["flow_type"], flow_class["flags"] = _L7, FLAG_L7
+    flow_class["l4"] = np.where(heads["protocol"] == _TCP, L4_TCP, L4_UDP)
+    flow_class["l7_type"], flow_class["l7_record"] = types, L7_DNS
+    flow_class["origin"] = ORIGIN_TC
+    flows.extra.update((row, {"l7": record}) for row, record in enumerate(records))
+    found.time[:] = times
+    return found

@@ -25,10 +25,16 @@ from parsers.flow_batch import (
     FlowTables,
 )
 from parsers.intern import InternTable, lengthened
-from parsers.kernel_drop_reasons import KernelReasons, hubble_reason
+from parsers.kernel_drop_reasons import (
+    NETFILTER_DROP,
+    NOT_SPECIFIED,
+    KernelReasons,
+    hubble_reason,
+)
 from parsers.packets import SCTP_CHUNK_TYPES
 from parsers.probe_flows import ProbeFlows, empty_flows
 from parsers.probe_traffic import L4_OF
+from parsers.probe_translation import known_as
 from parsers.windows import Columns
 
 HAS_ETHERNET, IS_FRAGMENT, HAS_VLAN = 1, 2, 4
@@ -72,9 +78,17 @@ VERDICT_RECORD = np.dtype(
         ("packet", "<u8"),  # address of the skb, as in DROP_RECORD
         ("table", "S32"),
         ("chain", "S32"),
+        ("function", "u1"),  # enum verdict_function
+        ("reserved", "u1", (7,)),
     ]
 )
 """``struct verdict_record`` of ``bpf/netfilter.h``."""
+
+OF_CHAIN, OF_TABLE = 0, 1
+"""Values of ``function`` for rules: nftables' have a chain, iptables-legacy's that of the hook."""
+
+VERDICT_FUNCTIONS = {2: "nf_nat_inet_fn", 3: "nf_conntrack_in", 4: "__nf_conntrack_confirm"}
+"""Values of ``function`` for functions of the kernel that drop packets by themselves."""
 
 SAME_DROP_NS = 100_000_000
 """A verdict farther from a drop is of another packet; they are some microseconds apart, and more
@@ -134,7 +148,7 @@ class DropFlows:
         ``node``: inode of the node's network namespace; ``pods``: its interfaces that lead to
         pods. Numbers of interfaces mean nothing in other namespaces.
         """
-        found = empty_flows(len(drops))
+        found = empty_flows(len(drops), known_as(drops))
         site = self._sites_of(drops, names)
         flows, key, flow_class = found.flows, found.flows.key, found.flows.flow_class
         version = drops["ip_version"]
@@ -193,6 +207,8 @@ class DropFlows:
 
     def _add(self, row: int, drop: Any, names: KernelReasons) -> None:
         reason = names.name(int(drop["reason"]))
+        if reason == NOT_SPECIFIED and drop["hook"]:  # who dropped it says why
+            reason = NETFILTER_DROP
         if row >= len(self._hubble):
             self._hubble = lengthened(self._hubble, 2 * row)
             self._numbers = lengthened(self._numbers, 2 * row)
@@ -226,7 +242,7 @@ class DropFlows:
 
 
 def decided_by(drops: Columns, verdicts: Columns) -> dict[int, Extension]:
-    """Rows of drops, and which chain decided them: that of the nearest verdict.
+    """Rows of drops, and who decided them: the nearest verdict, and those of the same time.
 
     A packet's memory is used again at once, so an address alone does not tell.
     """
@@ -236,9 +252,17 @@ def decided_by(drops: Columns, verdicts: Columns) -> dict[int, Extension]:
         apart = np.abs(of_packet["time_ns"].astype(np.int64) - int(drops["time_ns"][row]))
         nearest = int(apart.argmin())
         if apart[nearest] <= SAME_DROP_NS:
-            verdict = of_packet[nearest]
-            found[row] = (
-                ("netfilter_chain", verdict["chain"].decode("utf-8", "replace")),
-                ("netfilter_table", verdict["table"].decode("utf-8", "replace")),
-            )
+            together = of_packet[of_packet["time_ns"] == of_packet["time_ns"][nearest]]
+            words = [word for verdict in together for word in _words(verdict, drops[row])]
+            found[row] = tuple(sorted(words))
     return found
+
+
+def _words(verdict: Any, drop: Any) -> Extension:
+    function = VERDICT_FUNCTIONS.get(int(verdict["function"]))
+    if function:
+        return (("netfilter_function", function),)
+    table = ("netfilter_table", verdict["table"].decode("utf-8", "replace"))
+    if verdict["function"] == OF_CHAIN:
+        return (table, ("netfilter_chain", verdict["chain"].decode("utf-8", "replace")))
+    return (table, ("netfilter_chain", HOOKS[drop["hook"]])) if drop["hook"] else (table,)

@@ -8,6 +8,8 @@ import numpy as np
 
 from parsers.flow_batch import CONVERSATION, FLOW_CLASS, I64, U32, U64
 from parsers.flow_columns import FlowColumns
+from parsers.probe_records import TRANSLATION
+from parsers.windows import Columns
 
 _MOST_PACKETS = (1 << 32) - 1
 
@@ -17,19 +19,24 @@ class ProbeFlows:
     """``flows.row`` counts from 0 on; the other columns are by that row.
 
     ``time``: ns of the boot clock, in any order; ``packets`` and ``bytes`` are what a flow
-    stands for.
+    stands for. ``known_as``: TRANSLATION by row, of length 0 where nothing was translated.
     """
 
     flows: FlowColumns
     time: I64
     packets: U32
     bytes: U64
+    known_as: Columns
 
     def __len__(self) -> int:
         return len(self.time)
 
 
-def empty_flows(count: int) -> ProbeFlows:
+_NOTHING = np.empty(0, TRANSLATION)
+_NOTHING.flags.writeable = False
+
+
+def empty_flows(count: int, known_as: Columns = _NOTHING) -> ProbeFlows:
     """``count`` flows, all of whose columns are zero and want to be filled."""
     return ProbeFlows(
         FlowColumns(
@@ -45,6 +52,7 @@ def empty_flows(count: int) -> ProbeFlows:
         np.zeros(count, dtype=np.int64),
         np.zeros(count, dtype=np.uint32),
         np.zeros(count, dtype=np.uint64),
+        known_as,
     )
 
 

@@ -28,6 +28,7 @@ from parsers.probe_drops import DropFlows
 from parsers.probe_flows import ProbeFlows
 from parsers.probe_tcp import tcp_flows
 from parsers.probe_traffic import traffic_flows
+from parsers.probe_translation import set_translated
 from parsers.record_numbers import RecordNumbers
 
 
@@ -50,7 +51,7 @@ class ProbePipeline:
     def parse(self, batch: ProbeBatch) -> ParsedBatch:
         """The flows of a drain, in order of their times."""
         dns = self._dns.flows(batch.dns, batch.covered, batch.pods, batch.now_ns)
-        flows = self._flows([*self._parts(batch), dns.flows], batch.boot_offset)
+        flows = self._flows([*self._parts(batch), dns.flows, dns.unanswered], batch.boot_offset)
         lost = sum(batch.lost.values())
         records = len(batch) + dns.beyond
         parsed = ParsedBatch(records, flows, lost_events=self._lost_events(lost))
@@ -65,15 +66,7 @@ class ProbePipeline:
 
     def _parts(self, batch: ProbeBatch) -> Iterator[ProbeFlows]:
         if len(batch.traffic):
-            directory = self._assembler.directory
-            yield traffic_flows(
-                batch.traffic,
-                batch.covered,
-                batch.far_ends,
-                batch.pods,
-                directory,
-                batch.boot_offset,
-            )
+            yield traffic_flows(batch.traffic, batch.covered, batch.far_ends, batch.pods)
         if len(batch.drops):
             yield self._drops.flows(
                 batch.drops, batch.verdicts, batch.drop_reasons, batch.netns, batch.pods
@@ -90,6 +83,9 @@ class ProbePipeline:
         return [LostRecords(number, int(self._numbers.rising(now)[0]), None, count)]
 
     def _flows(self, parts: list[ProbeFlows], boot_offset: int) -> FlowBatch:
+        assembler = self._assembler
+        for part in parts:
+            set_translated(part, assembler.tables, assembler.directory, boot_offset)
         time = _concatenated([part.time for part in parts], np.int64) + boot_offset
         order = np.argsort(time, kind="stable")
         flows = joined([part.flows for part in parts]).reordered(order)

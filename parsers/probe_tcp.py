@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from parsers.details import Extension, Extensions
 from parsers.flow_batch import (
     ABSENT_SOURCE,
     FLAG_TCP_FLAGS,
@@ -29,6 +31,7 @@ from parsers.flow_batch import (
 )
 from parsers.flow_columns import EGRESS, INGRESS
 from parsers.probe_flows import ProbeFlows, empty_flows
+from parsers.probe_translation import known_as
 from parsers.windows import Columns
 
 RETRANSMIT, RESET_SENT, RESET_RECEIVED, STATE, CONNECT_FAILED, ACCEPT_FAILED = 1, 2, 3, 4, 5, 6
@@ -79,12 +82,14 @@ _EVENTS = {
 
 def tcp_flows(records: Columns, reset_reasons: Mapping[int, str]) -> ProbeFlows:
     """The flow of each TCP_RECORD; ``reset_reasons`` are the running kernel's, by number."""
-    found = empty_flows(len(records))
+    told, from_remote = known_as(records), _from_remote(records)
+    if len(told):
+        told["from_client"] ^= from_remote
+    found = empty_flows(len(records), told)
     flows, key, flow_class = found.flows, found.flows.key, found.flows.flow_class
     kind = records["kind"]
     unknown = records["role"] == ROLE_UNKNOWN
     role = np.where(unknown & (records["old_state"] == _SYN_SENT), ACTIVE, records["role"])
-    from_remote = _from_remote(records)
     for side, near, far in (
         ("source", "local", "remote"),
         ("destination", "remote", "local"),
@@ -112,8 +117,14 @@ def tcp_flows(records: Columns, reset_reasons: Mapping[int, str]) -> ProbeFlows:
     of_segment = kind <= RESET_RECEIVED
     flow_class["flags"] = of_segment * np.uint8(FLAG_TCP_FLAGS)
     flow_class["tcp_flags"] = np.where(of_segment, records["tcp_flags"] & 0x1FF, 0)
-    for row in range(len(records)):
-        flows.extra[row] = {"extension": _extension(records[row], reset_reasons)}
+    read = partial(_extension, reset_reasons=reset_reasons)
+    translated = np.zeros(len(records), np.bool_)
+    if len(told):
+        translated = (told["front_port"] | told["masked_port"]) != 0
+    for row in translated.nonzero()[0].tolist():  # these have more to say
+        flows.extra[row] = {"extension": read(records[row])}
+    others = (~translated).nonzero()[0]
+    flows.extensions.append((others, Extensions(records[others], read)))
     found.time[:] = records["time_ns"]
     return found
 
@@ -136,10 +147,7 @@ def event_name(kind: int, old_state: int, state: int) -> str:
     return "open_failed" if old_state in (_SYN_SENT, _SYN_RECEIVED) else "close"
 
 
-def _extension(
-    record: Any, reset_reasons: Mapping[int, str]
-) -> tuple[tuple[str, str | float], ...]:
-    """Sorted by name."""
+def _extension(record: Any, reset_reasons: Mapping[int, str]) -> Extension:
     kind, old_state, state = int(record["kind"]), int(record["old_state"]), int(record["state"])
     fields: dict[str, str | float] = {"tcp_event": event_name(kind, old_state, state)}
     for name in ("rtt_us", "retransmitted", "segments"):

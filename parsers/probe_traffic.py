@@ -22,13 +22,9 @@ were seen since the flow began, so there those three are left out: metrics count
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.addresses import address_text
-from parsers.directory import Directory, Frontends
 from parsers.flow_batch import (
     FLAG_TCP_FLAGS,
     L4_ICMPV4,
@@ -53,12 +49,12 @@ from parsers.probe_records import (
     OPENER_DESTINATION,
     OPENER_SOURCE,
     POINT_INGRESS,
-    TRANSLATION,
     TUNNEL_GENEVE,
     TUNNEL_GRE,
     TUNNEL_IPIP,
     TUNNEL_VXLAN,
 )
+from parsers.probe_translation import known_as
 from parsers.windows import Columns
 
 TRACE, FORWARDED, L3_L4 = 4, 1, 1  # monitor message type, flow.Verdict, flow.FlowType
@@ -89,16 +85,13 @@ def traffic_flows(
     covered: frozenset[int],
     far_ends: frozenset[int],
     pods: frozenset[int],
-    directory: Directory,
-    boot_offset: int,
 ) -> ProbeFlows:
     """The flows of FLOW_REPORT rows, but not of packets that count elsewhere or are no IP.
 
-    ``covered``, ``far_ends`` and ``pods`` are those of ``ProbeBatch``. ``directory`` knows the
-    services, at times that are ``boot_offset`` (ns) later than the kernel's.
+    ``covered``, ``far_ends`` and ``pods`` are those of ``ProbeBatch``.
     """
     reports = reports[_seen_first(reports, covered, far_ends) & (reports["family"] != 0)]
-    found = empty_flows(len(reports))
+    found = empty_flows(len(reports), known_as(reports))
     flows, key, flow_class = found.flows, found.flows.key, found.flows.flow_class
     at_pod = np.isin(reports["ifindex"], np.fromiter(pods, np.uint32, len(pods)))
     inward = reports["point"] == POINT_INGRESS
@@ -142,7 +135,6 @@ def traffic_flows(
     flow_class["l4_code"] = np.where(icmp, reports["icmp_code"], 0)
     flow_class["interface"] = reports["ifindex"]
     _set_extensions(found, reports)
-    _set_translated(found, reports, directory, boot_offset)
     found.time[:] = reports["last_ns"]
     found.packets[:] = packet_counts(reports["packets"])
     found.bytes[:] = reports["bytes"]
@@ -178,53 +170,6 @@ def _is_reply(reports: Columns, l4: NDArray[np.uint8]) -> NDArray[np.uint8]:
         conditions.append((l4 == which) & (reports["icmp_type"] == kind))
         answers.append(answer)
     return np.select(conditions, answers, by_first).astype(np.uint8)
-
-
-def _set_translated(
-    found: ProbeFlows, reports: Columns, directory: Directory, boot_offset: int
-) -> None:
-    """What clients and servers know each other by, where the node translates addresses.
-
-    Flows of one connection share what is said.
-    """
-    rows = ((reports["front_port"] | reports["masked_port"]) != 0).nonzero()[0]
-    known_as = reports[rows][list(TRANSLATION.names or ())].astype(TRANSLATION)
-    keys: list[bytes] = known_as.view(f"V{TRANSLATION.itemsize}").tolist()
-    times = reports["last_ns"][rows].astype(np.int64) + boot_offset
-    served = directory.at(np.ascontiguousarray(known_as["front"]), times).frontends.tolist()
-    protocols = found.flows.flow_class["l4"].tolist()
-    told: dict[tuple[bytes, int, int], dict[str, Any]] = {}
-    for index, row in enumerate(rows.tolist()):
-        key = keys[index], served[index], protocols[row]
-        fields = told.get(key)
-        if fields is None:
-            fields = told[key] = _translation(known_as[index], directory.frontends[key[1]], key[2])
-        odd = found.flows.extra.get(row)
-        if odd is not None:
-            fields = fields | {"extension": (*odd["extension"], *fields["extension"])}
-        found.flows.extra[row] = fields
-
-
-def _translation(known_as: Columns, frontends: Frontends, l4: int) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    told: list[tuple[str, str]] = []
-    side = "destination" if known_as["from_client"] else "source"
-    if port := int(known_as["front_port"]):
-        told.append(("front", _end_text(known_as["front"].tobytes(), port)))
-        service = frontends.at(l4, port)
-        if service is not None:
-            fields[f"{side}_service"] = service
-    if port := int(known_as["masked_port"]):
-        masked = known_as["masked"].tobytes()
-        told.append(("masked", _end_text(masked, port)))
-        if known_as["from_client"]:
-            fields["source_xlated"] = address_text(masked)
-    return fields | {"extension": tuple(told)}
-
-
-def _end_text(address: bytes, port: int) -> str:
-    text = address_text(address)
-    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
 
 
 def _set_extensions(found: ProbeFlows, reports: Columns) -> None:

@@ -1,6 +1,6 @@
 """Security identities where no Cilium gives them.
 
-Reserved ones have Cilium's numbers. A set of labels gets a number of the range that Cilium
+Reserved ones are in ``parsers.reserved``. A set of labels gets a number of the range that Cilium
 uses for pods of a cluster, computed from the labels alone: so every agent, and an agent that
 was started again, has the same number for the same labels. Two sets that would have the same
 one are told apart: the one heard of later gets the next of its numbers. No two sets have the
@@ -11,29 +11,8 @@ of which 1,000 identities have one in thirty clusters (n²/2 of 2²⁴).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from hashlib import blake2b
-from types import MappingProxyType
 from typing import Final
-
-HOST, WORLD, UNMANAGED, HEALTH, INIT, REMOTE_NODE, KUBE_APISERVER, INGRESS = range(1, 9)
-
-RESERVED: Final[Mapping[int, tuple[str, ...]]] = MappingProxyType(
-    {
-        0: ("reserved:unknown",),
-        HOST: ("reserved:host",),
-        WORLD: ("reserved:world",),
-        UNMANAGED: ("reserved:unmanaged",),
-        HEALTH: ("reserved:health",),
-        INIT: ("reserved:init",),
-        REMOTE_NODE: ("reserved:remote-node",),
-        KUBE_APISERVER: ("reserved:kube-apiserver", "reserved:remote-node"),
-        INGRESS: ("reserved:ingress",),
-        9: ("reserved:world-ipv4",),
-        10: ("reserved:world-ipv6",),
-    }
-)
-"""Labels of Cilium's reserved identities (Cilium 1.20, numeric identities)."""
 
 FIRST, LAST = 256, (1 << 24) - 1
 """The range of numbers that stand for labels of pods: scope 0, above the reserved ones."""

@@ -24,7 +24,6 @@ from bridge.kubernetes.endpoints import (
     slice_facts,
 )
 from bridge.kubernetes.frontends import SERVICE_NAME, ServiceFrontends
-from bridge.kubernetes.identities import UNMANAGED, WORLD
 from bridge.kubernetes.label_filter import LabelFilter
 from bridge.kubernetes.local import LocalEndpoints, NodePorts, Ports
 from bridge.kubernetes.nodes import NodeFacts, NodeNames
@@ -52,6 +51,7 @@ from parsers.directory import (
     LocalEndpoint,
     Owner,
 )
+from parsers.reserved import UNMANAGED, WORLD
 
 _WHAT_WE_MAY, _EVERYTHING = 1, 2
 _PIECE = 50  # entries worked out by one step: about 1 ms
@@ -192,8 +192,11 @@ class Names:
         more = self._surroundings.tell() or bool(self._waiting)
         if not more and self._told != self._synced:
             self._told = self._synced
-            for prefix in ("0.0.0.0/0", "::/0") if self._synced == _EVERYTHING else ():
-                self._directory.set_address(prefix, AddressRecord(WORLD))
+            others = AddressRecord(0, unknown=UNKNOWN_ADDRESS)
+            if self._synced == _EVERYTHING:
+                others = AddressRecord(WORLD)
+            for prefix in ("0.0.0.0/0", "::/0"):
+                self._directory.set_address(prefix, others)
             self._directory.synced = True
         return more
 

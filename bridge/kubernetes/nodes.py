@@ -19,10 +19,10 @@ from bridge.kubernetes.claims import (
     Claimant,
     Rank,
 )
-from bridge.kubernetes.identities import HEALTH, HOST, INGRESS, KUBE_APISERVER, REMOTE_NODE
 from bridge.kubernetes.objects import CiliumNode, EndpointSlice, Key, Node
 from bridge.kubernetes.pods import addresses_of
 from parsers.directory import NOT_IN_SCOPE, UNKNOWN_ADDRESS, AddressRecord, Directory
+from parsers.reserved import HEALTH, HOST, INGRESS, KUBE_APISERVER, REMOTE_NODE
 
 _PIECE = 500  # nodes told of at once: about 2 ms
 

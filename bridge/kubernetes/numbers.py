@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from bridge.kubernetes.endpoints import EndpointFacts, identity_labels, number_of
-from bridge.kubernetes.identities import KEPT_UNUSED, RESERVED, OwnIdentities
+from bridge.kubernetes.identities import KEPT_UNUSED, OwnIdentities
 from bridge.kubernetes.label_filter import LabelFilter
 from bridge.kubernetes.objects import CiliumIdentity, Key, Namespace
 from bridge.kubernetes.pods import PodFacts, texts_of
 from parsers.directory import Directory
+from parsers.reserved import RESERVED
 
 _OF_NAMESPACE = "io.cilium.k8s.namespace.labels."
 

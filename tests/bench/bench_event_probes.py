@@ -22,7 +22,7 @@ from native_probes.dns import DnsProbe, DnsSettings
 from native_probes.drops import DropProbe, DropSettings
 from native_probes.engine import LibbpfEngine, LoadedProbe
 from native_probes.family import Family, Place
-from native_probes.tcp import PROGRAMS, TcpSettings, tcp_probe
+from native_probes.tcp import TcpSettings, tcp_probe
 from native_probes.traffic import TrafficProbe, TrafficSettings
 from parsers.directory import Directory
 from parsers.ledger import Ledger
@@ -129,7 +129,7 @@ def main() -> None:
         quiet.close()
         tcp = tcp_probe(place, TcpSettings())
         told = gathered(tcp, "tcp", lambda: make_connections(namespace))
-        kernel = in_kernel(tcp.loaded, PROGRAMS[-1], lambda: make_connections(namespace))
+        kernel = in_kernel(tcp.loaded, "tcp_state_change", lambda: make_connections(namespace))
         row("change of a TCP state", kernel, to_flows("tcp", told))
         tcp.close()
         traffic = TrafficProbe(place.engine, TrafficSettings())

@@ -27,6 +27,7 @@ SKIPPED_THERE = {
 TESTS = (
     "test_traffic_counts_known_packets",
     "test_the_packet_behind_vlan_tags",
+    "test_a_vlans_packets",
     "test_fragments_of_a_large_datagram",
     "test_large_tcp_packets",
     "test_function_exits",

@@ -21,11 +21,18 @@ _numbers = itertools.count()
 _CLONE_NEWNET = 0x40000000
 
 
-def run(*command: str) -> str:
-    """The output of a command that must succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+def run(*command: str, given: str = "") -> str:
+    """The output of a command that must succeed; ``given`` is what it reads."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, input=given
+    )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
     return done.stdout
+
+
+def ip_lines(namespace: str, *lines: str) -> None:
+    """Many commands of ``ip`` by one process, as each costs a second in an emulated guest."""
+    run("ip", "-n", namespace, "-batch", "-", given="".join(f"{line}\n" for line in lines))
 
 
 @contextmanager
@@ -70,11 +77,14 @@ class Lab:
     def __post_init__(self) -> None:
         run("ip", "netns", "add", self.node)
         self.quiet(self.node)
-        self.ip("link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-        self.ip("addr", "add", "10.77.0.1/24", "dev", "br0")
-        self.ip("addr", "add", "fd77::1/64", "dev", "br0", "nodad")
-        self.ip("link", "set", "br0", "up")
-        self.ip("link", "set", "lo", "up")
+        ip_lines(
+            self.node,
+            "link add br0 type bridge mcast_snooping 0",
+            "addr add 10.77.0.1/24 dev br0",
+            "addr add fd77::1/64 dev br0 nodad",
+            "link set br0 up",
+            "link set lo up",
+        )
 
     @property
     def node(self) -> str:
@@ -109,39 +119,51 @@ class Lab:
         run("ip", "netns", "add", pod.namespace)
         self.pods.append(pod)
         self.quiet(pod.namespace)
-        self.ip(
-            "link",
-            "add",
-            pod.interface,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            pod.namespace,
-        )
+        veth = f"link add {pod.interface} type veth peer name eth0 netns {pod.namespace}"
+        self.ip(*veth.split())
         before_up(pod)
-        self.ip("link", "set", pod.interface, "master", "br0")
-        inner = ("ip", "-n", pod.namespace)
-        run(*inner, "addr", "add", f"{pod.ipv4}/24", "dev", "eth0")
-        run(*inner, "addr", "add", f"{pod.ipv6}/64", "dev", "eth0", "nodad")
-        run(*inner, "link", "set", "lo", "up")
-        run(*inner, "link", "set", "eth0", "up")
-        run(*inner, "route", "add", "default", "via", "10.77.0.1")
-        self.ip("link", "set", pod.interface, "up")
+        ip_lines(
+            pod.namespace,
+            f"addr add {pod.ipv4}/24 dev eth0",
+            f"addr add {pod.ipv6}/64 dev eth0 nodad",
+            "link set lo up",
+            "link set eth0 up",
+            "route add default via 10.77.0.1",
+        )
+        ip_lines(self.node, f"link set {pod.interface} master br0", f"link set {pod.interface} up")
         return pod
+
+    def add_uplink(self, name: str, number: int = 1) -> Pod:
+        """A namespace outside, to which a veth of the node leads; no route goes there yet.
+
+        The node has .1 of 10.88.``number``.0/24 and fd88:``number``::/64 there, the outside .2.
+        """
+        there = Pod(f"{self.prefix}u{number}", name, f"10.88.{number}.2", f"fd88:{number}::2")
+        run("ip", "netns", "add", there.namespace)
+        self.pods.append(there)
+        self.quiet(there.namespace)
+        self.ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns",
+                there.namespace)  # fmt: skip
+        for where, interface, last in ((self.node, name, 1), (there.namespace, "eth0", 2)):
+            for address in (f"10.88.{number}.{last}/24", f"fd88:{number}::{last}/64"):
+                run("ip", "-n", where, "addr", "add", address, "dev", interface)
+            run("ip", "-n", where, "link", "set", interface, "up")
+        return there
 
     def introduce(self, newcomer: Pod) -> None:
         """Let it and the other pods know each other's addresses, so that nothing is asked first."""
+        macs = {pod.namespace: self.mac(pod.namespace, "eth0") for pod in self.pods}
         for one in self.pods:
             for pod, other in ((newcomer, one), (one, newcomer)):
-                if pod is other:
-                    continue
-                mac = self.mac(other.namespace, "eth0")
-                for address in (other.ipv4, other.ipv6):
-                    run("ip", "-n", pod.namespace, "neigh", "replace", address, "lladdr", mac,
-                        "dev", "eth0", "nud", "permanent")  # fmt: skip
+                if pod is not other:
+                    ip_lines(
+                        pod.namespace,
+                        *(
+                            f"neigh replace {address} lladdr {macs[other.namespace]} dev eth0"
+                            " nud permanent"
+                            for address in (other.ipv4, other.ipv6)
+                        ),
+                    )
 
     def mac(self, namespace: str, interface: str) -> str:
         """The address of an interface."""

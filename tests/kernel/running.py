@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import trio
 
+from native_probes.engine import Engine
 from native_probes.interfaces import Coverage
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.tc import TcHooks
+from parsers.node_network import NodeNetwork
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_records import FLOW_REPORT
 from parsers.probe_traffic import _seen_first
@@ -39,6 +41,7 @@ class Running:
     source: ProbeSource
     log: Quiet
     batches: list[ProbeBatch] = field(default_factory=list)
+    networks: list[NodeNetwork] = field(default_factory=list)
 
     def traffic(self, *, first: bool = False, **wanted: int) -> Columns:
         """All reports so far with these values; with ``first``, those that give flows."""
@@ -75,7 +78,10 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    lab: Lab, settings: SourceSettings | None = None, hooks: TcHooks | None = None
+    lab: Lab,
+    settings: SourceSettings | None = None,
+    hooks: TcHooks | None = None,
+    engine: Engine | None = None,
 ) -> AsyncIterator[Running]:
     """Starts in the node, where the loop stays meanwhile.
 
@@ -83,7 +89,15 @@ async def running(
     """
     log = Quiet()
     batches: list[ProbeBatch] = []
-    source = ProbeSource(settings or SourceSettings(), batches.append, log, hooks=hooks)
+    networks: list[NodeNetwork] = []
+    source = ProbeSource(
+        settings or SourceSettings(),
+        batches.append,
+        log,
+        engine=engine,
+        hooks=hooks,
+        tell=networks.append,
+    )
 
     async def run(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         await source.run(task_status.started)
@@ -91,5 +105,5 @@ async def running(
     with inside(lab.node):
         async with trio.open_nursery() as nursery:
             await nursery.start(run)
-            yield Running(source, log, batches)
+            yield Running(source, log, batches, networks)
             nursery.cancel_scope.cancel()

@@ -186,6 +186,35 @@ def test_flows_and_drops_of_pods_are_seen_by_hubble_and_counted_by_metrics(
         ]  # fmt: skip
 
 
+def test_both_sides_of_a_plain_host_have_an_identity(lab: Lab, tmp_path: Path) -> None:
+    outside = lab.add_uplink("up1")
+    lab.ip("route", "add", "default", "via", outside.ipv4)
+    lab.ip("-6", "route", "add", "default", "via", outside.ipv6)
+    with agent(lab, tmp_path) as node:
+        until(lambda: node.has_said("source.changed", "probes"))
+        until(lambda: node.samples(10093, "ciliary_interfaces_covered") == 1)
+        for source, destination in (
+            (lab.node, outside.ipv4), (outside.namespace, "10.88.1.1"), (lab.node, outside.ipv6),
+        ):  # fmt: skip
+            send_udp(source, (destination, UDP_PORT), [100])
+
+        def told() -> list[dict[str, Any]]:
+            flows = node.observe("--last", "1000", "--protocol", "udp", "--type", "trace")
+            return flows if len(flows) >= 3 else []
+
+        host, world = (
+            {"identity": number, "labels": [f"reserved:{name}"]}
+            for number, name in ((1, "host"), (2, "world"))
+        )
+        for flow in until(told):
+            sent = flow["IP"]["source"] in {"10.88.1.1", "fd88:1::1"}
+            assert (flow["source"], flow["destination"]) == (
+                (host, world) if sent else (world, host)
+            )
+            assert flow["traffic_direction"] == ("EGRESS" if sent else "INGRESS")
+        assert not node.samples(10093, "ciliary_unnamed_sides_total")
+
+
 def test_names_and_connections_of_pods_are_seen_by_hubble_and_counted_by_metrics(
     lab: Lab, tmp_path: Path
 ) -> None:

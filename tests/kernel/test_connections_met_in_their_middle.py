@@ -4,7 +4,6 @@ import socket
 
 import pytest
 
-from parsers.directory import Directory
 from parsers.flow_batch import REPLY_FALSE, REPLY_TRUE
 from parsers.probe_traffic import traffic_flows
 from tests.kernel.covered import counting
@@ -29,7 +28,7 @@ def test_their_direction_is_told_by_their_ports(lab: Lab, *, client_speaks_first
         assert speakers[0].recv(6) == b"second"
         reports = pods.reports_now(ifindex=lab.ifindex(pod.interface), protocol=6)
     found = traffic_flows(
-        reports, frozenset(), frozenset(), frozenset({lab.ifindex(pod.interface)}), Directory(), 0
+        reports, frozenset(), frozenset(), frozenset({lab.ifindex(pod.interface)})
     )
     replies = found.flows.flow_class["is_reply"]
     assert {REPLY_FALSE} == set(replies[found.flows.destination_port == 8080])

@@ -45,7 +45,7 @@ async def test_drops_in_pods_are_told_by_their_own_node_alone(lab: Lab, other_la
     theirs = [other_lab.add_pod(), other_lab.add_pod()]
     families = {drops.NAME: partial(drops.DropProbe, settings=drops.DropSettings())}
     async with running(lab, SourceSettings(families=families)) as probes:
-        probe = probes.source._families[drops.NAME]
+        probe = probes.source._families._running[drops.NAME]
         late = lab.add_pod()
         assert isinstance(probe, drops.DropProbe)
         await probes.until(lambda: inode(late.namespace) in probe._namespaces._listed)

@@ -35,8 +35,9 @@ def batch(lab: Lab, lines: list[str]) -> None:
 
 def rooms(probes: Running) -> int:
     """Interfaces that have room in the kernel's table of them, times points."""
-    (traffic,) = [f for name, f in probes.source._families.items() if name == "traffic"]
-    return len(traffic._interfaces.read()[0])  # type: ignore[attr-defined]
+    traffic = probes.source._families.traffic
+    assert traffic is not None
+    return len(traffic._interfaces.read()[0])
 
 
 async def test_two_hundred_interfaces_leave_nothing_and_disturb_nobody(lab: Lab) -> None:

@@ -42,8 +42,8 @@ async def test_what_it_counts_meanwhile_is_booked(lab: Lab, hooks: GatedHooks) -
         hooks.gate.clear()
         first, second = (lab.ifindex(lab.add_pod().interface) for _ in range(2))
         # the kernel tells of it several times: it is there, it is a port, it is up
-        await probes.until(lambda: second in probes.source._links)
-        await probes.until(lambda: probes.source._links[second].master)
+        await probes.until(lambda: second in probes.source._interfaces._links)
+        await probes.until(lambda: probes.source._interfaces._links[second].master)
         send_udp(lab.pods[-1].namespace, (early.ipv4, 9999), [100] * 7)
         hooks.gate.set()
         await probes.covers(first, second)

@@ -17,6 +17,7 @@ from native_probes.tcp import TcpEvents, TcpSettings, tcp_probe
 from parsers.probe_tcp import TCP_RECORD, event_name
 from parsers.windows import Columns
 from tests.kernel.lab import Lab, Pod, inside, run
+from tests.kernel.netem import losing
 from tests.kernel.tracing import address, inode, ip, listening, namespaces, wait_for
 
 ACTIVE, PASSIVE = 1, 2
@@ -197,6 +198,30 @@ def test_retransmits_equal_what_the_socket_reports(
     assert expected == events["segments"].sum()
     assert {port} == set(events["local_port"])
     assert {address(target, family)} == {ip(event["remote_ip"]) for event in events}
+    assert told.lost == {}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_retransmits_under_netem_equal_what_the_socket_reports(
+    lab: Lab, pods: tuple[Pod, Pod], told: Told, family: int
+) -> None:
+    source, target = pods
+    lab.introduce(source)
+    with listening(target.namespace, address(target, family)) as server:
+        client, accepted = connect(source.namespace, server)
+        with client, accepted:
+            port = client.getsockname()[1]
+            with losing(source.namespace, 30):
+                while retransmitted(client) < 5:
+                    client.sendall(bytes(1000))
+                    assert 1000 == len(accepted.recv(1000, socket.MSG_WAITALL))
+            accepted.sendall(b"done")
+            client.recv(10)
+            expected = retransmitted(client)
+            client.close()
+            closed = told.the_one(source.namespace, "close", port)
+    events = told.of(source.namespace, "retransmit", port)
+    assert expected == closed["retransmitted"] == events["segments"].sum()
     assert told.lost == {}
 
 

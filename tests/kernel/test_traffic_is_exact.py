@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -22,6 +23,7 @@ from tests.kernel.covered import Counting, counting
 from tests.kernel.frames import ethernet, extension, ipv4, ipv6
 from tests.kernel.lab import Lab, inside, run
 from tests.kernel.senders import send_udp, started
+from tests.kernel.tracing import wait_for
 
 A4, B4, A6, B6 = "10.77.0.2", "10.77.0.3", "fd77::2", "fd77::3"
 NO_OPERATION = bytes([1] * 8)
@@ -134,6 +136,37 @@ def test_the_packet_behind_vlan_tags_is_found(
         frames.send_frames("eth0", [ethernet(*addresses, frames.IPV4, body, *tags)] * 4)
     wanted = {"source_port": 15, "destination_port": 16, "vlan": 5, "point": POINT_INGRESS}
     assert 4 == pods.reports(**wanted)["skbs"].sum()
+
+
+@pytest.mark.parametrize("tag_beside_the_packet", [True, False])
+def test_a_vlans_packets_lack_a_tag_that_came_inside_them(
+    pods: Counting, *, tag_beside_the_packet: bool
+) -> None:
+    lab, sender = pods.lab, pods.lab.pods[0]
+    offload = "on" if tag_beside_the_packet else "off"
+    run("ip", "netns", "exec", sender.namespace, "ethtool", "-K", "eth0", "txvlan", offload)
+    for place, below, own in ((sender.namespace, "eth0", 1), (lab.node, sender.interface, 2)):
+        device = ("ip", "-n", place, "link", "add", "link", below, "name", "tagged")
+        made = subprocess.run(
+            [*device, "type", "vlan", "id", "5"], capture_output=True, text=True, check=False
+        )
+        if "Unknown device type" in made.stderr or "not supported" in made.stderr:
+            pytest.skip("this kernel has no VLAN devices")
+        assert made.returncode == 0, made.stderr
+        run("ip", "-n", place, "addr", "add", f"10.88.5.{own}/24", "dev", "tagged")
+        run("ip", "-n", place, "link", "set", "tagged", "up")
+    send_udp(sender.namespace, ("10.88.5.2", 19), [100] * 5)
+    there = {"vlan": 5, "point": POINT_INGRESS, "ifindex": lab.ifindex(sender.interface)}
+    wait_for(lambda: 5 == pods.reports(**there, destination_port=19)["skbs"].sum())
+    if tag_beside_the_packet:
+        pods.equals_the_interface(sender)
+        return
+    counted = pods.reports(ifindex=lab.ifindex(sender.interface), point=POINT_INGRESS)
+    (shown,) = json.loads(lab.ip("-s", "-j", "link", "show", sender.interface))
+    received = shown["stats64"]["rx"]
+    assert received["packets"] == counted["skbs"].sum()
+    tagged = counted[counted["vlan"] == 5]["skbs"].sum()
+    assert received["bytes"] - counted["bytes"].sum() == 4 * tagged
 
 
 @pytest.mark.parametrize("destination", [B4, B6])

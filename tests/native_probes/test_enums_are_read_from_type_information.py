@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from native_probes.kernel_enums import enum_members, kernel_reasons
+from native_probes.kernel_enums import enum_members, kernel_reasons, traced_names
 
 
 class Btf:
@@ -90,9 +90,26 @@ def test_without_type_information_there_are_no_names(tmp_path: Path, content: by
     if content is not None:
         (tmp_path / "vmlinux").write_bytes(content)
     assert enum_members("skb_drop_reason", folder=tmp_path) == {}
-    assert kernel_reasons(tmp_path).name(7) == "NOT_SPECIFIED"
+    assert kernel_reasons(tmp_path, traced=tmp_path).name(7) == "NOT_SPECIFIED"
 
 
 def test_an_enum_that_is_not_there_is_empty(folder: Path) -> None:
     assert enum_members("nothing_of_that_name", folder=folder) == {}
     assert enum_members("skb_drop", folder=folder) == {}  # a struct's name
+
+
+def test_without_type_information_a_tracepoint_says_what_it_prints(tmp_path: Path) -> None:
+    event = tmp_path / "events" / "skb" / "kfree_skb"
+    event.mkdir(parents=True)
+    (event / "format").write_text(
+        "name: kfree_skb\n\tfield:enum skb_drop_reason reason;\toffset:36;\tsize:4;\n"
+        'print fmt: "location=%pS reason: %s %s", REC->location, __print_symbolic(REC->protocol, '
+        '{ 8, "IP" }), __print_symbolic(REC->reason, { 2, "NOT_SPECIFIED" }, { 3, "NO_SOCKET" })\n'
+    )
+    names = {2: "NOT_SPECIFIED", 3: "NO_SOCKET"}
+    assert names == traced_names("skb/kfree_skb", "reason", folder=tmp_path)
+    assert {8: "IP"} == traced_names("skb/kfree_skb", "protocol", folder=tmp_path)
+    assert {} == traced_names("skb/kfree_skb", "location", folder=tmp_path)
+    assert {} == traced_names("tcp/tcp_send_reset", "reason", folder=tmp_path)
+    reasons = kernel_reasons(tmp_path, traced=tmp_path)
+    assert reasons.numbers == {name: number for number, name in names.items()}

@@ -46,6 +46,19 @@ def test_packets_that_come_by_a_vlan_of_an_uplink_have_been_seen() -> None:
     assert {2, 3} == ways_in([vlan, uplink], [2])
 
 
+def test_the_number_of_an_interface_elsewhere_is_none_of_here() -> None:
+    uplink, ours = Link(2, "ens5"), Link(3, "eth0", kind="macvlan", lower=2, peer_namespace=0)
+    assert {2} == ways_in([ours, uplink], [2])
+
+
+def test_without_named_uplinks_a_default_route_makes_one_of_what_is_not_excluded() -> None:
+    eth0, loopback = Link(3, "eth0", kind="veth"), Link(1, "lo", is_loopback=True)
+    assert InterfacePatterns().may_be_uplink(eth0)
+    assert not InterfacePatterns().may_be_uplink(loopback)
+    assert not InterfacePatterns(uplinks=("ens*",)).may_be_uplink(eth0)
+    assert not InterfacePatterns(excluded=("eth*",)).may_be_uplink(eth0)
+
+
 def test_packets_that_come_out_of_a_tunnel_have_not() -> None:
     uplink, tunnel = Link(2, "ens5"), Link(3, "flannel.1", kind="vxlan", lower=2)
     assert {2} == ways_in([tunnel, uplink], [2])

@@ -31,7 +31,7 @@ def test_type_information_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None
     assert "type information" in found.why
     assert "5.8" == found.minimum_kernel
     assert "bcc" in found.remedy
-    assert "bcc" not in complaint(ProbeSpec("drops")).remedy  # which has no such source
+    assert "bcc" not in complaint(ProbeSpec("sockets")).remedy  # which has no such source
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EACCES])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parsers.details import Detail, DetailTable, DropSite, Service
+from parsers.details import Detail, DetailTable, DropSite, Extensions, Service
 
 SITE, SERVICE = Detail(drop_site=DropSite("bpf_lxc.c", 7)), Detail(source_service=Service("a", "b"))
 
@@ -44,3 +44,26 @@ def test_reclaim_frees_what_is_not_in_use() -> None:
     assert table.intern(Detail(ip_trace_id=1)) == freed
     assert table.intern(SERVICE) not in (freed, kept)
     assert (len(table), table.end) == (4, 4)
+
+
+def test_extensions_that_are_kept_together_are_read_one_by_one() -> None:
+    table = DetailTable()
+    given_back = [table.add(SERVICE), table.add(SERVICE)]
+    kept = table.add(SITE)
+    table.reclaim(np.arange(table.end) == kept)
+    records = np.array([(3,), (5,), (7,)], dtype=[("rtt_us", "<u4")])
+    extensions = Extensions(records, lambda record: (("rtt_us", float(record["rtt_us"])),))
+    before = table.nbytes
+    rows = table.add_extensions(extensions, np.array([0, 2, 1]))
+    assert set(given_back) < set(rows.tolist())  # rows that are free come first
+    assert [table[row].extension for row in rows] == [
+        (("rtt_us", 3.0),),
+        (("rtt_us", 7.0),),
+        (("rtt_us", 5.0),),
+    ]
+    assert table.record(int(rows[0])) is None
+    assert table.nbytes > before
+    assert table.reclaim(np.arange(table.end) == kept) == 3
+    assert (table.nbytes, table[kept]) == (before, SITE)
+    again = table.add_extensions(extensions, np.array([1]))
+    assert table[int(again[0])].extension == (("rtt_us", 5.0),)

@@ -25,6 +25,7 @@ from parsers.ledger import Ledger
 from parsers.pipeline import MonitorPipeline, new_tables
 from parsers.probe_batch import ProbeBatch
 from parsers.probe_dns import DNS_RECORD, MOST_STREAMS, DnsWatcher
+from parsers.probe_dns_records import MOST_REMEMBERED
 from parsers.probe_pipeline import ProbePipeline
 from parsers.probe_records import POINT_EGRESS, POINT_INGRESS
 from parsers.windows import Columns
@@ -317,3 +318,29 @@ def test_storms_take_bounded_memory() -> None:
     storm["protocol"], storm["tcp_flags"] = 6, SYN
     watcher.flows(storm[: 2 * MOST_STREAMS], covered, covered, 0)
     assert watcher.statistics()["dns_streams"] == MOST_STREAMS
+
+
+def test_what_was_read_before_is_told_as_if_it_was_read_again(parser: Parser) -> None:
+    asked = [query(number=number) for number in (1, 2)]
+    forth = (CLIENT, 40000), (SERVER, 53)
+    back: dict[str, Any] = {"point": POINT_EGRESS}
+    flows = parser.flows(
+        packet(*forth, asked[0].to_wire(), 1 * SECOND),
+        packet(*forth[::-1], answer(asked[0], "192.0.2.7"), 1 * SECOND + 5, **back),
+        packet(*forth, asked[1].to_wire(), 2 * SECOND),
+        packet(*forth[::-1], answer(asked[1], "192.0.2.7"), 2 * SECOND + 9, **back),
+        packet(*forth, asked[1].to_wire()[:20], 3 * SECOND),  # is no message
+        packet(*forth, asked[1].to_wire()[:20], 3 * SECOND, length=33),  # is cut off
+    )
+    assert [flow.l7.latency_ns for flow in flows] == [0, 5, 0, 9]
+    assert flows[0].l7.dns == flows[2].l7.dns
+    assert flows[1].l7.dns == flows[3].l7.dns
+
+
+def test_a_storm_of_different_messages_takes_bounded_memory() -> None:
+    watcher = DnsWatcher()
+    covered = frozenset({CLIENT_VETH})
+    for number in range(MOST_REMEMBERED + 10):
+        asked = query(f"a{number}.test").to_wire()
+        watcher.flows(packet((CLIENT, 40000), (SERVER, 53), asked, number), covered, covered, 0)
+    assert 0 < watcher.statistics()["dns_messages"] <= MOST_REMEMBERED

@@ -23,6 +23,8 @@ from parsers.probe_drops import (
     HAS_VLAN,
     HOOKS,
     IS_FRAGMENT,
+    OF_CHAIN,
+    OF_TABLE,
     VERDICT_RECORD,
     symbol_name,
 )
@@ -139,6 +141,20 @@ def test_the_kernels_own_words_go_with_the_flow(parser: Parser) -> None:
     }
 
 
+def test_a_kernel_without_reasons_is_told_by_its_hook(parser: Parser) -> None:
+    before_5_17 = KernelReasons({})
+    hooked, bare = parser.own_words(
+        drop(reason=0, hook=HOOKS.index("INPUT"), symbol=b"nf_hook_slow"),
+        drop(reason=0, symbol=b"udp_rcv"),
+        names=before_5_17,
+    )
+    assert (hooked["drop_reason"], bare["drop_reason"]) == ("NETFILTER_DROP", "NOT_SPECIFIED")
+    flow, _ = parser.flows(
+        drop(reason=0, hook=HOOKS.index("INPUT")), drop(reason=0), names=before_5_17
+    )
+    assert flow.drop_reason_desc == flow_pb2.POLICY_DENIED
+
+
 def test_a_verdict_names_the_chain_of_its_drop_and_of_no_other(parser: Parser) -> None:
     verdicts = np.zeros(3, VERDICT_RECORD)
     verdicts["time_ns"] = [1_000_500, 1_002_500, 900_000_000]
@@ -154,6 +170,28 @@ def test_a_verdict_names_the_chain_of_its_drop_and_of_no_other(parser: Parser) -
     chains = [word.get("netfilter_chain") for word in words]
     assert chains == ["INPUT", None, "FORWARD", None]
     assert words[0]["netfilter_table"] == "filter"
+
+
+def test_verdicts_of_one_time_are_told_together_as_one_called_the_other(parser: Parser) -> None:
+    verdicts = np.zeros(3, VERDICT_RECORD)
+    verdicts["time_ns"] = [1_000_500, 1_000_500, 1_000_900]
+    verdicts["packet"] = 0xF00
+    verdicts["function"] = [OF_CHAIN, 2, 4]
+    verdicts["table"][0], verdicts["chain"][0] = b"nat", b"hide"
+    (words,) = parser.own_words(drop(time_ns=1_000_600, reason=12, packet=0xF00), verdicts=verdicts)
+    assert words["netfilter_function"] == "nf_nat_inet_fn"
+    assert (words["netfilter_table"], words["netfilter_chain"]) == ("nat", "hide")
+
+
+def test_a_table_of_iptables_legacy_has_the_chain_of_the_hook(parser: Parser) -> None:
+    verdicts = np.zeros(1, VERDICT_RECORD)
+    verdicts["time_ns"], verdicts["packet"] = 1_000_500, 0xF00
+    verdicts["function"], verdicts["table"] = OF_TABLE, b"mangle"
+    (words,) = parser.own_words(
+        drop(time_ns=1_000_600, reason=12, packet=0xF00, hook=HOOKS.index("FORWARD")),
+        verdicts=verdicts,
+    )
+    assert (words["netfilter_table"], words["netfilter_chain"]) == ("mangle", "FORWARD")
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def shown(*events: Columns) -> list[flow_pb2.Flow]:
 
 def words(record: Columns, reasons: dict[int, str] | None = None) -> dict[str, Any]:
     """The flow's extension."""
-    return dict(tcp_flows(record, reasons or {}).flows.extra[0]["extension"])
+    ((_, extensions),) = tcp_flows(record, reasons or {}).flows.extensions
+    return dict(extensions[0])
 
 
 def test_a_retransmit_is_traced_and_comes_from_who_sent_it() -> None:

@@ -19,6 +19,7 @@ from parsers.details import Service
 from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory, Frontends
 from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION, L4_TCP, L4_UDP
+from parsers.node_network import NodeNetwork
 from tests.bridge.kubernetes.times import SECOND, text_of
 
 NOW = 1_790_000_000 * SECOND
@@ -193,6 +194,22 @@ def test_nodes_servers_and_the_world_are_reserved_identities() -> None:
         "2001:db8::1": ("reserved:world",),
     }
     assert {address: cluster.entity(address).labels for address in shown} == shown
+
+
+def test_addresses_of_the_node_that_no_object_has_are_the_host() -> None:
+    cluster = Cluster()
+    cluster.pod("web-1", "10.0.0.7", spec={"nodeName": "node-a"})
+    cluster.directory.set_node_network(
+        NodeNetwork(
+            frozenset(map(packed, ("10.0.0.1", "10.0.0.7", "169.254.20.10"))),
+            frozenset({(packed("172.17.0.0"), 112)}),
+        )
+    )
+    assert cluster.entity("10.0.0.1").labels == ("reserved:host",)  # a bridge's, among pods
+    assert cluster.entity("169.254.20.10").labels == ("reserved:host",)
+    assert cluster.entity("10.0.0.7").pod_name == "web-1"
+    assert cluster.directory.reason(packed("10.0.0.8"), NOW) == UNKNOWN_ADDRESS
+    assert cluster.entity("172.17.0.2").labels == ("reserved:world",)  # as without it
 
 
 def owned(kind: str, name: str, **labels: str) -> dict[str, Any]:
@@ -478,6 +495,8 @@ def test_who_is_near_a_pod_is_unknown_and_not_the_world() -> None:
 
 def test_what_may_be_of_a_kind_that_we_may_not_list_is_unknown_and_not_the_world() -> None:
     cluster = Cluster(everything=False)
+    # Nor does the node's network know better: another node may be behind an uplink.
+    cluster.directory.set_node_network(NodeNetwork(frozenset(), frozenset()))
     cluster.pod("web-1", "10.0.0.1")
     assert "web-1" == cluster.entity("10.0.0.1").pod_name
     assert UNKNOWN_ADDRESS == cluster.directory.reason(packed("198.51.100.1"), NOW)

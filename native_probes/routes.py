@@ -1,0 +1,128 @@
+"""Addresses and routes of this thread's network namespace, and that they changed.
+
+Formats are those of rtnetlink(7) and the kernel's ``include/uapi/linux/rtnetlink.h`` and
+``if_addr.h``. News are not read, but asked anew: the kernel does not tell of every IPv4 route
+that goes with its interface.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from native_probes.rtnetlink import attributes, dump, open_route_socket
+from parsers.addresses import MAPPED
+from parsers.node_network import NodeNetwork
+
+_GET_ADDRESS, _GET_ROUTE = 22, 26
+_GROUPS = 0x10 | 0x100 | 0x40 | 0x400  # RTMGRP_ of addresses and routes, of IPv4 and IPv6 each
+
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 1, 4, 5, 9, 18
+_UNICAST = 1  # RTN_UNICAST
+
+MOST_ROUTES = 4096
+"""Of a family; a router that knows the whole internet has a million."""
+
+_TO_ANYWHERE = 3
+"""Bits of a default route at most: VPNs have two halves of everything, and some have 2000::/3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A unicast route of any table. ``length``: bits of ``destination`` (16 bytes) that count."""
+
+    destination: bytes
+    length: int
+    interfaces: tuple[int, ...]
+    has_gateway: bool
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it leads to anywhere."""
+        family_bits = 96 if self.destination.startswith(MAPPED) else 0
+        return self.length - family_bits <= _TO_ANYWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """The node's own addresses (16 bytes each), and its routes."""
+
+    addresses: frozenset[bytes]
+    routes: tuple[Route, ...]
+
+    def default_interfaces(self) -> frozenset[int]:
+        """The interfaces by which the node reaches anywhere."""
+        return frozenset(i for r in self.routes if r.is_default for i in r.interfaces)
+
+    def network(self, uplinks: Collection[int]) -> NodeNetwork:
+        """What that tells of addresses; ``uplinks`` beside the interfaces of default routes.
+
+        Neighbours at an uplink are the world, but what is behind one of them is there for a
+        reason: most often it is another node with its pods.
+        """
+        outside = {*uplinks, *self.default_interfaces()}
+        near = (
+            (route.destination, route.length)
+            for route in self.routes
+            if not route.is_default
+            and (route.has_gateway or not outside.issuperset(route.interfaces))
+        )
+        return NodeNetwork(self.addresses, frozenset(near))
+
+
+def open_routing_socket() -> socket.socket:
+    """A socket that hears something whenever addresses or routes change, or ENOBUFS."""
+    listening = open_route_socket()
+    listening.bind((0, _GROUPS))
+    return listening
+
+
+def read_routing() -> Routing:
+    """As of now. Raises ``OSError``."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    question = struct.pack("=BBBBI", socket.AF_UNSPEC, 0, 0, 0, 0)
+    addresses = (_address(body) for body in dump(_GET_ADDRESS, question) if body[0] in families)
+    routes = (
+        route
+        for family in families
+        for body in dump(_GET_ROUTE, struct.pack("=BBBBBBBBI", family, *bytes(7), 0), MOST_ROUTES)
+        if body[7] == _UNICAST and (route := _route(body)) is not None
+    )
+    return Routing(frozenset(filter(None, addresses)), tuple(routes))
+
+
+def _address(body: bytes) -> bytes:
+    of = attributes(body[8:])
+    return _sixteen(of.get(_IFA_LOCAL) or of.get(_IFA_ADDRESS, b""))
+
+
+def _route(body: bytes) -> Route | None:
+    family, length = body[0], body[1]
+    of = attributes(body[12:])
+    interfaces = [int.from_bytes(of[_RTA_OIF], "little")] if _RTA_OIF in of else []
+    has_gateway = _RTA_GATEWAY in of or _RTA_VIA in of
+    if hops := of.get(_RTA_MULTIPATH):
+        told = list(_hops(hops))
+        interfaces += [ifindex for ifindex, _ in told]
+        has_gateway |= any(_RTA_GATEWAY in hop or _RTA_VIA in hop for _, hop in told)
+    if not interfaces:
+        return None
+    v4 = family == socket.AF_INET
+    destination = _sixteen(of.get(_RTA_DST, bytes(4 if v4 else 16)))
+    return Route(destination, length + (96 if v4 else 0), tuple(interfaces), has_gateway)
+
+
+def _hops(data: bytes) -> Iterable[tuple[int, dict[int, bytes]]]:
+    """Interface and attributes of each ``struct rtnexthop``."""
+    at = 0
+    while at + 8 <= len(data):
+        length, ifindex = struct.unpack_from("=HxxI", data, at)
+        yield ifindex, attributes(data[at + 8 : at + length])
+        at += max(8, (length + 3) & ~3)
+
+
+def _sixteen(value: bytes) -> bytes:
+    return MAPPED + value if len(value) == 4 else value
