@@ -235,7 +235,7 @@ class Steps(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self.taken: list[float] = []
-        self._began = 0.0
+        self._began = time.thread_time()  # the step that makes us has no other beginning
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._began = time.thread_time()
