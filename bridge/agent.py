@@ -116,7 +116,7 @@ class Agent:
         self.path = FlowPath(
             pipeline, self.metrics, self.observer.publish, watch=self._watch_batch, clock=rising
         )
-        self.path.followers.append(self._note_departures)
+        self.path.followers.append(self._note_agent_events)
         self.path.followers.append(lambda parsed: unnamed.count(parsed.flows))
         self.switch = SourceSwitch(config.source, self.path, log)
         self.probes = Probes(
@@ -135,6 +135,8 @@ class Agent:
             on_connect=self._on_connect,
             on_end=self.switch.disconnected,
         )
+        api = config.cilium.api
+        self.cilium_api = CiliumApi(api, self._directory) if api is not None else None
         self.naming = self._naming(rising)
         self.kubernetes = self._kubernetes_source(rising)
         self.supervisor = Supervisor(log)
@@ -187,8 +189,8 @@ class Agent:
                 yield "names", self.naming.keep
         elif not self._directory.synced:
             yield "identity", self._learn
-        if (socket_path := config.cilium.api) is not None:
-            yield "cilium api", CiliumApi(socket_path, self._directory).run
+        if (api := self.cilium_api) is not None:
+            yield "cilium api", api.run
         services = services_of(self.observer, self.peers, version=__version__)
         yield "hubble", hubble_part(services, config.hubble, self.supervisor)
         if (file := config.metrics.hubble.dynamic) is not None:
@@ -272,7 +274,8 @@ class Agent:
                 config, here, move=self._move_to, peers=self.peers, departed=self._departed
             ),
         )
-        naming = Naming(names, self._directory, self.history, clock)
+        dns_names = round(config.identity.dns_names * 1e9)
+        naming = Naming(names, self._directory, self.history, clock, dns_names=dns_names)
         answered = AnsweredNames(self._directory)
         self.path.followers.append(lambda parsed: answered.learn(parsed.flows))
         self.registry.register(CorrectedFlows(naming.corrected))
@@ -331,9 +334,11 @@ class Agent:
                         remedy="count it under fewer labels, or raise metrics.hubble.series",
                     )
 
-    def _note_departures(self, parsed: ParsedBatch) -> None:
+    def _note_agent_events(self, parsed: ParsedBatch) -> None:
         for record in parsed.agent_events:
             self._departed.observe(record, trio.current_time())
+            if self.cilium_api is not None:
+                self.cilium_api.observe(record.event)
 
     def _hubble_families(self) -> tuple[Writable, ...]:
         self.metrics.fold()

@@ -164,7 +164,8 @@ class Cilium(_Section):
     api: Path | None = Field(
         default=None,
         description="The agent's own socket, such as /var/run/cilium/cilium.sock, to ask for "
-        "identities of prefixes and for cgroups; null for not to ask. It would take orders, too.",
+        "identities of prefixes, cgroups, and rules behind verdicts; null for not to ask. It would "
+        "take orders, too; we send GET alone.",
     )
     release: Annotated[str, AfterValidator(_checked_release)] | None = Field(
         default=None,
@@ -329,6 +330,11 @@ class Identity(_Section):
         "It may come later.",
     )
     kubernetes: Kubernetes = Kubernetes()
+    dns_names: Annotated[float, Field(ge=1)] = Field(
+        default=3600.0,
+        description="Seconds that an address outside has a name after a DNS answer told it, "
+        "however short its time to live, as connections last longer.",
+    )
 
     @model_validator(mode="after")
     def _names_come_from_one_place(self) -> Identity:

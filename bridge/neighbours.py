@@ -7,7 +7,7 @@ their series with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import trio
@@ -39,7 +39,8 @@ class Neighbours:
         self._move = move
         self._peers = peers
         self._departed = departed
-        self._others: dict[str, tuple[NodeFacts, Peer]] = {}  # made once, as there may be thousands
+        self._local: LocalNode | None = None
+        self._others: dict[str, Peer] = {}
 
     def arrived(self, namespace: str, name: str) -> None:
         """See ``NamesListener``."""
@@ -49,19 +50,17 @@ class Neighbours:
         """See ``NamesListener``."""
         self._departed.depart(namespace, name, trio.current_time())
 
-    def nodes(self, nodes: Sequence[NodeFacts]) -> None:
+    def nodes(self, changed: Mapping[str, NodeFacts | None]) -> None:
         """See ``NamesListener``."""
-        own = next((facts for facts in nodes if facts.name == self._node), None)
-        node = self._move(_as_told(own))
-        before, self._others = self._others, {}
-        for facts in nodes:
-            if facts is not own:
-                told = before.get(facts.name)
-                if told is None or told[0] is not facts:
-                    told = facts, self._peer(facts, node.cluster)
-                self._others[facts.name] = told
-        others = (peer for _, peer in self._others.values() if peer.address)
-        self._peers.replace([Peer.of(node), *others])
+        if self._local is None or self._node in changed:
+            self._local = self._move(_as_told(changed.get(self._node)))
+        for name, facts in changed.items():
+            if facts is None:
+                self._others.pop(name, None)
+            elif name != self._node:
+                self._others[name] = self._peer(facts, self._local.cluster)
+        others = (peer for peer in self._others.values() if peer.address)
+        self._peers.replace([Peer.of(self._local), *others])
 
     def _peer(self, facts: NodeFacts, cluster: str) -> Peer:
         name = "/".join(filter(None, (cluster, facts.name)))

@@ -1,10 +1,10 @@
 """Numbers for addresses over time, asked for a batch at a time.
 
 Strategy: what an address has now stands in columns, beside an ``InternTable`` of the
-addresses: a number and since when, for each of a few *layers* (the owner, the services).
-Most addresses never had another number, and most events come after the last change, so nearly
-all are answered by a handful of numpy passes. An address that changed hands has a ``Timeline``
-as well, which the few earlier events ask.
+addresses, in which those of IPv4 are found by ``Ipv4Rows``: a number and since when, for each of
+a few *layers* (the owner, the services). Most addresses never had another number, and most
+events come after the last change, so nearly all are answered by a handful of numpy passes. An
+address that changed hands has a ``Timeline`` as well, which the few earlier events ask.
 
 A change that is heard of late goes to its place in time. Nothing is forgotten by itself:
 ``forget`` drops what no event after a given time can need, a bounded piece at a time.
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from parsers.flow_batch import I64, U32
 from parsers.intern import InternTable, lengthened
+from parsers.ipv4_rows import Ipv4Rows
 from parsers.timeline import EVER, FOREVER, Timeline
 
 ADDRESS = np.dtype("V16")
@@ -92,10 +93,11 @@ class _Layer:
 class AddressTable:
     """Numbers from 1 on; 0 is none. Times are ns. Row 0 is IPv6's ``::``, which has none."""
 
-    __slots__ = ("_changes", "_layers", "_rows")
+    __slots__ = ("_changes", "_layers", "_rows", "_rows_v4")
 
     def __init__(self, layers: int = 1) -> None:
         self._rows = InternTable(ADDRESS)
+        self._rows_v4 = Ipv4Rows()
         self._layers = [_Layer(self._rows.capacity) for _ in range(layers)]
         self._changes: deque[tuple[int, int]] = deque()  # time and row of each further change
 
@@ -108,7 +110,7 @@ class AddressTable:
         timelines = [t for layer in self._layers for t in layer.timelines.values()]
         columns = len(self._layers) * 12 * len(self._rows)
         changes = 100 * len(self._changes) + sum(_TIMELINE_BYTES + 80 * len(t) for t in timelines)
-        return self._rows.nbytes() + columns + changes
+        return self._rows.nbytes() + self._rows_v4.nbytes() + columns + changes
 
     def set(
         self, address: bytes, number: int, since: int, layer: int = 0, *, lasting: bool = False
@@ -125,6 +127,8 @@ class AddressTable:
         """As ``set``, of addresses, numbers and times, one after the other."""
         packed = b"".join([address for address, _, _ in changes])
         rows, made = self._rows.lookup(np.frombuffer(packed, dtype=ADDRESS))
+        if len(made):
+            self._rows_v4.put(self._rows.rows[made], made)
         capacity = self._rows.capacity
         for each in self._layers:
             if capacity > len(each.numbers):
@@ -142,7 +146,10 @@ class AddressTable:
 
     def rows_of(self, addresses: Addresses) -> U32:
         """The rows of addresses (uint32), 0 for those that are not there."""
-        return self._rows.find(addresses)
+        rows, is_v4 = self._rows_v4.find(addresses)
+        if not is_v4.all():
+            rows[~is_v4] = self._rows.find(addresses[~is_v4])
+        return rows
 
     def at(self, rows: U32, time: I64, layer: int = 0) -> Held:
         """What the addresses of ``rows`` had at ``time`` (same length)."""
@@ -179,7 +186,9 @@ class AddressTable:
                 gone.append(row)
         rows = np.unique(np.array(gone, dtype=np.uint32))
         # A row with several changes may have gone with one that was looked at before.
-        self._rows.free(rows[self._rows.is_live(0, self._rows.end)[rows]])
+        rows = rows[self._rows.is_live(0, self._rows.end)[rows]]
+        self._rows_v4.put(self._rows.rows[rows], np.zeros(len(rows), dtype=np.uint32))
+        self._rows.free(rows)
         return looked
 
 

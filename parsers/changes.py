@@ -15,37 +15,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsers.address_table import ADDRESS, BUCKETS, buckets_of
+from parsers.prefixes import Prefix
 from parsers.timeline import FOREVER
 
-_REMEMBERED = 1 << 10  # identities; when more change at once, all is void
+_REMEMBERED = 1 << 10  # identities, and prefixes; when more change at once, all is void
 
 
 @dataclass(frozen=True, slots=True)
 class Voided:
-    """What is void: all answers, or those of addresses in ``buckets`` (bool, by bucket) and
-    of entities with one of ``identities``. ``past``: all answers that were ever given.
+    """What is void: all answers, or those of addresses in ``buckets`` (bool, by bucket) or in
+    ``prefixes``, and of entities with one of ``identities``. ``past``: all answers that were
+    ever given.
     """
 
     everything: bool
     past: bool
     buckets: NDArray[np.bool_]
     identities: tuple[int, ...]
+    prefixes: tuple[Prefix, ...]
 
 
 class Changes:
     """``count`` rises with each change."""
 
-    __slots__ = ("_buckets", "_everything", "_identities", "_late", "_past", "count")
+    __slots__ = (
+        "_buckets", "_everything", "_identities", "_late", "_past", "_prefixes", "count",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.count = 0
         self._buckets = np.zeros(BUCKETS, dtype=np.uint64)  # count at the last change
         self._identities: deque[tuple[int, int]] = deque()
+        self._prefixes: deque[tuple[int, Prefix]] = deque()
         self._everything = self._past = 0
         self._late: dict[bytes, int] = {}
 
     def addresses(self, changed: Sequence[tuple[bytes, int]]) -> None:
         """Addresses have other owners, or services, each since a time (ns)."""
+        if not changed:
+            return
         self.count += 1
         packed = b"".join([address for address, _ in changed])
         self._buckets[buckets_of(np.frombuffer(packed, dtype=ADDRESS))] = self.count
@@ -59,7 +67,14 @@ class Changes:
         self.count += 1
         self._identities.append((self.count, number))
         if len(self._identities) > _REMEMBERED:
-            self._everything, _ = self._identities.popleft()
+            self._everything = max(self._everything, self._identities.popleft()[0])
+
+    def prefix(self, prefix: Prefix) -> None:
+        """Whoever has no name of its own in a prefix is somebody else."""
+        self.count += 1
+        self._prefixes.append((self.count, prefix))
+        if len(self._prefixes) > _REMEMBERED:
+            self._everything = max(self._everything, self._prefixes.popleft()[0])
 
     def everything(self, *, past: bool = False) -> None:
         """Any answer may be another one now; ``past``: as it should have been before."""
@@ -75,6 +90,7 @@ class Changes:
             self._past > seen,
             self._buckets > seen,
             tuple(number for at, number in self._identities if at > seen),
+            tuple(prefix for at, prefix in self._prefixes if at > seen),
         )
 
     def take_late(self) -> dict[bytes, int]:

@@ -17,6 +17,7 @@ from parsers.entities import Entities, Entity
 from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U32
 from parsers.intern import InternTable, Keys, lengthened
 from parsers.object_table import ObjectTable
+from parsers.prefixes import within
 from parsers.timeline import EVER, FOREVER
 
 if TYPE_CHECKING:
@@ -170,6 +171,10 @@ class Conversations:
             rows[some] = self.lookup(np.concatenate([*named.values()]), time[some], directory)
         return rows
 
+    def keys_of(self, rows: U32) -> Keys:
+        """Copies of the keys by which rows were looked up."""
+        return self.rows[self._first[rows]]
+
     def lookup_again(self, rows: U32, time: I64, directory: Directory) -> U32:
         """The rows that ``lookup`` would give now for the keys of ``rows``."""
         return self._at(self._first[rows], time, directory)
@@ -213,6 +218,9 @@ class Conversations:
         if self.has_identity(voided.identities):
             relabelled = np.isin(self.entities.identity, voided.identities)
             void |= relabelled[self._answers[rows, :2]].view(np.uint16).ravel() != 0
+        if voided.prefixes:
+            addresses = _words(self.rows[rows], ADDRESS)[:, _ADDRESSES]
+            void |= within(addresses, voided.prefixes).any(axis=1)
         return void
 
     def _entity_identity(self, row: int, side: int) -> int:

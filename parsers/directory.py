@@ -16,8 +16,7 @@ Who keeps answers asks ``changes`` which have become void.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_network
@@ -33,9 +32,11 @@ from parsers.details import Service
 from parsers.entities import Entity, Workload
 from parsers.flow_batch import I64, U32
 from parsers.host_ports import HostPorts
+from parsers.looked_up_names import LookedUpNames
 from parsers.node_network import NodeNetwork, changed_addresses
 from parsers.object_table import ObjectTable
-from parsers.policies import PolicyMap
+from parsers.policies import PolicyMap, PolicyRules
+from parsers.prefixes import Prefix
 from parsers.reserved import HOST, RESERVED, WORLD
 from parsers.timeline import EVER, FOREVER, Timeline
 
@@ -49,7 +50,6 @@ REASONS = ("known", "not_synced", "unknown_address", "expired", "not_in_scope")
 
 _LOCAL_SCOPE = 0x01000000  # identities of CIDRs and FQDNs, valid on this node only
 _SCOPE_MASK = 0xFF000000
-_NAMED, _NAMES = 1 << 14, 8  # addresses with DNS names, and names of each
 _OWNER, _FRONTENDS = 0, 1  # layers of the table
 _WHOLE_WORLD = (0, 96)  # lengths of ::/0 and 0.0.0.0/0
 
@@ -86,9 +86,15 @@ Owner: TypeAlias = LocalEndpoint | AddressRecord
 
 @dataclass(frozen=True, slots=True)
 class Frontends:
-    """The services at an address, by port and whatever the protocol."""
+    """The services at an address, by ports as ``HostPorts`` has them, with their protocols, and by
+    ports whatever the protocol.
+    """
 
     by_port: Mapping[int, Service]
+
+    def at(self, l4: int, port: int) -> Service | None:
+        """The service at a port of a protocol (``L4_*``), or else at the port of another one."""
+        return self.by_port.get(l4 << 16 | port) or self.by_port.get(port)
 
 
 class Answers(NamedTuple):
@@ -121,15 +127,15 @@ class Directory:
         self.host_ports = HostPorts()
         self._addresses = AddressTable(layers=2)
         self._endpoint_by_id: dict[int, Timeline[LocalEndpoint]] = {}
+        self._policies: dict[int, PolicyRules] = {}
         self._prefixes: dict[int, dict[int, int]] = {}  # owners by length and leading bits
         self._prefix_lengths: list[int] = []
         self._identities: dict[int, tuple[str, ...]] = {}
-        self._names: OrderedDict[tuple[int, bytes], tuple[str, ...]] = OrderedDict()
+        self._names = LookedUpNames()
         self._links: dict[int, str] = {}
         self._cgroups: dict[int, tuple[bytes, ...]] = {}
         self._network: NodeNetwork | None = None
         self._reserved: dict[int, int] = {}  # owners by the identities that a network tells
-        self.named_addresses: Counter[bytes] = Counter()
 
     @property
     def synced(self) -> bool:
@@ -140,6 +146,11 @@ class Directory:
     def synced(self, value: bool) -> None:
         self._synced = value
         self.changes.everything(past=True)
+
+    @property
+    def named_addresses(self) -> Collection[bytes]:
+        """Addresses that some local endpoint looked up."""
+        return self._names.addresses
 
     # Filling
 
@@ -153,10 +164,14 @@ class Directory:
         number = endpoint.id if endpoint is not None else endpoint_id
         if number is not None:
             by_id = self._endpoint_by_id.setdefault(number, Timeline())
-            known = (endpoint, *by_id.values())
-            if any(each is not None and each.policy is not None for each in known):
+            known = [each for each in by_id.values() if each is not None]
+            told = known if endpoint is None else [*known, endpoint]
+            if any(each.policy is not None for each in told):
                 self.generation += 1
             by_id.set(endpoint, since)
+            if endpoint is not None and known and not _same_pod(endpoint, known[-1]):
+                gone = self._names.forget_endpoint(number)
+                self.changes.addresses([(address, since or EVER) for address in gone])
 
     def set_address(self, prefix: str, record: AddressRecord | None, *, since: int = 0) -> None:
         """From ``since`` on ``prefix`` (CIDR text) is ``record`` (None: unknown).
@@ -177,34 +192,39 @@ class Directory:
         else:
             table[key] = self.owners.intern(replace(record, namespace="", pod_name=""))
         self._prefix_lengths = sorted((n for n, t in self._prefixes.items() if t), reverse=True)
-        self.changes.everything()
+        if length in _WHOLE_WORLD:
+            self.changes.everything()
+        else:
+            self.changes.prefix(Prefix(length, key))
 
     def set_owner(self, number: int, addresses: Iterable[bytes], since: int) -> None:
         """From ``since`` (ns; 0: ever) until the next change that is known, ``addresses`` are
         ``owners[number]``; 0: nobody.
         """
-        self._set_owners([(address, number, since or EVER) for address in addresses])
+        self._set_many([(address, number, since or EVER) for address in addresses], _OWNER)
 
     def set_owners_for_good(self, changes: Iterable[tuple[bytes, int, int]]) -> None:
         """As ``set_owner``, of addresses, numbers and times; later changes that were known
         were none.
         """
-        told = [(address, number, since or EVER) for address, number, since in changes]
-        self._set_owners(told, lasting=True)
+        self._set_many([(a, n, since or EVER) for a, n, since in changes], _OWNER, lasting=True)
 
-    def _set_owners(
-        self, changes: Sequence[tuple[bytes, int, int]], *, lasting: bool = False
+    def _set_many(
+        self, changes: Sequence[tuple[bytes, int, int]], layer: int, *, lasting: bool = False
     ) -> None:
-        self._addresses.set_many(changes, _OWNER, lasting=lasting)
+        self._addresses.set_many(changes, layer, lasting=lasting)
         self.changes.addresses([(address, since) for address, _, since in changes])
 
     def set_frontends(self, number: int, address: bytes, since: int) -> None:
-        """From ``since`` (ns; 0: ever) on ``address`` has ``frontends[number]``; 0: none.
+        """As ``set_frontends_of_many``, of one."""
+        self.set_frontends_of_many([(address, number, since)])
+
+    def set_frontends_of_many(self, changes: Iterable[tuple[bytes, int, int]]) -> None:
+        """From a time (ns; 0: ever) on an address has ``frontends[number]``; 0: none.
 
         For good, whatever later changes were known.
         """
-        self._addresses.set(address, number, since or EVER, _FRONTENDS, lasting=True)
-        self.changes.addresses([(address, since or EVER)])
+        self._set_many([(a, n, since or EVER) for a, n, since in changes], _FRONTENDS, lasting=True)
 
     def set_host_port(self, number: int, address: bytes, port: int, since: int) -> None:
         """From ``since`` (ns; 0: ever) on a port of a node is ``owners[number]`` for good; 0:
@@ -234,30 +254,22 @@ class Directory:
 
     def set_names(self, names: Mapping[tuple[int, bytes], tuple[str, ...]]) -> None:
         """DNS names by (local endpoint id, address), as that endpoint looked them up."""
-        self._names = OrderedDict(names)
-        self.named_addresses = Counter(address for _, address in names)
+        self._names = LookedUpNames(names)
         self.changes.everything()
 
     def learn_names(
         self, endpoint_id: int, name: str, addresses: Iterable[bytes], *, since: int
     ) -> None:
-        """At ``since`` a local endpoint was answered that ``name`` has ``addresses``.
-
-        The newest answers are kept: 16,384 addresses, and 8 names of each.
-        """
+        """At ``since`` a local endpoint was answered that ``name`` has ``addresses``."""
         for address in addresses:
-            key = endpoint_id, address
-            known = self._names.pop(key, ())
-            if name not in known:
-                self.named_addresses[address] += not known
-                known = (*known[1 - _NAMES :], name)
+            if self._names.learn(endpoint_id, name, address, since):
                 self.changes.addresses([(address, since)])
-            self._names[key] = known
-            if len(self._names) > _NAMED:
-                (_, oldest), _ = self._names.popitem(last=False)
-                self.named_addresses[oldest] -= 1
-                if not self.named_addresses[oldest]:
-                    del self.named_addresses[oldest]
+
+    def set_policies(self, policies: Mapping[int, PolicyRules]) -> None:
+        """Realised policies by endpoint id, for endpoints that are known without one."""
+        if policies != self._policies:
+            self._policies = dict(policies)
+            self.generation += 1
 
     def set_links(self, links: Mapping[int, str]) -> None:
         """Interface names by index."""
@@ -300,6 +312,11 @@ class Directory:
     def forget(self, before: int) -> bool:
         """Drop a piece of what no event after ``before`` (ns) needs; whether there is more."""
         return self._addresses.forget(before) > 0
+
+    def forget_names(self, before: int, now: int) -> None:
+        """From ``now`` on drop a piece of the names of addresses last answered ``before`` (ns)."""
+        gone = self._names.forget(before)
+        self.changes.addresses([(address, now) for address in gone])
 
     def reclaim(self, kept: Iterable[int], before: int) -> int:
         """Free numbers of owners and frontends that no address has, but for the owners ``kept``;
@@ -374,9 +391,15 @@ class Directory:
         timeline = self._endpoint_by_id.get(number)
         return timeline.at(time) if timeline is not None else None
 
+    def policy_of(self, endpoint_id: int, time: int) -> PolicyMap | PolicyRules | None:
+        """What is known of the policy of a local endpoint."""
+        endpoint = self.endpoint_by_id(endpoint_id, time)
+        own = endpoint.policy if endpoint is not None else None
+        return own or self._policies.get(endpoint_id)
+
     def names_of(self, endpoint_id: int, address: bytes | None) -> tuple[str, ...]:
         """DNS names a local endpoint has looked up for ``address``."""
-        return self._names.get((endpoint_id, address), ()) if address is not None else ()
+        return self._names.of(endpoint_id, address) if address is not None else ()
 
     def link_name(self, index: int) -> str:
         """Interface name, empty when unknown."""
@@ -414,6 +437,10 @@ class Directory:
             return 0, EXPIRED
         row = self._reserved.get(network.identity_of(address), 0) if network is not None else 0
         return row, KNOWN if row else UNKNOWN_ADDRESS
+
+
+def _same_pod(one: LocalEndpoint, other: LocalEndpoint) -> bool:
+    return (one.namespace, one.pod_name) == (other.namespace, other.pod_name)
 
 
 def local_entity(endpoint: LocalEndpoint, identity: int) -> Entity:

@@ -41,7 +41,7 @@ _KEY = np.dtype(
         ("source_frontends", "u4"),  # rows of the directory's
         ("own", "u4"),  # endpoint id whose policy it is
         ("peer", "u4"),  # identity
-        ("judgement", "u4"),  # naming << 24 | direction << 16 | match type << 8 | L4_*
+        ("judgement", "u4"),  # naming << 24 | direction << 16 | match type << 8 | L4_*; or L4_*
         ("l4_type", "u4"),
         ("source_port", "u2"),
         ("destination_port", "u2"),
@@ -186,6 +186,8 @@ class DetailBuilder:
                 served = getattr(conversations, side)[conversation[some]]
                 keys[side][some] = served
                 keys[side.replace("frontends", "port")][some] = port[rows[some]] * (served != 0)
+            served = keys["source_frontends"] | keys["destination_frontends"]
+            keys["judgement"] = flows.flow_class["l4"][rows] * (served != 0)
         some = judged[rows].nonzero()[0]
         if len(some):
             self._judgements(keys, some, flows, rows[some], conversation[some], judged)
@@ -228,13 +230,12 @@ class DetailBuilder:
             fields["drop_site"] = self._drop_site(site)
         elif site:
             fields["extension"] = self._tables.extensions[site]
-        frontends = self._directory.frontends
+        frontends, l4 = self._directory.frontends, judgement & 0xFF
         if sources:
-            fields["source_service"] = frontends[sources].by_port.get(source_port)
+            fields["source_service"] = frontends[sources].at(l4, source_port)
         if destinations:
-            fields["destination_service"] = frontends[destinations].by_port.get(port)
-        if judgement:
-            l4 = judgement & 0xFF
+            fields["destination_service"] = frontends[destinations].at(l4, port)
+        if judgement >> 24:
             fields["policy"] = self._policy(
                 judgement >> 24 == AS_DENYING,
                 judgement >> 16 & 0xFF,
@@ -264,11 +265,11 @@ class DetailBuilder:
     ) -> PolicyMatch | None:  # fmt: skip
         if not protocol or not port:
             return None
-        endpoint = self._directory.endpoint_by_id(own, time)
-        if endpoint is None or endpoint.policy is None:
+        policy = self._directory.policy_of(own, time)
+        if policy is None:
             return None
         if self._covering:
-            entry = endpoint.policy.covering(direction, peer, protocol, port)
+            entry = policy.covering(direction, peer, protocol, port)
         else:
-            entry = endpoint.policy.exact(direction, peer, protocol, port, match_type)
+            entry = policy.exact(direction, peer, protocol, port, match_type)
         return match_of(entry, denied=denied) if entry is not None else None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parsers.address_table import ADDRESS, BUCKETS, buckets_of
 from parsers.flow_batch import U32
-from parsers.timeline import Timeline
+from parsers.timeline import FOREVER, Timeline
 
 _PORT = 0xFFFF
 
@@ -22,12 +22,13 @@ _PORT = 0xFFFF
 class HostPorts:
     """Numbers of owners by address (16 bytes), port and time (ns)."""
 
-    __slots__ = ("_at", "_buckets", "_ports")
+    __slots__ = ("_at", "_buckets", "_late", "_ports")
 
     def __init__(self) -> None:
         self._at: dict[tuple[bytes, int], Timeline[int]] = {}
         self._buckets = np.zeros(BUCKETS, dtype=np.bool_)
         self._ports = np.zeros(1 << 16, dtype=np.bool_)
+        self._late: dict[tuple[bytes, int], int] = {}
 
     def __len__(self) -> int:
         """Ports at addresses that some pod has or had."""
@@ -39,6 +40,7 @@ class HostPorts:
         if number:
             timeline.cut(since)
         timeline.set(number or None, since)
+        self._late[address, port] = min(since, self._late.get((address, port), FOREVER))
         self._ports[port & _PORT] = True
         self._buckets[buckets_of(np.frombuffer(address, dtype=ADDRESS))] = True
 
@@ -46,6 +48,13 @@ class HostPorts:
         """Where ``at`` is worth asking."""
         found: NDArray[np.bool_] = self._ports[ports & _PORT] & self._buckets[buckets]
         return found
+
+    def take_late(self) -> dict[tuple[bytes, int], int]:
+        """Addresses and ports that changed since this was asked last, and since when (ns) they
+        differ; for the one who corrects what was named too early.
+        """
+        late, self._late = self._late, {}
+        return late
 
     def at(self, address: bytes, port: int, time: int) -> int:
         """Whose the port was; 0: nobody's."""

@@ -43,12 +43,13 @@ def set_translated(
     keys: list[bytes] = told.view(f"V{TRANSLATION.itemsize}").tolist()
     times = found.time[rows] + boot_offset
     served = directory.at(np.ascontiguousarray(told["front"]), times).frontends.tolist()
-    shared: dict[tuple[bytes, int], dict[str, Any]] = {}
+    protocols = flows.flow_class["l4"].tolist()
+    shared: dict[tuple[bytes, int, int], dict[str, Any]] = {}
     for index, row in enumerate(rows.tolist()):
-        key = keys[index], served[index]
+        key = keys[index], served[index], protocols[row]
         fields = shared.get(key)
         if fields is None:
-            fields = shared[key] = _translation(told[index], directory.frontends[key[1]])
+            fields = shared[key] = _translation(told[index], directory.frontends[key[1]], key[2])
         odd, site = flows.extra.get(row, {}), int(flows.site[row])
         if odd or site:
             more = *odd.get("extension", ()), *tables.extensions[site]
@@ -57,13 +58,13 @@ def set_translated(
         flows.extra[row] = fields
 
 
-def _translation(told: Columns, frontends: Frontends) -> dict[str, Any]:
+def _translation(told: Columns, frontends: Frontends, l4: int) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     extension: list[tuple[str, str | float]] = []
     side = "destination" if told["from_client"] else "source"
     if port := int(told["front_port"]):
         extension.append(("front", _end_text(told["front"].tobytes(), port)))
-        service = frontends.by_port.get(port)
+        service = frontends.at(l4, port)
         if service is not None:
             fields[f"{side}_service"] = service
     if port := int(told["masked_port"]):

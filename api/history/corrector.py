@@ -1,4 +1,4 @@
-"""Naming flows of the history anew when it turns out later who had an address.
+"""Naming flows of the history anew when it turns out later who had an address, or a port of one.
 
 Flows refer to rows of conversations, which never change: a flow that is named anew gets
 another row. Looked at are flows since the time of a change, closely only those of an address
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from api.history.history import History
+from parsers.address_table import ADDRESS, BUCKETS, buckets_of
 from parsers.changes import Voided
 from parsers.directory import Directory
 from parsers.flow_batch import I64, U32
@@ -40,19 +42,24 @@ class Corrector:
 
         ``remembered``: since when (ns) the directory knows who had any address.
         """
+        yield from self._sweep_addresses(remembered)
+        yield from self._sweep_ports(remembered)
+
+    def _sweep_addresses(self, remembered: int) -> Iterator[None]:
         changes, conversations = self._directory.changes, self._history.tables.conversations
         if changes.count == self._seen:
             return
         voided, late = changes.since(self._seen), changes.take_late()
         self._seen = changes.count
-        voided = replace(voided, everything=voided.past)  # a prefix is as it is from now on
+        # A prefix is as it is from now on.
+        voided = replace(voided, everything=voided.past, prefixes=())
         start = min(late.values(), default=_NEVER)
         if voided.everything or conversations.has_identity(voided.identities):
             start = min(start, remembered)
         for ring in self._history.rings:
             position = ring.since(start)
             while position < ring.end:
-                for time, rows in ring.named(position, position + LOOKED_AT):
+                for time, rows in ring.columns(position, position + LOOKED_AT, *_NAMED):
                     self._correct(time, rows, voided, late, remembered)
                 position += LOOKED_AT
                 yield
@@ -75,6 +82,52 @@ class Corrector:
         self._history.keep(again)
         self.corrected += int(changed.sum())
 
+    def _sweep_ports(self, remembered: int) -> Iterator[None]:
+        late = self._directory.host_ports.take_late()
+        if not late:
+            return
+        ports, buckets = np.zeros(1 << 16, dtype=np.bool_), np.zeros(BUCKETS, dtype=np.bool_)
+        ports[[port & _PORT for _, port in late]] = True
+        packed = b"".join(address for address, _ in late)
+        buckets[buckets_of(np.frombuffer(packed, dtype=ADDRESS))] = True
+        start = max(remembered, min(late.values()))
+        for ring in self._history.rings:
+            position = ring.since(start)
+            while position < ring.end:
+                for flows in ring.columns(position, position + LOOKED_AT, *_NAMED_BY_PORT):
+                    self._correct_ports(flows, ports, buckets)
+                position += LOOKED_AT
+                yield
+
+    def _correct_ports(
+        self,
+        flows: tuple[NDArray[Any], ...],
+        ports: NDArray[np.bool_],
+        buckets: NDArray[np.bool_],
+    ) -> None:
+        """Look up flows at these ports of addresses in these buckets as if they were new."""
+        rows, tables, directory = flows[1], self._history.tables, self._directory
+        conversations = tables.conversations
+        sides = buckets[conversations.buckets[rows]]
+        found = (ports[flows[2]] & sides[:, 0] | ports[flows[3]] & sides[:, 1]).nonzero()[0]
+        if not len(found):
+            return
+        time, before, source, destination, classes = (column[found] for column in flows)
+        keys, flow_class = conversations.keys_of(before), tables.classes.rows[classes]
+        # What names a side is its port, but in an L7 record the record.
+        by_record = (keys["source_entity"] | keys["destination_entity"]) != 0
+        by_record &= flow_class["flow_type"] == _L7
+        keys["source_entity"] = keys["destination_entity"] = 0
+        protocol = flow_class["l4"].astype(np.uint32) << np.uint32(16)
+        by_address = conversations.lookup(keys, time, directory)
+        again = conversations.lookup_host_ports(
+            keys, by_address, (source | protocol, destination | protocol), time, directory
+        )
+        changed = (again != before) & ~by_record
+        rows[found[changed]] = again[changed]
+        self._history.keep(np.concatenate([by_address, again]))
+        self.corrected += int(changed.sum())
+
     def _since(self, rows: U32, late: Mapping[bytes, int]) -> NDArray[np.int64]:
         """Since when each conversation may have other names, because of its addresses."""
         distinct, place = np.unique(rows, return_inverse=True)
@@ -88,4 +141,7 @@ class Corrector:
         return found
 
 
+_PORT, _L7 = 0xFFFF, 2  # of a number with a protocol; flow.FlowType
+_NAMED = ("time", "conversation")
+_NAMED_BY_PORT = (*_NAMED, "source_port", "destination_port", "flow_class")
 _NEVER = 2**63 - 1

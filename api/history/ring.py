@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parsers.errors import UsageError
-from parsers.flow_batch import I64, U32, FlowBatch, FlowTables
+from parsers.flow_batch import FlowBatch, FlowTables
 
 _COLUMNS = {
     "time": np.int64,
@@ -120,13 +120,13 @@ class FlowRing:
                 high = middle
         return low
 
-    def named(self, start: int, stop: int) -> Iterator[tuple[I64, U32]]:
-        """Times and conversations of positions [start, stop); the latter may be written to."""
+    def columns(self, start: int, stop: int, *names: str) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Columns of positions [start, stop) as they are kept: conversations may be written to."""
         start, stop = max(start, self.oldest), min(stop, self.end)
         while start < stop:
             place = start % self.capacity
             end = min(place + stop - start, self.capacity)
-            yield self._columns["time"][place:end], self._columns["conversation"][place:end]
+            yield tuple(self._columns[name][place:end] for name in names)
             start += end - place
 
     def at(self, positions: NDArray[np.int64]) -> FlowBatch:

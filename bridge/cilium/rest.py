@@ -1,8 +1,9 @@
-"""What only Cilium's agent knows, asked of its own socket: prefixes, identities, cgroups.
+"""What only Cilium's agent knows, asked of its own socket: prefixes, identities, cgroups, policies.
 
 Kubernetes' objects have no identities of prefixes and names outside the cluster (they are
-valid on one node only), and no cgroups. Asking is opt-in, since the socket that answers takes
-orders, too: whoever may connect to it may change the agent. We send GET and nothing else.
+valid on one node only), no cgroups, and not which rules were realised for an endpoint. Asking is
+opt-in, since the socket that answers takes orders, too: whoever may connect to it may change the
+agent. We send GET and nothing else.
 
 Answers are snapshots, so each replaces the one before. One of some megabytes holds the event
 loop for as many times 3 ms; that is why single addresses of pods, which are most of the
@@ -21,14 +22,17 @@ import msgspec
 import trio
 from msgspec import Struct
 
+from bridge.cilium.policies import Endpoint, Selector, policies_of
 from bridge.http_client import Connection, ServerAwayError
 from bridge.kubernetes.objects import Number
 from bridge.os_errors import reason_of
 from parsers.addresses import first_of_each_family
+from parsers.agent_events import AgentEvent, EndpointRegenerate, EndpointUpdate, PolicyUpdate
 from parsers.directory import AddressRecord, Directory
 from parsers.errors import UsageError
 
 INTERVAL: Final = 30.0  # s between two questions
+_SOON: Final = 1.0  # s after something changed
 _LARGEST: Final = 64 << 20  # bytes of an answer
 _OWN_SCOPE: Final = 1 << 24  # identities from here on are valid on one node only
 _PIECE: Final = 50  # prefixes told between two checkpoints, at 40 µs each
@@ -63,6 +67,8 @@ class _Cgroups(Struct, frozen=True):
 _identities: Final = msgspec.json.Decoder(list[_Identity]).decode
 _prefixes: Final = msgspec.json.Decoder(list[_Prefix]).decode
 _cgroups: Final = msgspec.json.Decoder(_Cgroups).decode
+_selectors: Final = msgspec.json.Decoder(list[Selector]).decode
+_endpoints: Final = msgspec.json.Decoder(list[Endpoint]).decode
 
 
 class CiliumApi:
@@ -73,13 +79,25 @@ class CiliumApi:
         self._directory = directory
         self._identities: frozenset[int] = frozenset()
         self._prefixes: dict[str, int] = {}
+        self._changed = trio.Event()
+
+    def observe(self, event: AgentEvent) -> None:
+        """The agent tells of a change: of policies or endpoints everything is asked for soon."""
+        if isinstance(event.notification, PolicyUpdate | EndpointRegenerate | EndpointUpdate):
+            self._changed.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Ask now and then. ``UsageError`` when there is nobody to ask, or no right to."""
+        """Ask now and then, and after changes.
+
+        ``UsageError`` when there is nobody to ask, or no right to.
+        """
         while True:
+            self._changed = trio.Event()
             await self.ask()
             ready()
-            await trio.sleep(INTERVAL)
+            await trio.sleep(_SOON)  # endpoints follow one another
+            with trio.move_on_after(INTERVAL - _SOON):
+                await self._changed.wait()
 
     async def ask(self) -> None:
         """Once."""
@@ -88,6 +106,9 @@ class CiliumApi:
             identities = await _get(connection, "/v1/identity", _identities)
             prefixes = await _get(connection, "/v1/ip", _prefixes)
             cgroups = await _get(connection, "/v1/cgroup-dump-metadata", _cgroups)
+            selectors = await _get(connection, "/v1/policy/selectors", _selectors)
+            endpoints = await _get(connection, "/v1/endpoint", _endpoints)
+        self._directory.set_policies(policies_of(endpoints, selectors))
         labels = {i.id: tuple(i.labels or ()) for i in identities if i.id >= _OWN_SCOPE}
         for number in self._identities - labels.keys():
             self._directory.forget_identity(number)

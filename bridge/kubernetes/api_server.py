@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Final, TypeAlias
 
 import trio
@@ -12,7 +12,8 @@ from bridge.http_client import Connection, Head, ServerAwayError
 from bridge.kubernetes.credentials import Access
 from bridge.kubernetes.server_time import ServerTime
 from bridge.kubernetes.watch import ObjectWatch, Piece
-from bridge.kubernetes.wire import refusal
+from bridge.kubernetes.wire import RefusedError, refusal
+from parsers.errors import UsageError
 
 _OK = 200
 _UNAUTHORIZED = 401
@@ -48,8 +49,7 @@ class ApiServer:
     async def read(self, target: str, resource: str) -> bytearray:
         """One answer on a connection of its own; ``RefusedError`` when it is not 200."""
         async with self.connect() as connection:
-            await connection.get(target, resource)
-            return await connection.read_all()
+            return await connection.read_all(target, resource)
 
 
 class ServerConnection:
@@ -65,30 +65,34 @@ class ServerConnection:
         self._agent = agent
         self._time = time
 
-    async def get(self, target: str, resource: str) -> None:
-        """The beginning of an answer with status 200; any other is ``RefusedError``."""
-        head = await self._ask(target, renew=False)
-        if head.status == _UNAUTHORIZED:
-            await self._connection.read_all(_LARGEST_REFUSAL)
-            head = await self._ask(target, renew=True)
-        if head.status != _OK:
-            body = await self._connection.read_all(_LARGEST_REFUSAL)
-            raise refusal(body, resource, head.status, head.headers.get("retry-after", ""))
+    async def begin(self, target: str, resource: str) -> None:
+        """Ask for what is read as it comes; an answer other than 200 is ``RefusedError``."""
+        await self._ask(target, resource, {})
 
     async def read(self) -> bytes:
         """Some of the answer; empty at its end."""
         return await self._connection.read()
 
-    async def read_all(self) -> bytearray:
-        """The whole answer."""
+    async def read_all(self, target: str, resource: str) -> bytearray:
+        """A whole answer; one other than 200 is ``RefusedError``."""
+        await self._ask(target, resource, {"Accept-Encoding": "gzip"})
         return await self._connection.read_all(_LARGEST_LIST)
 
-    async def _ask(self, target: str, *, renew: bool) -> Head:
-        headers = {"Accept": "application/json", "User-Agent": self._agent}
+    async def _ask(self, target: str, resource: str, headers: Mapping[str, str]) -> None:
+        head = await self._ask_once(target, headers, renew=False)
+        if head.status == _UNAUTHORIZED:
+            await self._connection.read_all(_LARGEST_REFUSAL)
+            head = await self._ask_once(target, headers, renew=True)
+        if head.status != _OK:
+            body = await self._connection.read_all(_LARGEST_REFUSAL)
+            raise refusal(body, resource, head.status, head.headers.get("retry-after", ""))
+
+    async def _ask_once(self, target: str, headers: Mapping[str, str], *, renew: bool) -> Head:
+        sent = {"Accept": "application/json", "User-Agent": self._agent, **headers}
         if authorization := await self._access.authorization(renew):
-            headers["Authorization"] = authorization
+            sent["Authorization"] = authorization
         asked = self._time.steady()
-        head = await self._connection.get(self._access.prefix + target, headers)
+        head = await self._connection.get(self._access.prefix + target, sent)
         self._time.observe(head.headers.get("date", ""), asked)
         return head
 
@@ -106,19 +110,40 @@ async def follow(
     connection tells, as a process that hangs keeps its connections.
     """
     while True:
-        listing = watch.is_listing
-        await connection.get(watch.request(), watch.resource.name)
-        if listing:
-            for piece in watch.page(await connection.read_all()):
-                deliver(watch, piece)
-                await trio.lowlevel.checkpoint()
-        else:
-            watch.began()
-            current()
-            if not await _read_events(watch, connection, deliver):
-                watch.went_quiet(_QUIET)
-                return
-            watch.ended()
+        if watch.is_listing:
+            await _read_list(watch, connection, deliver)
+        await connection.begin(watch.request(), watch.resource.name)
+        watch.began()
+        current()
+        if not await _read_events(watch, connection, deliver):
+            watch.went_quiet(_QUIET)
+            return
+        watch.ended()
+
+
+async def _read_list(watch: ObjectWatch, connection: ServerConnection, deliver: Deliver) -> None:
+    """To the end of a list. While a page is delivered the server makes the next one."""
+    pieces: Iterator[Piece] = iter(())
+    while True:
+        body, failure = bytearray(), None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_deliver_all, watch, pieces, deliver)
+            try:
+                body = await connection.read_all(watch.request(), watch.resource.name)
+            except (ServerAwayError, RefusedError, UsageError) as error:
+                failure = error  # to be raised when all that came before is delivered
+        if failure is not None:
+            raise failure
+        pieces = watch.page(body)
+        if not watch.list_goes_on:
+            break
+    await _deliver_all(watch, pieces, deliver)
+
+
+async def _deliver_all(watch: ObjectWatch, pieces: Iterator[Piece], deliver: Deliver) -> None:
+    for piece in pieces:
+        deliver(watch, piece)
+        await trio.lowlevel.checkpoint()
 
 
 async def _read_events(watch: ObjectWatch, connection: ServerConnection, deliver: Deliver) -> bool:

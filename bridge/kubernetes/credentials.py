@@ -14,18 +14,22 @@ from __future__ import annotations
 
 import os
 import ssl
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 import trio
 import yaml
 
-from bridge.http_client import open_stream
+from bridge.http_client import Proxy, authority, open_stream
 from bridge.os_errors import reason_of
 from parsers.errors import UsageError
+
+_NOT_FOLLOWED: Final = frozenset({"as", "as-groups", "as-uid", "as-user-extra"})
+"""Keys of a user by which it acts as somebody else, which the ``kubernetes`` package ignores."""
 
 Authorization: TypeAlias = Callable[[bool], Awaitable[str]]
 """The header's value, empty for none; true asks for a new one, as the last was refused."""
@@ -58,16 +62,16 @@ def in_cluster(account: Path, environment: Mapping[str, str] = os.environ) -> Ac
             "not in a cluster, as KUBERNETES_SERVICE_HOST is not set; "
             "set identity.kubernetes.kubeconfig"
         )
-    authority = account / "ca.crt"
-    _trust_in(authority)
+    trusted = account / "ca.crt"
+    _trust_in(trusted)
 
     async def dial() -> trio.abc.Stream:
-        return await open_stream(host, int(port), _trust_in(authority), host)
+        return await open_stream(host, int(port), _trust_in(trusted), host)
 
     async def authorization(_: bool) -> str:
         return f"Bearer {_token(account / 'token')}"
 
-    return Access(_address(host, int(port)), dial, authorization)
+    return Access(authority(host, int(port)), dial, authorization)
 
 
 async def from_kubeconfig(path: Path, context: str = "") -> Access:
@@ -82,33 +86,46 @@ async def from_kubeconfig(path: Path, context: str = "") -> Access:
     secure = server.scheme == "https"
     if secure:
         _tls_of(configuration)
-    current = [_header(configuration)]
+    proxy = _proxy_of(configuration.proxy)
+    current = [configuration]
+    _header(configuration)
 
     async def authorization(renew: bool) -> str:
         if renew:
-            current[0] = _header(await trio.to_thread.run_sync(_load, path, context))
-        return current[0]
+            current[0] = await trio.to_thread.run_sync(_load, path, context)
+        return _header(current[0])
 
     host, port = server.hostname, server.port or (443 if secure else 80)
     name = configuration.tls_server_name or host
 
     async def dial() -> trio.abc.Stream:
-        return await open_stream(host, port, _tls_of(configuration) if secure else None, name)
+        tls = _tls_of(current[0]) if secure else None
+        return await open_stream(host, port, tls, name, proxy)
 
-    return Access(_address(host, port), dial, authorization, server.path.rstrip("/"))
+    return Access(authority(host, port), dial, authorization, server.path.rstrip("/"))
 
 
-def _trust_in(authority: Path) -> ssl.SSLContext:
+def _proxy_of(url: str) -> Proxy | None:
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname is None:
+        raise UsageError(
+            f"the kubeconfig's proxy-url has the scheme '{parts.scheme}'; only proxies by "
+            "http:// are followed"
+        )
+    said = ":".join(unquote(part) for part in (parts.username, parts.password) if part is not None)
+    basic = f"Basic {b64encode(said.encode()).decode()}" if said else ""
+    return Proxy(parts.hostname, parts.port or 80, basic)
+
+
+def _trust_in(file: Path) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=str(authority))
+        return ssl.create_default_context(cafile=str(file))
     except (OSError, ssl.SSLError) as error:
         raise UsageError(
-            f"cannot use {authority}: {error}; set automountServiceAccountToken: true"
+            f"cannot use {file}: {error}; set automountServiceAccountToken: true"
         ) from None
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _token(file: Path) -> str:
@@ -141,7 +158,27 @@ def _load(path: Path, context: str) -> Any:
         raise UsageError(f"{path} is not YAML") from None
     except config.ConfigException as error:
         raise UsageError(f"cannot use {path}: {error}") from None
+    cluster, user = _sections(path, context)
+    if others := sorted(_NOT_FOLLOWED & user.keys()):
+        raise UsageError(
+            f"{path}: the user's {', '.join(others)} cannot be followed; give the agent's own "
+            "credentials"
+        )
+    # The package has the environment's proxy where there is none, and would ask it of everything.
+    configuration.proxy = cluster.get("proxy-url") or ""
     return configuration
+
+
+def _sections(path: Path, context: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The cluster and the user of a context, in a kubeconfig that was found good."""
+    told = yaml.safe_load(path.read_bytes())
+
+    def named(kind: str, name: str) -> Mapping[str, Any]:
+        entries = told.get(f"{kind}s") or ()
+        return next((each[kind] for each in entries if each.get("name") == name), None) or {}
+
+    chosen = named("context", context or told.get("current-context", ""))
+    return named("cluster", chosen.get("cluster", "")), named("user", chosen.get("user", ""))
 
 
 def _header(configuration: Any) -> str:

@@ -1,20 +1,22 @@
 """Where services are found: at addresses of their own, at backends, at ports of every node.
 
 A service has its cluster, external and load balancer addresses; a headless one, which has none,
-those of its backends. Where several have one address and port, the first by namespace and name
-is shown, so that all agents show the same. Ports of nodes are the same at all nodes: one
-mapping for all of them, that is changed in place.
+those of its backends. Where several have one address, port and protocol, the first by namespace and
+name is shown, so that all agents show the same. Ports of nodes are the same at all nodes: one
+mapping for all of them, that is changed in place. Ports are numbers with their protocols, as
+``HostPorts`` has them; a port alone stands for whatever protocol has a service there.
 """
 
 from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TypeAlias
 
 from bridge.kubernetes.objects import EndpointSlice, Key
 from bridge.kubernetes.objects import Service as ServiceObject
-from bridge.kubernetes.pods import addresses_of, nanoseconds
+from bridge.kubernetes.pods import addresses_of, nanoseconds, number_of
 from parsers.details import Service
 from parsers.directory import Directory, Frontends
 
@@ -22,13 +24,14 @@ SERVICE_NAME = "kubernetes.io/service-name"
 """The label of an endpoint slice that names its service."""
 
 _HEADLESS = "None"
+_PORT = 0xFFFF
 
 Points: TypeAlias = Mapping[bytes, frozenset[int]]
-"""Ports by address."""
+"""Ports, with their protocols, by address."""
 
 
 class ServiceFrontends:
-    """Fills a directory's frontends. Times are ns; 0 is since ever."""
+    """Fills a directory's frontends, at ``flush``. Times are ns; 0 is since ever."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -40,11 +43,18 @@ class ServiceFrontends:
         self._node_ports: dict[int, Service] = {}
         self._ports_of: dict[Key, tuple[int, ...]] = {}  # of nodes, by service
         self._nodes: set[bytes] = set()
+        self._changes: list[tuple[bytes, int, int]] = []
+
+    def flush(self) -> None:
+        """Tell the directory what was published."""
+        if self._changes:
+            self._directory.set_frontends_of_many(self._changes)
+            self._changes.clear()
 
     def service(self, service: ServiceObject, at: int) -> None:
         """A service is new or different."""
         key, spec = service.key, service.spec
-        ports = frozenset(port.port for port in spec.ports or () if port.port)
+        ports = frozenset(number_of(port.protocol, port.port) for port in spec.ports or ())
         ingress = (each.ip for each in service.status.load_balancer.ingress or ())
         addresses = addresses_of(
             spec.cluster_ip, *(spec.cluster_ips or ()), *(spec.external_ips or ()),
@@ -59,7 +69,8 @@ class ServiceFrontends:
             self._set("slice", slice_key, key, points if headless else {}, since)
         if not headless:
             self._slices.pop(key, None)
-        self._set_node_ports(key, tuple(p.node_port for p in spec.ports or () if p.node_port))
+        node_ports = (number_of(port.protocol, port.node_port) for port in spec.ports or ())
+        self._set_node_ports(key, tuple(filter(None, node_ports)))
 
     def service_gone(self, key: Key, at: int) -> None:
         """A service is no more."""
@@ -76,7 +87,7 @@ class ServiceFrontends:
         headless = self._headless.get(service)
         if not name or headless is False:
             return
-        ports = frozenset(port.port for port in each.ports or () if port.port)
+        ports = frozenset(number_of(p.protocol or "TCP", p.port or 0) for p in each.ports or ())
         texts = (text for point in each.endpoints or () for text in point.addresses or ())
         points = dict.fromkeys(addresses_of(*texts), ports)
         self._service_of[each.key] = service
@@ -109,7 +120,7 @@ class ServiceFrontends:
         if points:
             self._points[kind, key] = service, points
         for address in before.keys() | points.keys():
-            old, new = before.get(address, frozenset()), points.get(address, frozenset())
+            old, new = (frozenset(filter(None, at.get(address, ()))) for at in (before, points))
             if old == new and before_service == service:
                 continue
             by_port = self._at.setdefault(address, {})
@@ -130,22 +141,27 @@ class ServiceFrontends:
         if before == ports:
             return
         service = Service(key[1], key[0])
-        for port in before:
+        for port in chain.from_iterable((port, port & _PORT) for port in before):
             # After a relist the one that has it now was told of first.
             if self._node_ports.get(port) == service:
                 del self._node_ports[port]
-        self._node_ports.update(dict.fromkeys(ports, service))
+        for port in ports:
+            self._node_ports[port] = self._node_ports[port & _PORT] = service
         self._directory.generation += 1
 
     def _publish(self, address: bytes, since: int) -> None:
-        own = {
-            port: min(services, key=lambda s: (s.namespace, s.name))
-            for port, services in self._at.get(address, {}).items()
-        }
+        at = self._at.get(address, {})
+        own = {port: min(services, key=_order) for port, services in at.items()}
+        for port, service in sorted(own.items(), key=lambda e: _order(e[1]), reverse=True):
+            own[port & _PORT] = service
         number = 0
         if address in self._nodes:
             by_port = ChainMap(own, self._node_ports) if own else self._node_ports
             number = self._directory.frontends.add(Frontends(by_port))
         elif own:
             number = self._directory.frontends.add(Frontends(own))
-        self._directory.set_frontends(number, address, since)
+        self._changes.append((address, number, since))
+
+
+def _order(service: Service) -> tuple[str, str]:
+    return service.namespace, service.name

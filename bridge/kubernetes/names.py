@@ -6,31 +6,28 @@ its labels and its namespace's, or from what Cilium says. What changes for many 
 (labels of a namespace, Cilium's arrival) waits in a queue, of which ``step`` does a piece.
 
 Where Cilium's objects are, identities and endpoint ids are Cilium's; elsewhere ours
-(``identities``). Addresses outside of the cluster are the reserved identity world.
+(``numbers``, ``local``). Addresses outside of the cluster are the reserved identity world.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from itertools import chain, islice, product
+from itertools import chain, islice
 from typing import Any, Protocol
 
-from bridge.kubernetes.claims import BY_POD, BY_SLICE, TOMBSTONE, AddressClaims, Claimant, Rank
+from bridge.kubernetes.claims import BY_POD, BY_SLICE, AddressClaims, Claimant, Rank
 from bridge.kubernetes.endpoints import (
     EndpointFacts,
     backends_of,
     endpoint_facts,
-    identity_labels,
-    number_of,
     slice_facts,
 )
 from bridge.kubernetes.frontends import SERVICE_NAME, ServiceFrontends
-from bridge.kubernetes.identities import KEPT_UNUSED, OwnIdentities
 from bridge.kubernetes.label_filter import LabelFilter
+from bridge.kubernetes.local import LocalEndpoints, NodePorts, Ports
 from bridge.kubernetes.nodes import NodeFacts, NodeNames
+from bridge.kubernetes.numbers import SecurityNumbers
 from bridge.kubernetes.objects import (
     CiliumEndpoint,
     CiliumEndpointSlice,
@@ -44,7 +41,7 @@ from bridge.kubernetes.objects import (
     Pod,
     Service,
 )
-from bridge.kubernetes.pods import PodFacts, Shared, facts_of, texts_of
+from bridge.kubernetes.pods import PodFacts, Shared, facts_of
 from bridge.kubernetes.surroundings import Surroundings
 from parsers.directory import (
     NOT_IN_SCOPE,
@@ -54,12 +51,12 @@ from parsers.directory import (
     LocalEndpoint,
     Owner,
 )
-from parsers.reserved import RESERVED, UNMANAGED, WORLD
+from parsers.reserved import UNMANAGED, WORLD
 
+_WHAT_WE_MAY, _EVERYTHING = 1, 2
 _PIECE = 50  # entries worked out by one step: about 1 ms
 _RECLAIMED = 1 << 12  # owners gone; freeing them takes some 2 ms
 _NEARLY = 10**9  # ns by which a time of the server's clock can be told wrong by ours
-_OF_NAMESPACE = "io.cilium.k8s.namespace.labels."
 _API_SERVER: Key = ("default", "kubernetes")
 
 
@@ -72,8 +69,8 @@ class NamesListener(Protocol):
     def departed(self, namespace: str, name: str) -> None:
         """A pod is gone."""
 
-    def nodes(self, nodes: Sequence[NodeFacts]) -> None:
-        """All nodes there are now."""
+    def nodes(self, changed: Mapping[str, NodeFacts | None]) -> None:
+        """Nodes that are new, different, or no more, by name."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,7 +83,7 @@ class PodEntry(Claimant):
     core: EndpointFacts | None = None  # of its place in a CiliumEndpointSlice
     in_slices: dict[Key, tuple[bytes, ...]] = field(default_factory=dict)  # addresses, by slice
     own_identity: int = 0
-    host_ports: tuple[tuple[bytes, int], ...] = field(default=())
+    host_ports: Ports = ()
 
 
 class Names:
@@ -104,28 +101,25 @@ class Names:
     ) -> None:
         self._directory = directory
         self._node = node
-        self._cluster = cluster
         self._filter = labels or LabelFilter()
         self._everywhere = everywhere
         self._listener = listener
         self._claims = AddressClaims(directory)
         self._frontends = ServiceFrontends(directory)
-        self._identities = OwnIdentities()
+        self._numbers = SecurityNumbers(directory, self._filter, cluster)
+        self._endpoints = LocalEndpoints(directory)
         self._shared = Shared()
         self._surroundings = Surroundings(directory)
         self._nodes = NodeNames(
             directory, self._claims, here=node, everywhere=everywhere, moved=self._frontends.node
         )
-        self._identity_labels: dict[int, tuple[str, ...]] = {}
-        self._deleted: OrderedDict[int, None] = OrderedDict()  # identities that keep their labels
+        self._ports = NodePorts(directory, self._nodes.identity_of)
         self._pods: dict[Key, PodEntry] = {}
         self._by_namespace: dict[str, dict[PodEntry, None]] = {}
-        self._namespaces: dict[str, tuple[str, ...]] = {}
         self._members: dict[Key, dict[Key, EndpointFacts]] = {}  # by Cilium's slice
         self._in_slices: dict[Key, tuple[Key, ...]] = {}  # pods by endpoint slice
-        self._local_ids: dict[int, Key] = {}
         self._cilium = False
-        self._synced = False
+        self._synced = self._told = 0  # what was listed: ours, and as the directory was told
         self._ahead = 0  # our clock before that of the objects' times (ns)
         self._kept = 0  # owners and frontends after the last reclaim
         self._waiting: dict[PodEntry, int] = {}
@@ -141,7 +135,6 @@ class Names:
             CiliumIdentity: self._identity_gone, CiliumEndpoint: self._cilium_endpoint_gone,
             CiliumEndpointSlice: self._cilium_slice_gone, CiliumNode: self._nodes.cilium_node_gone,
         }  # fmt: skip
-        directory.set_identities(RESERVED)
 
     def __len__(self) -> int:
         """Pods known."""
@@ -155,18 +148,18 @@ class Names:
             self._remove[kind](key, at)
         for each in changed:
             self._apply[kind](each, at)
-        self.step()
+        self._work()
 
-    def synced(self) -> None:
+    def synced(self, *, everything: bool) -> None:
         """See ``Sink``; the directory is told when nothing waits any more."""
-        self._synced = True
-        self.step()
+        self._synced = _EVERYTHING if everything else _WHAT_WE_MAY
+        self._work()
 
     def cilium_is_gone(self, at: int) -> None:
         """See ``Sink``: pods have numbers of ours from now on."""
         self._cilium = False
         self._waiting.update(dict.fromkeys(self._pods.values(), at))
-        self.step()
+        self._work()
 
     def clock_is_ahead(self, by: int) -> None:
         """See ``Sink``; for what is heard from now on."""
@@ -184,17 +177,26 @@ class Names:
 
     def step(self) -> bool:
         """Work out a piece of what waits; whether there is more."""
+        changed = self._nodes.take_changed()
+        if changed and self._listener is not None:
+            self._listener.nodes(changed)
+        return self._work() or bool(changed)
+
+    def _work(self) -> bool:
         for entry in list(islice(self._waiting, _PIECE)):
             self._publish(entry, self._waiting.pop(entry))
         self._claims.flush()
-        if self._nodes.changed and self._listener is not None:
-            self._listener.nodes(self._nodes.all())
+        self._frontends.flush()
         if not self._synced:
             return bool(self._waiting)
         more = self._surroundings.tell() or bool(self._waiting)
-        if not more and not self._directory.synced:
+        if not more and self._told != self._synced:
+            self._told = self._synced
+            others = AddressRecord(0, unknown=UNKNOWN_ADDRESS)
+            if self._synced == _EVERYTHING:
+                others = AddressRecord(WORLD)
             for prefix in ("0.0.0.0/0", "::/0"):
-                self._directory.set_address(prefix, AddressRecord(WORLD))
+                self._directory.set_address(prefix, others)
             self._directory.synced = True
         return more
 
@@ -276,26 +278,11 @@ class Names:
     def _identity(self, identity: CiliumIdentity, at: int) -> None:
         del at  # the labels of a number never change
         self._cilium_is_there()
-        number, labels = identity_labels(identity)
-        if number:
-            self._deleted.pop(number, None)
-            self._label(number, labels)
+        self._numbers.identity(identity)
 
     def _identity_gone(self, key: Key, at: int) -> None:
-        """A number that is deleted keeps its labels for long: flows may still have it."""
         del at
-        if (number := number_of(key[1])) in self._identity_labels:
-            self._deleted[number] = None
-            if len(self._deleted) > KEPT_UNUSED:
-                self._unlabel(self._deleted.popitem(last=False)[0])
-
-    def _unlabel(self, number: int) -> None:
-        self._identity_labels.pop(number, None)
-        self._directory.forget_identity(number)
-
-    def _label(self, number: int, labels: tuple[str, ...]) -> None:
-        self._identity_labels[number] = labels
-        self._directory.set_identities({number: labels})
+        self._numbers.identity_gone(key)
 
     def _cilium_is_there(self) -> None:
         if not self._cilium:
@@ -321,11 +308,11 @@ class Names:
             rank = Rank(BY_SLICE)
         owner, before = self._owner_of(entry, facts, told), entry.owner
         self._claims.publish(entry, owner, addresses, rank, at)
-        self._set_endpoint(before, owner, at)
+        self._endpoints.set(before, owner, at)
         if not self._cilium:
             here = self._everywhere or facts is not None
             self._surroundings.note(addresses, UNKNOWN_ADDRESS if here else NOT_IN_SCOPE)
-        self._publish_host_ports(entry, facts, at)
+        self._publish_ports(entry, facts, at)
 
     def _owner_of(
         self, entry: PodEntry, facts: PodFacts | None, told: EndpointFacts | None
@@ -336,124 +323,53 @@ class Names:
         if not self._is_here(facts, told):
             return AddressRecord(number, namespace, name, workloads)
         labels = told.labels if told is not None and told.labels else ()
-        labels = labels or self._identity_labels.get(number) or RESERVED.get(number, ())
+        labels = labels or self._numbers.labels_of(number)
         endpoint_id = entry.endpoint.id if entry.endpoint is not None else 0
-        return LocalEndpoint(
-            endpoint_id or self._local_id(entry), number, namespace, name, labels, workloads
-        )
+        endpoint_id = endpoint_id or self._endpoints.id_of(entry.key, entry.owner)
+        return LocalEndpoint(endpoint_id, number, namespace, name, labels, workloads)
 
     def _number_of(
         self, entry: PodEntry, facts: PodFacts | None, told: EndpointFacts | None
     ) -> int:
         if told is not None and told.identity:
-            if told.labels and told.identity not in self._identity_labels:
-                self._label(told.identity, told.labels)
-            return told.identity
+            return self._numbers.told(told)
         if facts is None:
             return 0
         if self._cilium:
             return UNMANAGED
-        before = entry.own_identity
-        labels = self._security_labels(entry.key[0], facts)
-        number = entry.own_identity = self._identities.take(labels)
-        if before:
-            self._give_back(before)
-        if number not in self._identity_labels:
-            self._label(number, labels)
-        return number
-
-    def _give_back(self, own_identity: int) -> None:
-        if unused := self._identities.give_back(own_identity):
-            self._unlabel(unused)
-
-    def _security_labels(self, namespace: str, facts: PodFacts) -> tuple[str, ...]:
-        of_namespace = self._namespaces.get(namespace)
-        if of_namespace is None:  # every namespace has this label
-            known = {"kubernetes.io/metadata.name": namespace}
-            of_namespace = texts_of(known, self._filter, _OF_NAMESPACE)
-        others = {
-            "io.kubernetes.pod.namespace": namespace,
-            "io.cilium.k8s.policy.cluster": self._cluster,
-        }
-        if facts.service_account:
-            others["io.cilium.k8s.policy.serviceaccount"] = facts.service_account
-        return tuple(sorted({*facts.labels, *of_namespace, *texts_of(others, self._filter)}))
+        entry.own_identity = self._numbers.own(entry.key[0], facts, entry.own_identity)
+        return entry.own_identity
 
     def _is_here(self, facts: PodFacts | None, told: EndpointFacts | None) -> bool:
         if facts is not None:
             return facts.node == self._node
         return told is not None and not self._nodes.addresses.isdisjoint(told.node)
 
-    def _local_id(self, entry: PodEntry) -> int:
-        """A number of 16 bits for a pod of this node, the same as long as it lives."""
-        if (
-            isinstance(entry.owner, LocalEndpoint)
-            and self._local_ids.get(entry.owner.id) == entry.key
-        ):
-            return entry.owner.id
-        digest = blake2b("/".join(entry.key).encode(), digest_size=4).digest()
-        number = int.from_bytes(digest, "big") % 0xFFFF + 1
-        while self._local_ids.setdefault(number, entry.key) != entry.key:
-            number = number % 0xFFFF + 1
-        return number
-
-    def _set_endpoint(self, before: Owner | None, now: Owner | None, at: int) -> None:
-        """Endpoints of this node are found by their ids as well."""
-        if before == now:
-            return
-        if isinstance(before, LocalEndpoint):
-            self._directory.set_endpoint(None, (), since=at, endpoint_id=before.id)
-            if not isinstance(now, LocalEndpoint) or now.id != before.id:
-                self._local_ids.pop(before.id, None)
-        if isinstance(now, LocalEndpoint):
-            self._directory.set_endpoint(now, (), since=at)
-
     def _forget(self, entry: PodEntry, at: int) -> None:
         self._claims.publish(entry, entry.owner, (), entry.rank, at)
-        self._publish_host_ports(entry, None, at)
-        if entry.own_identity:
-            self._give_back(entry.own_identity)
-        self._set_endpoint(entry.owner, None, at)
+        self._publish_ports(entry, None, at)
+        self._numbers.give_back(entry.own_identity)
+        self._endpoints.set(entry.owner, None, at)
         del self._pods[entry.key]
         siblings = self._by_namespace[entry.key[0]]
         del siblings[entry]
         if not siblings:
             del self._by_namespace[entry.key[0]]
 
-    def _publish_host_ports(self, entry: PodEntry, facts: PodFacts | None, at: int) -> None:
-        """Ports of nodes by which a pod is found."""
-        before: tuple[tuple[bytes, int], ...] = entry.host_ports
-        ports = tuple(product(facts.host_addresses, facts.host_ports)) if facts else ()
-        if before == ports:
-            return
-        entry.host_ports = ports
-        hosts, ended = self._directory.host_ports, at + TOMBSTONE
-        for address, port in set(before) - set(ports):
-            # After a relist the one that has it now was told of first.
-            owner = self._directory.owners[hosts.at(address, port, ended)]
-            if (owner.namespace, owner.pod_name) == entry.key:
-                self._directory.set_host_port(0, address, port, ended)
-        if facts is None or not ports:
-            return
-        record = AddressRecord(self._nodes.identity_of(facts.node), *entry.key, facts.workloads)
-        number = self._directory.owners.add(record)
-        since = min(self._begin_of(facts), at) or at
-        for address, port in ports:
-            self._directory.set_host_port(number, address, port, since)
+    def _publish_ports(self, entry: PodEntry, facts: PodFacts | None, at: int) -> None:
+        since = (min(self._begin_of(facts), at) or at) if facts is not None else at
+        entry.host_ports = self._ports.publish(entry.key, entry.host_ports, facts, since, at)
 
     # Namespaces
 
     def _namespace(self, namespace: Namespace, at: int) -> None:
-        name = namespace.metadata.name
-        labels = texts_of(namespace.metadata.labels, self._filter, _OF_NAMESPACE)
-        if self._namespaces.get(name) != labels:
-            self._namespaces[name] = labels
-            if not self._cilium:
-                self._waiting.update(dict.fromkeys(self._by_namespace.get(name, ()), at))
+        if self._numbers.namespace(namespace) and not self._cilium:
+            pods = self._by_namespace.get(namespace.metadata.name, ())
+            self._waiting.update(dict.fromkeys(pods, at))
 
     def _namespace_gone(self, key: Key, at: int) -> None:
-        del at  # its pods are gone before it
-        self._namespaces.pop(key[1], None)
+        del at
+        self._numbers.namespace_gone(key)
 
     # Nodes
 

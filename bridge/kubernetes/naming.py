@@ -21,15 +21,25 @@ INTERVAL = 0.2
 
 
 class Naming:
-    """Keeps ``names`` and their ``directory``; ``clock``: that of the flows, ns."""
+    """Keeps ``names`` and their ``directory``; ``clock``: that of the flows, ns.
+
+    ``dns_names``: ns that a name from a DNS answer is kept after it.
+    """
 
     def __init__(
-        self, names: Names, directory: Directory, history: History, clock: Callable[[], int]
+        self,
+        names: Names,
+        directory: Directory,
+        history: History,
+        clock: Callable[[], int],
+        *,
+        dns_names: int,
     ) -> None:
         self.names = names
         self._directory = directory
         self._corrector = Corrector(history, directory)
         self._clock = clock
+        self._dns_names = dns_names
 
     def corrected(self) -> int:
         """Flows of the history that got other names."""
@@ -46,7 +56,9 @@ class Naming:
     def _steps(self) -> Iterator[None]:
         while self.names.step():
             yield
-        remembered = self._clock() - REMEMBERED
+        now = self._clock()
+        remembered = now - REMEMBERED
+        self._directory.forget_names(now - self._dns_names, now)
         yield from self._corrector.sweep(remembered)
         while self._directory.forget(remembered):
             yield

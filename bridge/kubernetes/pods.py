@@ -97,6 +97,11 @@ def texts_of(labels: Labels | None, counts: LabelFilter, prefix: str = "") -> tu
     )
 
 
+def number_of(protocol: str, port: int) -> int:
+    """A port with its protocol, as ``HostPorts`` has it; 0 for none."""
+    return _L4.get(protocol, 0) << 16 | port if port else 0
+
+
 def label_text(source: str, key: str, value: str) -> str:
     """A label as Cilium prints it."""
     return f"{source}:{key}={value}" if value else f"{source}:{key}"
@@ -138,9 +143,9 @@ def _host_addresses(pod: Pod) -> tuple[bytes, ...]:
 
 def _host_ports(pod: Pod) -> tuple[int, ...]:
     ports = {
-        (_L4[port.protocol], port.host_port or port.container_port * pod.spec.host_network)
+        number_of(port.protocol, port.host_port or port.container_port * pod.spec.host_network)
         for container in pod.spec.containers or ()
         for port in container.ports or ()
         if port.protocol in _L4
     }
-    return tuple(sorted(l4 << 16 | port for l4, port in ports if port))
+    return tuple(sorted(filter(None, ports)))

@@ -29,8 +29,10 @@ class Sink(Protocol):
         call; a key is in one of the two only.
         """
 
-    def synced(self) -> None:
-        """All kinds were listed once: who has no name now is unknown, not just not known yet."""
+    def synced(self, *, everything: bool) -> None:
+        """Pods were listed once, and all else that we may list: who has no name now is unknown, not
+        just not known yet. ``everything``: nothing is missing, so others are outside.
+        """
 
     def cilium_is_gone(self, at: int) -> None:
         """None of Cilium's kinds is defined any more, and all that they told is taken back (ns)."""

@@ -22,6 +22,7 @@ from bridge.event_log import EventLog
 from bridge.http_client import ServerAwayError
 from bridge.kubernetes.api_server import ApiServer, follow
 from bridge.kubernetes.credentials import Access
+from bridge.kubernetes.objects import Pod
 from bridge.kubernetes.resources import (
     CILIUM_VERSIONS,
     Resource,
@@ -64,8 +65,8 @@ class KubernetesSource:
         self._optional: dict[Resource, trio.CancelScope] = {}  # watched now, may cease to exist
         self._discovered = False  # once
         self._undiscovered = ""  # why not
-        self._synced = False
-        self._told = ""
+        self._synced = self._has_everything = False  # as the sink was told
+        self._told: tuple[bool, tuple[Resource, ...]] = (False, ())
         self._look_again = trio.Event()
         self._time = ServerTime()
         self._ahead = 0
@@ -89,9 +90,15 @@ class KubernetesSource:
         if not behind:
             return self._undiscovered and f"no answer to what is defined: {self._undiscovered}"
         of = ", ".join(sorted(watch.resource.name for watch in behind))
-        old = f"names are {self.age():.0f} s old" if self._synced else "no names yet"
-        why = stopped or next((each.complaint for each in behind if each.complaint), "being listed")
-        return f"{old} ({of}): {why}"
+        if not self._synced:
+            state = "no names yet"
+        elif any(watch.has_listed for watch in behind):
+            state = f"names are {self.age():.0f} s old"
+        else:
+            state = "names do without"
+        missing = "; ".join(watch.complaint for watch in behind if watch.forbidden)
+        others = next((watch.complaint for watch in behind if watch.complaint), "being listed")
+        return f"{state} ({of}): {stopped or missing or others}"
 
     async def run(self, access: Access, ready: Callable[[], None]) -> None:
         """Until cancelled; ``ready`` once everything was listed."""
@@ -134,6 +141,7 @@ class KubernetesSource:
                     delay = watch.failed(error)
                     if isinstance(error, RefusedError) and error.status == _NOT_FOUND:
                         self._look_again.set()
+                    self._look_whether_synced()
                     self._tell()
                     await trio.sleep(delay)
 
@@ -146,19 +154,31 @@ class KubernetesSource:
         self._sink.apply(watch.resource.kind, piece.changed, piece.removed, piece.at)
 
     def _is_current(self, ready: Callable[[], None]) -> None:
-        if self._discovered and all(watch.has_listed for watch in self.watches):
-            if not self._synced:
-                self._synced = True
-                self._sink.synced()
+        self._look_whether_synced()
+        if self._has_everything:
             ready()
         self._tell()
 
+    def _look_whether_synced(self) -> None:
+        """Without a right to some kind the others serve, but for pods, as most names are theirs."""
+        if not self._discovered or self._has_everything:
+            return
+        self._has_everything = all(watch.has_listed for watch in self.watches)
+        settled = all(
+            watch.has_listed or (watch.forbidden and watch.resource.kind is not Pod)
+            for watch in self.watches
+        )
+        if self._has_everything or (settled and not self._synced):
+            self._synced = True
+            self._sink.synced(everything=self._has_everything)
+
     def _tell(self) -> None:
-        """Log when names stop and begin to be current, and no more than that."""
-        said = self.complaint() if any(watch.complaint for watch in self.watches) else ""
-        if bool(said) != bool(self._told):
-            if said:
-                self._log.warning("kubernetes.behind", reason=said)
+        """Log when names stop and begin to be current, and which rights are missing; no more."""
+        behind = any(watch.complaint for watch in self.watches)
+        said = behind, tuple(watch.resource for watch in self.watches if watch.forbidden)
+        if said != self._told:
+            if behind:
+                self._log.warning("kubernetes.behind", reason=self.complaint())
             else:
                 self._log.info("kubernetes.current", objects=sum(map(len, self.watches)))
         self._told = said

@@ -38,6 +38,7 @@ from bridge.kubernetes.resources import Resource
 from bridge.kubernetes.sink import SINCE_EVER
 from bridge.kubernetes.wire import (
     DECODE_ERRORS,
+    ObjectList,
     RefusedError,
     decode_bare,
     decode_bookmark,
@@ -46,11 +47,13 @@ from bridge.kubernetes.wire import (
     refusal,
 )
 
-PAGE: Final = 250  # objects; pods have 2 to 10 KB each
+PAGE: Final = 250  # objects at most; pods have 2 to 10 KB each
+PAGE_BYTES: Final = 1 << 20  # that a page should have; to look through one takes 1 ms
 PIECE: Final = 50  # objects told to the sink at once
 WATCH: Final = 480.0  # s; the server would allow an hour
 
 _STEADY = 5.0  # s after which a watch that brought nothing may be asked for again at once
+_FORBIDDEN = 403
 _MOST_EXPIRED_PAGES = 2  # times that a list in pages is begun again; then it comes in one
 
 
@@ -80,13 +83,14 @@ class ObjectWatch:
     """What is known of one resource, and what to ask for next.
 
     ``complaint`` says why it is not current, empty when it is; ``lost_at`` is since when
-    (of ``now``, s), None when it is.
+    (of ``now``, s), None when it is. ``forbidden``: because we have no right to it.
     """
 
     __slots__ = (
         "_backoff", "_began", "_clock", "_continues", "_decode", "_draw", "_error",
-        "_expired_pages", "_fruitful", "_heard", "_known", "_now", "_quiet_since", "_seen",
-        "_version", "_why", "complaint", "counts", "has_listed", "lost_at", "resource",
+        "_expired_pages", "_fruitful", "_heard", "_known", "_limit", "_now", "_quiet_since",
+        "_seen", "_version", "_why", "complaint", "counts", "forbidden", "has_listed", "lost_at",
+        "resource",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +106,7 @@ class ObjectWatch:
         self.complaint = ""
         self.lost_at: float | None = now()
         self.has_listed = False
+        self.forbidden = False
         self._clock = clock
         self._now = now
         self._draw = draw
@@ -111,6 +116,7 @@ class ObjectWatch:
         self._version = ""  # empty: a list is to be made, or under way
         self._why = "first"
         self._continues = ""
+        self._limit = PAGE  # objects of the next page
         self._seen: set[Key] = set()  # in the list that is under way
         self._expired_pages = 0
         self._heard = SINCE_EVER  # when the server last told that it is current
@@ -140,21 +146,36 @@ class ObjectWatch:
             query["resourceVersion"] = self._version
             query["timeoutSeconds"] = int(self._draw(WATCH / 2, WATCH))
         elif self._continues:
-            query |= {"limit": PAGE, "continue": self._continues}
+            query |= {"limit": self._limit, "continue": self._continues}
         else:
             self._seen = set()
             self.counts.lists[self._why] += 1
             if self._expired_pages <= _MOST_EXPIRED_PAGES:
-                query["limit"] = PAGE
+                query["limit"] = self._limit
         return f"{self.resource.path}?{urlencode(query)}"
 
+    @property
+    def list_goes_on(self) -> bool:
+        """Whether the page that ``page`` was told last is followed by another one."""
+        return bool(self._continues)
+
     def page(self, body: bytes | bytearray) -> Iterator[Piece]:
-        """An answer to a list. ``RefusedError`` when it is none."""
+        """An answer to a list. ``RefusedError`` when it is none.
+
+        The next page may be asked for before these pieces are taken, but not told.
+        """
         try:
             page = decode_list(body)
         except DECODE_ERRORS as error:
             raise RefusedError(f"{self.resource.name}: the answer is not a list: {error}") from None
-        at = self._clock() if self.has_listed else SINCE_EVER
+        objects = page.items or []
+        if objects:
+            self._limit = max(1, min(PAGE, PAGE_BYTES * len(objects) // len(body)))
+        self._continues = page.metadata.continues
+        self._backoff.reset()
+        return self._pieces(page, self._clock() if self.has_listed else SINCE_EVER)
+
+    def _pieces(self, page: ObjectList, at: int) -> Iterator[Piece]:
         changed: list[Object] = []
         for raw in page.items or ():
             if (found := self._object(raw)) is not None:
@@ -163,10 +184,8 @@ class ObjectWatch:
                 yield self._piece(changed, (), at)
                 changed = []
         yield self._piece(changed, (), at)
-        self._continues = page.metadata.continues
-        if not self._continues:
+        if not page.metadata.continues:
             yield from self._list_is_complete(page.metadata.resource_version, at)
-        self._backoff.reset()
 
     def began(self) -> None:
         """The server answers a watch."""
@@ -215,6 +234,7 @@ class ObjectWatch:
     def failed(self, error: Exception) -> float:
         """It is not current any more; returns how long to wait before asking again (s)."""
         self.complaint = str(error)
+        self.forbidden = isinstance(error, RefusedError) and error.status == _FORBIDDEN
         if self.lost_at is None:
             self.lost_at = self._now() if self._quiet_since is None else self._quiet_since
         if self._fruitful:  # the connection was good for something
@@ -252,6 +272,7 @@ class ObjectWatch:
 
     def _is_current(self) -> None:
         self.complaint, self.lost_at, self._quiet_since = "", None, None
+        self.forbidden = False
 
     def _object(self, raw: Raw) -> Object | None:
         try:

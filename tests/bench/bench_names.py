@@ -1,7 +1,8 @@
 """What names cost: ``python -m tests.bench.bench_names [--json]``.
 
 The table from addresses to owners at 100,000 pods; making names of a list of 10,000 and of
-100,000 pods, from its JSON on; and what changes of names cost the naming of flows.
+100,000 pods, from its JSON on; what changes of names cost the naming of flows; and steps of the
+loop by pages of 10,000 pods of 50 KB and of 5,000 nodes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import json
 import sys
 from collections.abc import Iterator
 from time import process_time
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import numpy as np
 
 from bridge.kubernetes.names import Names
-from bridge.kubernetes.objects import Pod
+from bridge.kubernetes.objects import Node, Object, Pod
+from bridge.kubernetes.resources import core_resources
 from bridge.kubernetes.sink import SINCE_EVER
+from bridge.kubernetes.watch import ObjectWatch
 from bridge.process_tuning import tune_process
 from parsers.address_table import ADDRESS, AddressTable
 from parsers.addresses import MAPPED
@@ -90,12 +94,56 @@ def listing(count: int) -> dict[str, float]:
         some = [decode(each) for each in raw[start : start + PIECE]]
         names.apply(Pod, some, (), SINCE_EVER)
         steps.append(process_time() - step)
-    names.synced()
+    names.synced(everything=True)
     seconds = process_time() - began
     return {
         f"list_{count}_s": seconds,
         f"list_{count}_p999_step_ms": float(np.quantile(steps, 0.999)) * 1e3,
         f"list_{count}_mib": (resident() - before) / (1 << 20),
+    }
+
+
+def large_pods(count: int) -> Iterator[bytes]:
+    """Of 50 KB each, most of it variables of the environment."""
+    variable = {"name": "A_VARIABLE", "value": "v" * 60}
+    for raw in pods(count):
+        pod = json.loads(raw)
+        pod["spec"]["containers"] = [{"name": "main", "env": [variable] * 500}]
+        yield json.dumps(pod).encode()
+
+
+def nodes(count: int) -> Iterator[bytes]:
+    """With a prefix for the pods of each."""
+    for n in range(count):
+        address = {"type": "InternalIP", "address": f"10.255.{n >> 8}.{n & 255}"}
+        node = {
+            "metadata": {"name": f"node-{n}", "labels": {f"label-{i}": "x" for i in range(15)}},
+            "spec": {"podCIDRs": [f"10.{n >> 8}.{n & 255}.0/24"]},
+            "status": {"addresses": [address]},
+        }
+        yield json.dumps(node).encode()
+
+
+def pages(name: str, kind: type[Object], raw: list[bytes]) -> dict[str, float]:
+    """Of a list in pages, from its bytes on: its steps in ms of CPU."""
+    (resource,) = [each for each in core_resources() if each.kind is kind]
+    watch, steps, start = ObjectWatch(resource, lambda: 1), [], 0
+    names = Names(Directory(synced=False), node="node-1")
+    gc.collect()  # of the names made before
+    while start < len(raw):
+        query = parse_qs(urlsplit(watch.request()).query)
+        page = raw[start : start + int(query["limit"][0])]
+        start += len(page)
+        more = b',"continue":"x"' if start < len(raw) else b""
+        body = b'{"metadata":{"resourceVersion":"1"%s},"items":[%s]}' % (more, b",".join(page))
+        step = process_time()
+        for piece in watch.page(body):
+            names.apply(kind, piece.changed, piece.removed, piece.at)
+            steps.append(process_time() - step)
+            step = process_time()
+    return {
+        f"{name}_p999_step_ms": float(np.quantile(steps, 0.999)) * 1e3,
+        f"{name}_longest_step_ms": max(steps) * 1e3,
     }
 
 
@@ -138,6 +186,8 @@ def main() -> None:
     """Print the figures."""
     tune_process()
     figures = table() | listing(10_000) | listing(PODS) | changes()
+    figures |= pages("10000_large_pods", Pod, list(large_pods(10_000)))
+    figures |= pages("5000_nodes", Node, list(nodes(5000)))
     if "--json" in sys.argv:
         sys.stdout.write(json.dumps(figures) + "\n")
     else:

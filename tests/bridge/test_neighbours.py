@@ -25,6 +25,10 @@ NODES = [
 ]
 
 
+def by_name(*nodes: NodeFacts) -> dict[str, NodeFacts | None]:
+    return {facts.name: facts for facts in nodes}
+
+
 def neighbours(peers: Peers, moved: list[Mapping[str, Any]], hubble: dict[str, Any]) -> Neighbours:
     def move(told: Mapping[str, Any]) -> LocalNode:
         moved.append(told)
@@ -46,20 +50,19 @@ async def told(peers: Peers) -> list[tuple[str, str]]:
 async def test_of_nodes_that_change_the_peers_are_those_of_now() -> None:
     peers = Peers()
     kept = neighbours(peers, [], {"listen": "0.0.0.0:4244", "insecure": True})
-    kept.nodes(NODES)
-    own, _, last, _ = NODES
-    kept.nodes([own, last, NodeFacts("new", ("192.168.0.4",), ())])
+    kept.nodes(by_name(*NODES))
+    kept.nodes({"node-b": None} | by_name(NodeFacts("new", ("192.168.0.4",), ())))
     assert [name for name, _ in await told(peers)] == [
         "blue/node-a", "blue/node-c", "blue/new",
     ]  # fmt: skip
-    kept.nodes([own, NodeFacts("node-c", ("fd00::4",), ())])
+    kept.nodes({"new": None} | by_name(NodeFacts("node-c", ("fd00::4",), ())))
     assert (await told(peers))[1:] == [("blue/node-c", "[fd00::4]:4244")]
 
 
 async def test_nodes_are_peers_at_their_addresses_and_our_port() -> None:
     peers, moved = Peers([Peer("node-a", "")]), list[Mapping[str, Any]]()
     listen = {"listen": "0.0.0.0:4244", "insecure": True}
-    neighbours(peers, moved, listen).nodes(NODES)
+    neighbours(peers, moved, listen).nodes(by_name(*NODES))
     assert await told(peers) == [
         ("blue/node-a", "192.168.0.1:4244"),
         ("blue/node-b", "192.168.0.2:4244"),
@@ -77,7 +80,7 @@ async def test_nodes_are_peers_at_their_addresses_and_our_port() -> None:
 
 async def test_without_a_listener_for_others_only_this_node_is_a_peer() -> None:
     peers, moved = Peers([]), list[Mapping[str, Any]]()
-    neighbours(peers, moved, {}).nodes(NODES[1:])
+    neighbours(peers, moved, {}).nodes(by_name(*NODES[1:]))
     assert await told(peers) == [("blue/node-a", "192.168.0.1:4244")]
     assert moved == [{}]
 

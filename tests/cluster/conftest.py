@@ -122,7 +122,11 @@ class Watched:
 
 @contextlib.asynccontextmanager
 async def watching(
-    access: Access, *, node: str = "", clock: Callable[[], int] | None = None
+    access: Access,
+    *,
+    node: str = "",
+    clock: Callable[[], int] | None = None,
+    until_ready: bool = True,
 ) -> AsyncIterator[Watched]:
     """A source against a real server; discovery looks every second."""
     log: list[str] = []
@@ -139,6 +143,7 @@ async def watching(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(source.run, access, ready.set)
         with trio.fail_after(_PATIENCE):
-            await ready.wait()
+            if until_ready:
+                await ready.wait()
         yield Watched(source, sink, log)
         nursery.cancel_scope.cancel()

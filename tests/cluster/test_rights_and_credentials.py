@@ -17,7 +17,7 @@ from bridge.kubernetes.resources import CILIUM_VERSIONS, cilium_resources, core_
 from tests.cluster.conftest import RBAC, Account, watching
 from tests.cluster.control_plane import Client, ControlPlane
 from tests.cluster.cutting_proxy import proxy_of
-from tests.cluster.pods import PODS, pod
+from tests.cluster.pods import PODS, delete_pod, make_pod, pod
 
 Json = dict[str, Any]
 
@@ -52,6 +52,37 @@ def rules_of_the_page() -> list[Json]:
     (role,) = [manifest for manifest in found if manifest["kind"] == "ClusterRole"]
     rules: list[Json] = role["rules"]
     return rules
+
+
+async def test_a_right_that_is_missing_costs_no_names_of_pods(
+    control_plane: ControlPlane, client: Client, account: Account
+) -> None:
+    role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/ciliary"
+    known = client.do("GET", role)
+    less = [
+        {**rule, "resources": [each for each in rule["resources"] if each != "nodes"]}
+        for rule in known["rules"]
+    ]
+    client.do("PATCH", role, {"rules": less})
+    try:
+        with (
+            trio.fail_after(60),
+            Client(control_plane.port, control_plane.authority, account.token()) as agent,
+        ):
+            while agent.ask("GET", "/api/v1/nodes?limit=1")[0] != 403:
+                await trio.sleep(0.1)
+        make_pod(client, "with-a-name", "n00000", "10.99.0.1")
+        async with watching(account.access(), until_ready=False) as it:
+            await it.until(lambda: it.sink.synced_with_everything)
+            assert "with-a-name" in it.sink.names(Pod)
+            assert "names do without (nodes)" in it.source.complaint()
+            assert "the agent's role needs list and watch on nodes" in it.log[-1]
+            client.do("PATCH", role, {"rules": known["rules"]})
+            await it.current()
+            assert [False, True] == it.sink.synced_with_everything
+    finally:
+        client.do("PATCH", role, {"rules": known["rules"]})
+        delete_pod(client, "with-a-name")
 
 
 async def test_a_token_is_replaced_while_running(

@@ -73,3 +73,43 @@ def test_the_newest_answers_are_kept() -> None:
     assert directory.names_of(7, some[-2]) == ("name-19998",)
     assert directory.names_of(7, some[-1]) == tuple(f"other-{n}" for n in range(12, 20))
     assert len(directory.named_addresses) == 1 << 14
+
+
+def test_names_are_forgotten_so_long_after_the_last_answer() -> None:
+    directory, table = Directory(), Conversations(Entities())
+    here, there, other = packed("10.0.0.1"), packed("198.51.100.7"), packed("198.51.100.8")
+    directory.set_endpoint(LocalEndpoint(7, 1007, "shop", "web-1"), (here,))
+    directory.learn_names(7, "pay.example", [there, other], since=10)
+    directory.learn_names(7, "pay.example", [other], since=20)
+    keys = np.zeros(1, dtype=CONVERSATION)
+    keys["ip_version"] = 1
+    for side, address in (("source_ip", here), ("destination_ip", there)):
+        keys[side] = np.frombuffer(address, dtype=np.uint8)
+
+    def names(time: int) -> tuple[str, ...]:
+        (row,) = table.lookup(keys, np.array([time]), directory)
+        return table.name_pairs[int(table.names[row])][1]
+
+    directory.forget_names(10, 21)
+    assert ("pay.example",) == names(22)
+    directory.forget_names(11, 23)
+    assert () == names(24)
+    assert ("pay.example",) == directory.names_of(7, other)
+    assert {other} == set(directory.named_addresses)
+
+
+def test_who_gets_the_number_of_another_endpoint_does_not_get_its_names() -> None:
+    directory, there = Directory(), packed("198.51.100.7")
+    first, second = (LocalEndpoint(7, 1007, "shop", name) for name in ("web-1", "web-2"))
+    directory.set_endpoint(first, ())
+    directory.learn_names(7, "pay.example", [there], since=10)
+    directory.learn_names(8, "pay.example", [there], since=10)
+    directory.set_endpoint(None, (), since=20, endpoint_id=7)
+    directory.set_endpoint(first, (), since=21)
+    assert ("pay.example",) == directory.names_of(7, there)
+    directory.set_endpoint(second, (), since=30)
+    assert () == directory.names_of(7, there)
+    directory.learn_names(7, "api.example", [there], since=31)
+    directory.set_endpoint(second, (), since=32)
+    assert ("api.example",) == directory.names_of(7, there)
+    assert ("pay.example",) == directory.names_of(8, there)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parsers.addresses import parse_address
 from parsers.conversations import Conversations
 from parsers.details import Service
-from parsers.directory import Answers, Directory, LocalEndpoint
+from parsers.directory import AddressRecord, Answers, Directory, LocalEndpoint
 from parsers.entities import Entities, Entity
 from parsers.flow_batch import ABSENT_SOURCE, CONVERSATION
 
@@ -178,6 +178,22 @@ def test_a_change_of_one_address_voids_what_is_known_of_it_alone() -> None:
     assert table.entities[int(table.source_entity[rows[0]])].pod_name == "pod-2"
     assert 2 <= directory.asked <= 2 * 3  # some others share its bucket
     assert table.generation == generation  # whoever keeps something by row may go on
+
+
+def test_a_prefix_voids_what_is_known_of_addresses_in_it_alone() -> None:
+    table, directory = Conversations(Entities()), CountingDirectory()
+    others = [packed(f"10.1.{n >> 8}.{n & 255}") for n in range(1000)]
+    keys = np.concatenate([key_of(other, packed("192.0.2.1")) for other in others])
+    table.lookup(keys, np.full(len(keys), 5), directory)
+    directory.asked = 0
+    directory.set_address("10.1.2.0/25", AddressRecord(6))
+    rows = table.lookup(keys, np.full(len(keys), 6), directory)
+    identities = table.entities.identity[table.source_entity[rows]]
+    assert [0] * 512 + [6] * 128 + [0] * 360 == identities.tolist()
+    assert 2 * 128 == directory.asked
+    directory.set_address("10.1.2.0/25", None)
+    rows = table.lookup(keys, np.full(len(keys), 7), directory)
+    assert not table.entities.identity[table.source_entity[rows]].any()
 
 
 def test_labels_of_an_identity_that_come_late_are_shown_from_then_on() -> None:

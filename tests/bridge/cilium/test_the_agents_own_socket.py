@@ -1,4 +1,4 @@
-"""Prefixes and cgroups from Cilium's REST socket: asked for by GET alone, and replaced."""
+"""Prefixes, cgroups and policies from Cilium's REST socket: asked for by GET, and replaced."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ import pytest
 import trio
 
 from api.metrics.http import Request, Response, serve_http
-from bridge.cilium.rest import CiliumApi
+from bridge.cilium.rest import INTERVAL, CiliumApi
 from bridge.http_client import ServerAwayError
 from parsers.addresses import parse_address
+from parsers.agent_events import AgentEvent, PolicyUpdate, ServiceDelete
 from parsers.directory import Directory
 from parsers.errors import UsageError
+from parsers.policies import EGRESS
 
+_TO_WEB = {
+    "rule": '{"port":80,"protocol":"TCP","l7-rules":[{"web":null}]}',
+    "derived-from-rules": [["k8s:io.cilium.k8s.policy.name=to-web"]],
+}
+_L4 = {"ingress": None, "egress": [_TO_WEB]}
 _WORLD: dict[str, Any] = {
     "/v1/identity": [
         {"id": 1207, "labels": ["k8s:app=frontend"]},
@@ -34,6 +41,10 @@ _WORLD: dict[str, Any] = {
             {"name": "none", "ips": None, "containers": None},
         ]
     },
+    "/v1/policy/selectors": [{"selector": "web", "identities": [1207]}],
+    "/v1/endpoint": [
+        {"id": 7, "status": {"policy": {"realized": {"policy-revision": 3, "l4": _L4}}}},
+    ],
 }
 
 
@@ -72,6 +83,11 @@ async def test_prefixes_of_this_node_and_cgroups_are_known(tmp_path: Path) -> No
     assert 0 == at(directory, "10.0.0.1")  # pods are Kubernetes' to name
     assert (parse_address("10.0.0.1"), parse_address("fd00::1")) == directory.pod_addresses(39001)
     assert () == directory.pod_addresses(39002)
+    policy = directory.policy_of(7, 1)
+    assert policy is not None
+    entry = policy.covering(EGRESS, 1207, 6, 80)
+    assert entry is not None
+    assert [("to-web", 3)] == [(rule.name, rule.revision) for rule in entry.policies]
 
 
 async def test_what_the_agent_no_longer_says_is_forgotten(tmp_path: Path) -> None:
@@ -84,12 +100,32 @@ async def test_what_the_agent_no_longer_says_is_forgotten(tmp_path: Path) -> Non
         world["/v1/ip"] = [{"cidr": "203.0.113.0/25", "identity": 16777217}]
         world["/v1/cgroup-dump-metadata"] = {"pod-metadatas": None}
         world["/v1/identity"] = []
+        world["/v1/endpoint"] = []
         await api.ask()
         nursery.cancel_scope.cancel()
     assert 16777217 == at(directory, "203.0.113.9")
     assert () == directory.entity(parse_address("203.0.113.9"), 0, 1).labels
     assert 0 == at(directory, "203.0.113.200")
     assert () == directory.pod_addresses(39001)
+    assert None is directory.policy_of(7, 1)
+
+
+async def test_what_the_agent_says_it_changed_is_asked_for_soon(tmp_path: Path) -> None:
+    directory = Directory()
+    api = CiliumApi(tmp_path / "s", directory)
+    world = dict(_WORLD)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", world)
+        ready = trio.Event()
+        nursery.start_soon(api.run, ready.set)
+        await ready.wait()
+        world["/v1/endpoint"] = []
+        for notification in (ServiceDelete(1), PolicyUpdate((), 4, 1)):
+            api.observe(AgentEvent(0, notification))
+        with trio.fail_after(INTERVAL / 2):
+            while directory.policy_of(7, 1) is not None:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_agent_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ the same behaviour is asked of a real server in tests/cluster.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -188,6 +189,9 @@ class ModelServer:
             ):
                 return await self._watch(stream, connection, asked, version)
         answer = self._answer(asked)
+        if "gzip" in headers.get("accept-encoding", "") and not answer.headers:
+            coded = (("Content-Encoding", "gzip"),)
+            answer = replace(answer, body=gzip.compress(answer.body), headers=coded)
         await stream.send_all(
             (connection.send(_response(answer.status, answer.headers)) or b"")
             + (connection.send(h11.Data(data=answer.body)) or b"")

@@ -15,6 +15,7 @@ class RememberingSink:
     objects: dict[type[Object], dict[Key, Object]] = field(default_factory=dict)
     told: list[tuple[type[Object], list[Key], list[Key], int]] = field(default_factory=list)
     synced_after: int | None = None
+    synced_with_everything: list[bool] = field(default_factory=list)
     ahead: int = 0
     cilium_went: int = 0  # times
 
@@ -35,9 +36,9 @@ class RememberingSink:
     def clock_is_ahead(self, by: int) -> None:
         self.ahead = by
 
-    def synced(self) -> None:
-        assert self.synced_after is None
+    def synced(self, *, everything: bool) -> None:
         self.synced_after = len(self.told)
+        self.synced_with_everything.append(everything)
 
     def names(self, kind: type[Object]) -> set[str]:
         return {name for _, name in self.objects.get(kind, {})}

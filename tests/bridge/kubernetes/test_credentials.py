@@ -28,11 +28,14 @@ def account(tmp_path: Path) -> Path:
 
 
 def kubeconfig(
-    folder: Path, user: Mapping[str, object], server: str = "https://h:6443/prefix/"
+    folder: Path,
+    user: Mapping[str, object],
+    server: str = "https://h:6443/prefix/",
+    **others: object,
 ) -> Path:
     trustme.CA().cert_pem.write_to_path(folder / "ca.crt")
     path = folder / "config"
-    cluster = {"server": server, "certificate-authority": str(folder / "ca.crt")}
+    cluster = {"server": server, "certificate-authority": str(folder / "ca.crt"), **others}
     told = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -176,3 +179,78 @@ async def test_a_kubeconfig_that_cannot_be_used_is_a_sentence(tmp_path: Path) ->
     (tmp_path / "ca.crt").write_text("no certificate")
     with pytest.raises(UsageError, match="certificates"):
         await from_kubeconfig(path)
+
+
+@pytest.mark.parametrize("key", ["as", "as-groups", "as-uid", "as-user-extra"])
+async def test_a_user_that_acts_as_another_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(UsageError, match=f"the user's {key} cannot be followed"):
+        await from_kubeconfig(kubeconfig(tmp_path, {"token": "t", key: ["somebody"]}))
+
+
+@pytest.mark.parametrize("url", ["socks5://p:1080", "https://p"])
+async def test_a_proxy_of_another_kind_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UsageError, match="only proxies by http:// are followed"):
+        await from_kubeconfig(kubeconfig(tmp_path, {"token": "t"}, **{"proxy-url": url}))
+
+
+async def test_the_environments_proxy_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://elsewhere:1080")
+    await from_kubeconfig(kubeconfig(tmp_path, {"token": "t"}))
+
+
+async def test_a_server_behind_a_proxy_is_reached_by_tls_and_by_another_name(
+    tmp_path: Path,
+) -> None:
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority = trustme.CA()
+    authority.issue_cert("inside.test").configure_cert(serving)
+    asked: list[bytes] = []
+
+    async def echo(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"hello")
+
+    async def proxy(stream: trio.SocketStream) -> None:
+        """Plain: what it is asked for first, then bytes to and fro."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await stream.receive_some(1)
+        asked.append(head)
+        if b"Basic dTpwQA==" not in head:
+            await stream.send_all(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+            return
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        async with await trio.open_tcp_stream("127.0.0.1", port) as behind:
+            async with trio.open_nursery() as both:
+                both.start_soon(_copy, stream, behind)
+                await _copy(behind, stream)
+                both.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_ssl_over_tcp, echo, 0, serving, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        _, port = listener.transport_listener.socket.getsockname()
+        (front,) = await nursery.start(partial(trio.serve_tcp, proxy, 0, host="127.0.0.1"))
+        _, by = front.socket.getsockname()
+        settings: dict[str, object] = {"tls-server-name": "inside.test"}
+        accesses = []
+        for user in ("u:p%40@", ""):
+            settings["proxy-url"] = f"http://{user}127.0.0.1:{by}"
+            path = kubeconfig(tmp_path, {"token": "t"}, "https://far.test:6443", **settings)
+            accesses.append(await from_kubeconfig(path))
+        known, stranger = accesses
+        authority.cert_pem.write_to_path(tmp_path / "ca.crt")
+        stream = await known.dial()
+        assert b"hello" == await stream.receive_some(5)
+        await trio.aclose_forcefully(stream)
+        with pytest.raises(ServerAwayError, match="answered 407 to CONNECT"):
+            await stranger.dial()
+        nursery.cancel_scope.cancel()
+    assert asked[0].startswith(b"CONNECT far.test:6443 HTTP/1.1\r\nHost: far.test:6443\r\n")
+
+
+async def _copy(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while data := await source.receive_some():
+            await sink.send_all(data)

@@ -36,7 +36,7 @@ def directory_of(*pods: dict[str, Any]) -> Directory:
     for said in pods:
         pod = msgspec.json.decode(msgspec.json.encode(said), type=objects.Pod)
         names.apply(objects.Pod, [pod], (), SINCE_EVER)
-    names.synced()
+    names.synced(everything=True)
     return directory
 
 
@@ -156,7 +156,7 @@ def test_whatever_can_be_decoded_is_taken_and_given_up_again(
             continue
         names.apply(kind, [each], (), at)
         told.append((kind, each.key))
-    names.synced()
+    names.synced(everything=True)
     for kind, key in told:
         names.apply(kind, (), [key], len(kinds) + 1)
     while names.step():

@@ -34,7 +34,7 @@ def named(known: dict[str, Any], *, cilium: bool = True) -> Directory:
         )
     for kind, some in by_kind.items():
         names.apply(kind, some, (), SINCE_EVER)
-    names.synced()
+    names.synced(everything=True)
     while names.step():
         pass
     return directory

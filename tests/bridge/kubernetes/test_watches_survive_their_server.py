@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from trio.testing import MockClock
 from bridge.event_log import EventLog
 from bridge.kubernetes.objects import CiliumIdentity, Node, Pod
 from bridge.kubernetes.source import KubernetesSource
-from bridge.kubernetes.watch import PAGE, PIECE
+from bridge.kubernetes.watch import PAGE, PAGE_BYTES, PIECE
 from tests.bridge.kubernetes.model_server import (
     CILIUM,
     IDENTITIES,
@@ -25,6 +26,7 @@ from tests.bridge.kubernetes.model_server import (
 from tests.bridge.kubernetes.remembering_sink import RememberingSink
 
 _HOUR = 3600.0
+FORBIDDEN = Answer(403, b'{"code": 403, "message": "it is forbidden"}')
 
 
 @dataclass(slots=True)
@@ -307,12 +309,58 @@ async def test_definitions_of_cilium_are_found_and_lost_while_running(
 
 async def test_a_missing_right_is_named(autojump_clock: MockClock) -> None:
     async with scene() as it:
-        forbidden = Answer(403, b'{"code": 403, "message": "nodes is forbidden"}')
-        it.server.answers["/api/v1/nodes"] = [forbidden] * 100
+        it.server.answers["/api/v1/nodes"] = [FORBIDDEN] * 100
         await trio.sleep(20)
         assert "the agent's role needs list and watch on nodes" in it.source.complaint()
         assert not it.ready.is_set()
         assert Node not in it.sink.objects or not it.sink.names(Node)
+
+
+async def test_without_a_right_to_one_kind_the_others_serve(autojump_clock: MockClock) -> None:
+    async with scene(pods=2) as it:
+        for path in ("/api/v1/nodes", "/api/v1/services"):
+            it.server.answers[path] = [FORBIDDEN] * 100
+        await trio.sleep(20)
+        assert [False] == it.sink.synced_with_everything
+        assert "names do without (nodes, services)" in it.source.complaint()
+        for place in (it.source.complaint(), it.log[-1]):
+            assert "role needs list and watch on nodes" in place
+            assert "role needs list and watch on services" in place
+        it.server.answers.clear()  # the right is given
+        await it.ready.wait()
+        assert [False, True] == it.sink.synced_with_everything
+        assert not it.source.complaint()
+
+
+async def test_without_a_right_to_pods_there_are_no_names(autojump_clock: MockClock) -> None:
+    async with scene() as it:
+        it.server.answers[PODS] = [FORBIDDEN] * 100
+        await trio.sleep(20)
+        assert it.sink.synced_after is None
+        assert "no names yet (pods)" in it.source.complaint()
+
+
+@pytest.mark.parametrize("body", [b"not gzip", gzip.compress(b'{"metadata":{}}')[:-9]])
+async def test_an_answer_that_is_packed_wrongly_is_asked_for_again(
+    autojump_clock: MockClock, body: bytes
+) -> None:
+    async with scene(pods=1) as it:
+        it.server.answers[PODS] = [Answer(200, body, (("Content-Encoding", "gzip"),))] * 3
+        await it.ready.wait()
+        assert {"p0"} == it.sink.names(Pod)
+        assert 4 == len(it.server.requests(PODS, watch=False))
+
+
+async def test_large_objects_come_in_smaller_pages(autojump_clock: MockClock) -> None:
+    async with scene() as it:
+        for i in range(300):
+            large = pod(f"p{i}")
+            large["metadata"]["annotations"] = {"note": "x" * 50_000}
+            it.server.put(PODS, large)
+        await it.ready.wait()
+        first, *others = it.server.requests(PODS, watch=False)
+        assert str(PAGE) == first.query["limit"]
+        assert {str(PAGE_BYTES // 50_000)} == {asked.query["limit"] for asked in others}
 
 
 async def test_a_part_that_is_started_again_goes_on_with_what_it_knew(

@@ -15,7 +15,8 @@ from bridge.kubernetes.sink import SINCE_EVER
 from parsers.address_table import ADDRESS
 from parsers.addresses import parse_address
 from parsers.conversations import Conversations
-from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory
+from parsers.details import Service
+from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory, Frontends
 from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION, L4_TCP, L4_UDP
 from parsers.node_network import NodeNetwork
@@ -27,10 +28,10 @@ NOW = 1_790_000_000 * SECOND
 class Cluster:
     """Objects as JSON, told to names; ``node-a`` is where we are."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, everything: bool = True, **settings: Any) -> None:
         self.directory = Directory(synced=False)
         self.names = Names(self.directory, node="node-a", cluster="blue", **settings)
-        self.names.synced()
+        self.names.synced(everything=everything)
         self.now = NOW
 
     def tell(self, kind: type[objects.Object], at: Any = None, **said: Any) -> None:
@@ -51,11 +52,15 @@ class Cluster:
     def entity(self, address: str, identity: int = 0) -> Entity:
         return self.directory.entity(packed(address), identity, self.now)
 
-    def services(self, address: str) -> dict[int, str]:
+    def frontends(self, address: str) -> Frontends:
         asked = np.frombuffer(packed(address), dtype=ADDRESS)
         (row,) = self.directory.at(asked, np.array([self.now])).frontends
-        by_port = self.directory.frontends[int(row)].by_port
-        return {port: f"{s.namespace}/{s.name}" for port, s in by_port.items()}
+        return self.directory.frontends[int(row)]
+
+    def services(self, address: str) -> dict[int, str]:
+        """By port, whatever the protocol."""
+        by_port = self.frontends(address).by_port
+        return {p: f"{s.namespace}/{s.name}" for p, s in by_port.items() if p < 1 << 16}
 
 
 def packed(text: str) -> bytes:
@@ -488,6 +493,20 @@ def test_who_is_near_a_pod_is_unknown_and_not_the_world() -> None:
     assert cluster.entity("10.0.1.2").labels == ("reserved:world",)
 
 
+def test_what_may_be_of_a_kind_that_we_may_not_list_is_unknown_and_not_the_world() -> None:
+    cluster = Cluster(everything=False)
+    # Nor does the node's network know better: another node may be behind an uplink.
+    cluster.directory.set_node_network(NodeNetwork(frozenset(), frozenset()))
+    cluster.pod("web-1", "10.0.0.1")
+    assert "web-1" == cluster.entity("10.0.0.1").pod_name
+    assert UNKNOWN_ADDRESS == cluster.directory.reason(packed("198.51.100.1"), NOW)
+    assert 0 == cluster.entity("198.51.100.1").identity
+    seen = cluster.directory.changes.count
+    cluster.names.synced(everything=True)
+    assert ("reserved:world",) == cluster.entity("198.51.100.1").labels
+    assert cluster.directory.changes.since(seen).past  # flows of the history have it as well
+
+
 def test_what_is_kept_of_pods_that_are_gone_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.kubernetes.names._RECLAIMED", 100)
     cluster = Cluster()
@@ -515,7 +534,7 @@ def test_what_is_kept_of_pods_that_are_gone_is_freed(monkeypatch: pytest.MonkeyP
 def test_labels_of_identities_that_nobody_has_are_forgotten_at_last(
     monkeypatch: pytest.MonkeyPatch, has_cilium: bool
 ) -> None:
-    for module in ("identities", "names"):
+    for module in ("identities", "numbers"):
         monkeypatch.setattr(f"bridge.kubernetes.{module}.KEPT_UNUSED", 10)
     cluster = Cluster()
     numbers = []
@@ -533,6 +552,24 @@ def test_labels_of_identities_that_nobody_has_are_forgotten_at_last(
             cluster.gone(objects.Pod, ("shop", "run"))
     known = [n for n in numbers if cluster.entity("192.0.2.1", n).labels]
     assert known == numbers[-10:]
+
+
+def test_services_that_share_a_port_are_told_apart_by_their_protocols() -> None:
+    cluster = Cluster()
+    node = [{"type": "InternalIP", "address": "192.168.0.1"}]
+    cluster.tell(objects.Node, metadata={"name": "node-a"}, status={"addresses": node})
+    shared = {"type": "LoadBalancer", "loadBalancerIP": "203.0.113.5"}
+    for name, protocol in (("a-tcp", "TCP"), ("b-udp", "UDP")):
+        ports = [{"port": 53, "protocol": protocol, "nodePort": 30053}]
+        metadata = {"name": name, "namespace": "shop"}
+        cluster.tell(objects.Service, metadata=metadata, spec={**shared, "ports": ports})
+    for address, port in (("203.0.113.5", 53), ("192.168.0.1", 30053)):
+        shown = [cluster.frontends(address).at(l4, port) for l4 in (L4_TCP, L4_UDP)]
+        assert [Service("a-tcp", "shop"), Service("b-udp", "shop")] == shown
+    cluster.gone(objects.Service, ("shop", "a-tcp"))
+    # Of a protocol that has no service there the other one is shown, as Hubble shows it.
+    for l4 in (L4_TCP, L4_UDP):
+        assert Service("b-udp", "shop") == cluster.frontends("203.0.113.5").at(l4, 53)
 
 
 def test_a_service_has_its_address_since_it_was_made_and_its_changes_since_they_are_heard() -> None:
