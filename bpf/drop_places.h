@@ -88,12 +88,20 @@ static __always_inline __u8 hook_on_stack(void *ctx, struct scratch *scratch)
 	return HOOK_UNKNOWN;
 }
 
-/* Fills symbol and, where ``of_netfilter`` says so, hook. */
+/* Without a reason of its own (before 5.18, then ``netfilter_reason`` is 0) by its place. */
+static __always_inline int is_of_netfilter(const struct drop_record *drop, __u32 netfilter_reason)
+{
+	return drop->reason == netfilter_reason &&
+	       (netfilter_reason || *(const __u64 *)drop->symbol ==
+					    PREFIX('n', 'f', '_', 'h', 'o', 'o', 'k', '_'));
+}
+
+/* Fills symbol and, of a drop of netfilter, hook. */
 static __always_inline void name_places(void *ctx, struct drop_record *drop,
-					struct scratch *scratch, int of_netfilter)
+					struct scratch *scratch, __u32 netfilter_reason)
 {
 	__builtin_memcpy(drop->symbol, site_of(drop->location, scratch)->symbol, SYMBOL_BYTES);
-	if (of_netfilter)
+	if (is_of_netfilter(drop, netfilter_reason))
 		drop->hook = hook_on_stack(ctx, scratch);
 }
 

@@ -249,8 +249,7 @@ static __always_inline int on_drop(void *ctx, struct sk_buff *skb, __u64 locatio
 	if (!drop->segments)
 		drop->segments = 1;
 	read_packet(drop, skb);
-	name_places(ctx, drop, scratch,
-		    settings.netfilter_reason && reason == settings.netfilter_reason);
+	name_places(ctx, drop, scratch, settings.netfilter_reason);
 	submit_drop(drop);
 	return 0;
 }

@@ -59,7 +59,7 @@ static __always_inline void submit_drop(struct drop_record *drop)
 }
 
 static __always_inline void name_places(void *ctx, struct drop_record *drop,
-					struct scratch *scratch, int of_netfilter)
+					struct scratch *scratch, __u32 netfilter_reason)
 {
 }
 

@@ -99,6 +99,9 @@ is for drops of which netfilter is known to be the cause."""
 HOOKS = ("", "PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 """Netfilter's hooks by ``hook``; 0 is no hook, or none that the stack shows."""
 
+_NETFILTER = "nf_hook_slow"
+"""The function of netfilter that drops packets; before 5.18 there is no other sign of it."""
+
 _DROP, _DROPPED, _L3_L4 = 1, 2, 1  # monitor message type, flow.Verdict, flow.FlowType
 
 _SITE = np.dtype([("location", "<u8"), ("reason", "<u4"), ("hook", "u1"), ("pad", "V3")])
@@ -209,8 +212,8 @@ class DropFlows:
         return numbers
 
     def _add(self, row: int, drop: Any, names: KernelReasons) -> None:
-        reason = names.name(int(drop["reason"]))
-        if reason == NOT_SPECIFIED and drop["hook"]:  # who dropped it says why
+        reason, symbol = names.name(int(drop["reason"])), symbol_name(drop["symbol"])
+        if reason == NOT_SPECIFIED and symbol == _NETFILTER:  # where it was dropped says why
             reason = NETFILTER_DROP
         if row >= len(self._hubble):
             self._hubble = lengthened(self._hubble, 2 * row)
@@ -219,7 +222,6 @@ class DropFlows:
         self._hubble[row] = hubble_reason(reason)
         self._numbers[row] = self._tables.reasons.number(reason)
         fields: list[tuple[str, str | float]] = []
-        symbol = symbol_name(drop["symbol"])
         if symbol:
             fields.append(("location", symbol))
         if drop["hook"]:

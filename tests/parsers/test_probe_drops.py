@@ -141,17 +141,12 @@ def test_the_kernels_own_words_go_with_the_flow(parser: Parser) -> None:
     }
 
 
-def test_a_kernel_without_reasons_is_told_by_its_hook(parser: Parser) -> None:
+def test_a_drop_of_netfilter_without_a_reason_is_told_by_its_place(parser: Parser) -> None:
     before_5_17 = KernelReasons({})
-    hooked, bare = parser.own_words(
-        drop(reason=0, hook=HOOKS.index("INPUT"), symbol=b"nf_hook_slow"),
-        drop(reason=0, symbol=b"udp_rcv"),
-        names=before_5_17,
-    )
-    assert (hooked["drop_reason"], bare["drop_reason"]) == ("NETFILTER_DROP", "NOT_SPECIFIED")
-    flow, _ = parser.flows(
-        drop(reason=0, hook=HOOKS.index("INPUT")), drop(reason=0), names=before_5_17
-    )
+    of_netfilter = drop(reason=0, location=0xFFFFFFFF82000000, symbol=b"nf_hook_slow")
+    placed, bare = parser.own_words(of_netfilter, drop(reason=0), names=before_5_17)
+    assert (placed["drop_reason"], bare["drop_reason"]) == ("NETFILTER_DROP", "NOT_SPECIFIED")
+    flow, _ = parser.flows(of_netfilter, drop(reason=0), names=before_5_17)
     assert flow.drop_reason_desc == flow_pb2.POLICY_DENIED
 
 
