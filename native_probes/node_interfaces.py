@@ -24,6 +24,7 @@ from parsers.node_network import NodeNetwork
 _RECEIVE_BYTES = 1 << 16
 _SETTLING = 0.1  # s; changes come in bursts
 _REST = 100  # times as long as routes took to read, they are not read again
+_RETRY = 10.0  # s
 
 
 class NodeInterfaces:
@@ -76,12 +77,12 @@ class NodeInterfaces:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hear_links, link_news)
                 nursery.start_soon(self._hear_routing, routing_news)
-                took = await self._read_routing()
+                rest = await self._read_routing()
                 task_status.started()
                 while True:
                     await self._changed.wait()
-                    await trio.sleep(max(_SETTLING, _REST * took))
-                    took = await self._read_routing()
+                    await trio.sleep(rest)
+                    rest = await self._read_routing()
 
     async def _hear_links(self, listening: trio.socket.SocketType) -> None:
         while True:
@@ -106,16 +107,18 @@ class NodeInterfaces:
             self._changed.set()
 
     async def _read_routing(self) -> float:
-        """Act on what it is now; returns how long it took to read, in seconds."""
+        """Act on what it is now; returns for how many seconds not to read it again."""
         self._changed = trio.Event()
         began = time.perf_counter()
         try:
             self._routing = await in_own_thread(read_routing)
+            rest = max(_SETTLING, _REST * (time.perf_counter() - began))
         except OSError as error:  # it stays as it was last
             self._log.warning("probe.no_routing", reason=error.strerror)
-        took = time.perf_counter() - began
+            self._changed.set()
+            rest = _RETRY
         self._use_routing()
-        return took
+        return rest
 
     def _use_routing(self) -> None:
         wanted = {i for i, link in self._links.items() if self._patterns.match(link)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 
 import pytest
 
@@ -90,17 +91,25 @@ async def test_nobody_is_the_world_where_routes_are_too_many_to_read(lab: Lab) -
         assert identity(probes, "10.77.0.1") == HOST
 
 
-async def test_nobody_is_the_world_where_routes_cannot_be_read(
+async def test_nobody_is_the_world_until_routes_can_be_read(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied() -> Routing:
+    allowed = threading.Event()
+
+    def read() -> Routing:
+        if allowed.is_set():
+            return read_routing()
         raise PermissionError(errno.EPERM, "no")
 
-    monkeypatch.setattr(node_interfaces, "read_routing", denied)
+    monkeypatch.setattr(node_interfaces, "read_routing", read)
+    monkeypatch.setattr(node_interfaces, "_RETRY", 0.1)
     async with running(lab) as probes:
         await probes.until(lambda: probes.networks)
-        assert identity(probes, "10.77.0.9") == 0
-    assert ("probe.no_routing", {"reason": "no"}) in probes.log.lines
+        assert identity(probes, "192.0.2.1") == 0
+        assert ("probe.no_routing", {"reason": "no"}) in probes.log.lines
+        allowed.set()
+        await probes.until(lambda: identity(probes, "192.0.2.1") == WORLD)
+        assert identity(probes, "10.77.0.1") == HOST
 
 
 def test_routes_and_addresses_equal_those_that_ip_shows(lab: Lab) -> None:
