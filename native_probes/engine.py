@@ -114,8 +114,9 @@ def refused(name: str, error: OSError) -> ProbeUnavailableError:
             "give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, in the initial user namespace",
             "5.8",
         )
+    words = ": ".join(filter(None, (error.strerror, libbpf.last_words())))
     return ProbeUnavailableError(
-        f"the kernel refused the {name} probe ({error.strerror}: {libbpf.last_words()})",
+        f"the kernel refused the {name} probe ({words})",
         "use a newer kernel",
         "5.10",
     )

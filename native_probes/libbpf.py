@@ -23,6 +23,7 @@ from native_probes.report import ProbeUnavailableError
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 
 _MESSAGE_BYTES = 1 << 16  # the verifier's log may be long, and its end is what matters
+_WARNING = 0  # enum libbpf_print_level
 _MESSAGES_KEPT = 50
 _EXISTS = -17  # -EEXIST
 
@@ -100,7 +101,9 @@ class _Library:
         self.said: deque[str] = deque(maxlen=_MESSAGES_KEPT)
         libc = ctypes.CDLL(None)
 
-        def listen(_level: int, text: bytes, arguments: int) -> int:
+        def listen(level: int, text: bytes, arguments: int) -> int:
+            if level != _WARNING:
+                return 0
             message = ctypes.create_string_buffer(_MESSAGE_BYTES)
             libc.vsnprintf(message, c_size_t(_MESSAGE_BYTES), text, c_void_p(arguments))
             self.said.append(message.value.decode(errors="replace"))
@@ -129,7 +132,7 @@ def check_present() -> None:
 
 
 def last_words(count: int = 3) -> str:
-    """The last lines libbpf said, for an error's text."""
+    """The last lines in which libbpf warned, for an error's text."""
     lines = "".join(_library().said).splitlines()
     return " | ".join(line.strip() for line in lines[-count:])
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from native_probes.dns import DnsProbe, DnsSettings
 from native_probes.drops import DropProbe, DropSettings
 from native_probes.engine import LibbpfEngine, LoadedProbe
 from native_probes.family import Drained, Family, Place
@@ -14,6 +17,7 @@ from native_probes.report import ProbeUnavailableError
 from native_probes.source import ProbeSource, SourceSettings
 from native_probes.spec import ProbeSpec
 from native_probes.traffic import NAME as TRAFFIC
+from native_probes.traffic import TrafficProbe, TrafficSettings
 from tests.kernel.lab import Lab
 from tests.kernel.running import Running, running
 from tests.kernel.senders import send_udp
@@ -95,3 +99,15 @@ async def test_one_that_cannot_be_read_any_more_comes_back(
         await probes.until(lambda: said(probes, "probe.unavailable") == ["drops"])
         await probes.until(lambda: said(probes, "probe.recovered") == ["drops"])
         assert states(probes.source) == {"drops": "works", TRAFFIC: "works"}
+
+
+def test_dns_programs_that_find_no_place_are_a_sentence_of_their_probe() -> None:
+    traffic = TrafficProbe(LibbpfEngine(), TrafficSettings())
+    try:
+        with Path(os.devnull).open() as no_map:
+            os.dup2(no_map.fileno(), traffic.loaded.map_fd("dns_programs"))
+        with pytest.raises(ProbeUnavailableError) as refused:
+            DnsProbe(Place(LibbpfEngine(), traffic), DnsSettings())
+    finally:
+        traffic.close()
+    assert refused.value.why == "the kernel refused the dns probe (Invalid argument)"
