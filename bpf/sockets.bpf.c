@@ -122,9 +122,13 @@ int BPF_PROG(accept_connection, struct sock *sk)
 			return 0;
 		error = BPF_CORE_READ((struct proto_accept_arg *)ctx[1], err);
 	} else {
+		int *where;
+
 		if (ctx[4])
 			return 0;
-		bpf_probe_read_kernel(&error, sizeof(error), (void *)ctx[2]);
+		/* Linux 5.10 lets no program take a pointer to a number out of its arguments. */
+		bpf_probe_read_kernel(&where, sizeof(where), (char *)ctx + 2 * sizeof(*ctx));
+		bpf_probe_read_kernel(&error, sizeof(error), where);
 	}
 	if (error == -EAGAIN)
 		return 0;
