@@ -43,11 +43,11 @@ def runs(tmp_path: Path) -> Path:
 
 def test_what_passed_was_left_out_and_did_not_run_is_told_apart(runs: Path) -> None:
     run = kernel_table.read(runs / "here.xml")
-    lines = kernel_table.table({"here": run, "5.10": kernel_table.Run("5.10.0-1", {}, {})})
+    lines = kernel_table.table({"5.10": kernel_table.Run("5.10.0-1", {}, {}), "here": run})
     assert lines.splitlines()[2:5] == [
-        "| drops are told |  |  |  |  | yes |",
-        "| fexit tells |  |  |  |  | no [1] |",
-        "| losses |  |  |  |  | yes [2] |",
+        "| drops are told |  | yes |",
+        "| fexit tells |  | no [1] |",
+        "| losses |  | yes [2] |",
     ]
     assert "Runs: 5.10 5.10.0-1, here 6.1.0-1-amd64" in lines
     assert lines.endswith("1. no fexit\n2. no netem\n")
@@ -62,10 +62,13 @@ def test_a_run_that_failed_proves_nothing(tmp_path: Path) -> None:
 def test_a_claim_that_no_run_proved_is_found(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for column in kernel_table.COLUMNS[:-1]:
+    for column in kernel_table.EMULATED:
         (runs / f"{column}.xml").write_bytes((runs / "here.xml").read_bytes())
     page = tmp_path / "page.md"
-    page.write_text("a\n<!-- kernels: made -->\n<!-- end of kernels -->\nb\n")
+    page.write_text(
+        "a\n<!-- emulated kernels: made -->\n<!-- end -->\nb\n"
+        "<!-- build machine: made -->\n<!-- end -->\nc\n"
+    )
     monkeypatch.setattr(kernel_table, "PAGE", page)
     assert kernel_table.main(["--check", str(runs)]) == 1
     assert kernel_table.main([str(runs)]) == 0

@@ -1,9 +1,10 @@
-"""Writes the table of kernels in docs/reference/probes.md from the runs of the kernel tier.
+"""Writes the tables of kernels in docs/reference/probes.md from the runs of the kernel tier.
 
 ``python -m tools.kernel_table [--check] FOLDER``. The folder has a JUnit file for each kernel
 (``5.10.xml`` ... ``newest.xml``, and ``here.xml`` for the build machine's own), with the release
-as property ``kernel``. ``--check`` changes nothing and ends with 1 when what the page claims is
-not what the runs proved; releases may differ, since distributions go on.
+as property ``kernel``. ``--check`` changes nothing and ends with 1 when what the page claims of
+the emulated kernels is not what the runs proved; releases may differ, since distributions go
+on, and so may build machines.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "probes.md"
-COLUMNS = ("5.10", "6.1", "6.12", "newest", "here")
-_TABLE = re.compile("(<!-- kernels: .*? -->\n).*?(<!-- end of kernels -->)", re.DOTALL)
+EMULATED = ("5.10", "6.1", "6.12", "newest")
+HERE = "here"
 _RELEASES = re.compile(r"^Runs: .*$", re.MULTILINE)
 
 
@@ -49,11 +50,11 @@ def read(path: Path) -> Run:
 
 
 def table(runs: dict[str, Run]) -> str:
-    """Markdown: a line for each file of tests, a column for each kernel, then the notes."""
+    """Markdown: a line for each file of tests, a column for each run, then the notes."""
     notes: list[str] = []
 
-    def cell(run: Run | None, file: str) -> str:
-        if run is None or not (run.passed.get(file) or run.skipped.get(file)):
+    def cell(run: Run, file: str) -> str:
+        if not (run.passed.get(file) or run.skipped.get(file)):
             return ""
         for reason in run.skipped.get(file, ()):
             if reason not in notes:
@@ -64,17 +65,16 @@ def table(runs: dict[str, Run]) -> str:
 
     files = sorted({file for run in runs.values() for file in (*run.passed, *run.skipped)})
     lines = [
-        "| tests of | " + " | ".join(COLUMNS) + " |",
-        "|---" * (1 + len(COLUMNS)) + "|",
+        "| tests of | " + " | ".join(runs) + " |",
+        "|---" * (1 + len(runs)) + "|",
         *(
             f"| {file.removeprefix('test_').replace('_', ' ')} | "
-            + " | ".join(cell(runs.get(column), file) for column in COLUMNS)
+            + " | ".join(cell(run, file) for run in runs.values())
             + " |"
             for file in files
         ),
         "",
-        "Runs: "
-        + ", ".join(f"{column} {runs[column].release}" for column in COLUMNS if column in runs),
+        "Runs: " + ", ".join(f"{column} {run.release}" for column, run in runs.items()),
     ]
     if notes:
         lines += ["", *(f"{number}. {note}" for number, note in enumerate(notes, 1))]
@@ -87,22 +87,29 @@ def main(arguments: list[str]) -> int:
     if len(folders) != 1:
         sys.stderr.write("usage: python -m tools.kernel_table [--check] FOLDER\n")
         return 2
-    runs = {path.stem: read(path) for path in Path(folders[0]).glob("*.xml")}
-    if missing := [column for column in COLUMNS if column not in runs]:
+    found = {path.stem: read(path) for path in Path(folders[0]).glob("*.xml")}
+    if missing := [column for column in (*EMULATED, HERE) if column not in found]:
         sys.stderr.write(f"{folders[0]} has no run of {', '.join(missing)}\n")
         return 1
     text = PAGE.read_text(encoding="utf-8")
-    wanted = _TABLE.sub(lambda found: found[1] + table(runs) + found[2], text)
+    emulated = table({column: found[column] for column in EMULATED})
+    wanted = _with(text, "emulated kernels", emulated)
     if "--check" not in arguments:
-        PAGE.write_text(wanted, encoding="utf-8")
+        PAGE.write_text(_with(wanted, "build machine", table({HERE: found[HERE]})), "utf-8")
         return 0
     if _RELEASES.sub("", wanted) == _RELEASES.sub("", text):
         return 0
     sys.stderr.write(
         f"{PAGE} claims what these runs did not prove, or lacks what they did; the table is\n"
-        f"{table(runs)}run python -m tools.kernel_table {folders[0]}\n"
+        f"{emulated}run python -m tools.kernel_table {folders[0]}\n"
     )
     return 1
+
+
+def _with(text: str, name: str, inner: str) -> str:
+    """The page with a table between its marks."""
+    marks = re.compile(f"(<!-- {name}: .*? -->\n).*?(<!-- end -->)", re.DOTALL)
+    return marks.sub(lambda found: found[1] + inner + found[2], text)
 
 
 if __name__ == "__main__":
