@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from bridge.event_log import EventLog
+from bridge.http_client import Connection, ServerAwayError
 from bridge.kubernetes.objects import CiliumIdentity, Node, Pod
 from bridge.kubernetes.source import KubernetesSource
 from bridge.kubernetes.watch import PAGE, PAGE_BYTES, PIECE
@@ -340,7 +341,14 @@ async def test_without_a_right_to_pods_there_are_no_names(autojump_clock: MockCl
         assert "no names yet (pods)" in it.source.complaint()
 
 
-@pytest.mark.parametrize("body", [b"not gzip", gzip.compress(b'{"metadata":{}}')[:-9]])
+_PACKED = gzip.compress(b'{"metadata":{"resourceVersion":"1"}}', mtime=0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"not gzip", _PACKED[:-9], _PACKED + b"more", _PACKED + bytes(1 << 17)],
+    ids=["not", "cut", "more", "much more"],
+)
 async def test_an_answer_that_is_packed_wrongly_is_asked_for_again(
     autojump_clock: MockClock, body: bytes
 ) -> None:
@@ -349,6 +357,46 @@ async def test_an_answer_that_is_packed_wrongly_is_asked_for_again(
         await it.ready.wait()
         assert {"p0"} == it.sink.names(Pod)
         assert 4 == len(it.server.requests(PODS, watch=False))
+
+
+async def test_an_answer_that_unpacks_to_a_thousand_times_its_size_leaves_others_turns() -> None:
+    server, turns = _Says(gzip.compress(bytes(32 << 20))), 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    connection = Connection(server, "h")
+    async with trio.open_nursery() as nursery:
+        await connection.get("/", {})
+        nursery.start_soon(take_turns)
+        assert bytes(32 << 20) == await connection.read_all(32 << 20)
+        nursery.cancel_scope.cancel()
+    assert turns > 30  # of 1 MiB each
+    connection = Connection(_Says(gzip.compress(bytes(32 << 20))), "h")
+    await connection.get("/", {})
+    with pytest.raises(ServerAwayError, match="more than 1048576 bytes"):
+        await connection.read_all(1 << 20)
+
+
+class _Says(trio.abc.Stream):
+    """A server that has answered already."""
+
+    def __init__(self, packed: bytes) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}"
+        self._left = f"{head}\r\n\r\n".encode() + packed
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        given, self._left = self._left[:max_bytes], self._left[max_bytes or len(self._left) :]
+        return given
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    async def wait_send_all_might_not_block(self) -> None: ...
+
+    async def aclose(self) -> None: ...
 
 
 async def test_large_objects_come_in_smaller_pages(autojump_clock: MockClock) -> None:
