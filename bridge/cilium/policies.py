@@ -95,14 +95,19 @@ def policies_of(
             continue
         key = bytes(policy.realized.l4), policy.realized.policy_revision
         if key not in made:
-            made[key] = PolicyRules(_rules(_decode_l4(key[0]), key[1], identities))
+            made[key] = PolicyRules(_rules(key[0], key[1], identities))
         found[endpoint.id] = made[key]
     return found
 
 
 def _rules(
-    l4: _L4 | None, revision: int, identities: Mapping[str, frozenset[int]]
+    realized: bytes, revision: int, identities: Mapping[str, frozenset[int]]
 ) -> Iterator[PolicyRule]:
+    """None of what has another form than it should."""
+    try:
+        l4 = _decode_l4(realized)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
     if l4 is None:
         return
     for direction, filters in ((INGRESS, l4.ingress), (EGRESS, l4.egress)):

@@ -14,7 +14,7 @@ Source: the agent's OpenAPI description (``api/v1/openapi.yaml``, Cilium 1.14 to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -106,9 +106,14 @@ class CiliumApi:
             identities = await _get(connection, "/v1/identity", _identities)
             prefixes = await _get(connection, "/v1/ip", _prefixes)
             cgroups = await _get(connection, "/v1/cgroup-dump-metadata", _cgroups)
+            await self._tell_addresses(identities, prefixes, cgroups)
             selectors = await _get(connection, "/v1/policy/selectors", _selectors)
             endpoints = await _get(connection, "/v1/endpoint", _endpoints)
-        self._directory.set_policies(policies_of(endpoints, selectors))
+            self._directory.set_policies(policies_of(endpoints, selectors))
+
+    async def _tell_addresses(
+        self, identities: Iterable[_Identity], prefixes: Iterable[_Prefix], cgroups: _Cgroups
+    ) -> None:
         labels = {i.id: tuple(i.labels or ()) for i in identities if i.id >= _OWN_SCOPE}
         for number in self._identities - labels.keys():
             self._directory.forget_identity(number)

@@ -75,6 +75,7 @@ def test_who_is_in_no_rule_is_named_by_none() -> None:
         {"id": 1, "status": {"policy": {"realized": {"l4": None}}}},
         {"id": 1, "status": {"policy": {"realized": {"l4": {"ingress": None}}}}},
         {"id": 1, "status": {"policy": {"realized": {"l4": {"egress": [{"rule": "{"}]}}}}},
+        {"id": 1, "status": {"policy": {"realized": {"l4": {"egress": "all"}}}}},
     ],
 )
 def test_an_endpoint_without_a_policy_has_none(endpoint: dict[str, Any]) -> None:

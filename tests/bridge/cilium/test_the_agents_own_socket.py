@@ -148,3 +148,16 @@ async def test_an_api_that_is_forbidden_is_a_sentence(tmp_path: Path) -> None:
         with pytest.raises(ServerAwayError, match="GET /v1/ip: 404"):
             await CiliumApi(tmp_path / "s", Directory()).ask()
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("lacking", ["/v1/policy/selectors", "/v1/endpoint"])
+async def test_prefixes_are_known_where_policies_are_not(tmp_path: Path, lacking: str) -> None:
+    directory = Directory()
+    async with trio.open_nursery() as nursery:
+        world = {path: answer for path, answer in _WORLD.items() if path != lacking}
+        await nursery.start(agent, tmp_path / "s", world)
+        with pytest.raises(ServerAwayError, match=f"GET {lacking}: 404"):
+            await CiliumApi(tmp_path / "s", directory).ask()
+        nursery.cancel_scope.cancel()
+    assert 16777217 == at(directory, "203.0.113.9")
+    assert 2 == len(directory.pod_addresses(39001))
