@@ -10,13 +10,21 @@ import pytest
 
 from bridge.kubernetes import objects
 from bridge.kubernetes.label_filter import LabelFilter
+from bridge.kubernetes.local import LocalEndpoints
 from bridge.kubernetes.names import Names
 from bridge.kubernetes.sink import SINCE_EVER
 from parsers.address_table import ADDRESS
 from parsers.addresses import parse_address
 from parsers.conversations import Conversations
 from parsers.details import Service
-from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory, Frontends
+from parsers.directory import (
+    EXPIRED,
+    NOT_IN_SCOPE,
+    UNKNOWN_ADDRESS,
+    Directory,
+    Frontends,
+    LocalEndpoint,
+)
 from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION, L4_TCP, L4_UDP
 from parsers.node_network import NodeNetwork
@@ -124,6 +132,47 @@ def test_ciliums_numbers_and_ids_win_where_cilium_is() -> None:
     assert cluster.entity("10.0.0.1") == Entity(77, 4242, "shop", "web-1", ("k8s:app=web",))
     unmanaged = cluster.entity("10.0.0.2")
     assert (unmanaged.identity, unmanaged.labels) == (3, ("reserved:unmanaged",))
+
+
+def cilium_endpoint(cluster: Cluster, name: str, number: int, address: str) -> None:
+    networking = {"addressing": [{"ipv4": address}], "node": "192.168.0.1"}
+    status = {"id": number, "identity": {"id": 4242}, "networking": networking}
+    metadata = {"name": name, "namespace": "shop"}
+    cluster.tell(objects.CiliumEndpoint, metadata=metadata, status=status)
+
+
+def test_an_id_that_cilium_gave_to_another_pod_stays_with_that_one() -> None:
+    cluster = Cluster()
+    here = {"nodeName": "node-a"}
+    cluster.pod("web-1", "10.0.0.1", spec=here)
+    cluster.pod("web-2", "10.0.0.2", spec=here)
+    shared = cluster.entity("10.0.0.2").endpoint_id
+    cilium_endpoint(cluster, "web-1", shared, "10.0.0.1")
+    cluster.now += SECOND
+    cluster.pod("web-2", "10.0.0.2", spec=here, metadata={"labels": {"app": "other"}})
+    other = cluster.entity("10.0.0.2").endpoint_id
+    assert other not in {0, shared}
+    cluster.now += SECOND
+    cilium_endpoint(cluster, "web-2", 78, "10.0.0.2")
+    # As in a list after an outage: the pod that has the id now is told of before the end of the one
+    # that had it.
+    cluster.now += SECOND
+    cluster.pod("web-3", "10.0.0.3", spec=here)
+    cilium_endpoint(cluster, "web-3", 78, "10.0.0.3")
+    for kind in (objects.Pod, objects.CiliumEndpoint):
+        cluster.gone(kind, ("shop", "web-2"))
+    for number, pod in ((shared, "web-1"), (78, "web-3")):
+        endpoint = cluster.directory.endpoint_by_id(number, cluster.now)
+        assert endpoint is not None
+        assert pod == endpoint.pod_name
+    assert None is cluster.directory.endpoint_by_id(other, cluster.now)
+
+
+def test_more_pods_than_there_are_ids_do_without() -> None:
+    endpoints = LocalEndpoints(Directory())
+    for number in range(1, 1 << 16):
+        endpoints.set(None, LocalEndpoint(number, 0, "shop", f"web-{number}"), NOW)
+    assert 0 == endpoints.id_of(("shop", "one-more"), None)
 
 
 def test_numbers_are_ours_again_where_cilium_has_gone() -> None:
