@@ -175,6 +175,19 @@ def test_more_pods_than_there_are_ids_do_without() -> None:
     assert 0 == endpoints.id_of(("shop", "one-more"), None)
 
 
+def test_no_object_says_what_a_reserved_identity_is() -> None:
+    cluster = Cluster()
+    identity = {"id": 6, "labels": ["k8s:app=web"]}
+    status = {"id": 77, "identity": identity}
+    cluster.tell(objects.CiliumEndpoint, metadata={"name": "p", "namespace": "q"}, status=status)
+    labels = {"security-labels": {"k8s:app": "web"}}
+    cluster.tell(objects.CiliumIdentity, metadata={"name": "2"}, **labels)
+    known = {number: cluster.entity("203.0.113.9", number).labels for number in (2, 6)}
+    assert {2: ("reserved:world",), 6: ("reserved:remote-node",)} == known
+    cluster.gone(objects.CiliumIdentity, ("", "2"))
+    assert ("reserved:world",) == cluster.entity("203.0.113.9", 2).labels
+
+
 def test_numbers_are_ours_again_where_cilium_has_gone() -> None:
     cluster = Cluster()
     cluster.pod("web-1", "10.0.0.1")
