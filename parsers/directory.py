@@ -170,7 +170,7 @@ class Directory:
                 self.generation += 1
             by_id.set(endpoint, since)
             if endpoint is not None and known and not _same_pod(endpoint, known[-1]):
-                gone = self._names.forget_endpoint(number)
+                gone = self._names.forget_endpoints({number})
                 self.changes.addresses([(address, since or EVER) for address in gone])
 
     def set_address(self, prefix: str, record: AddressRecord | None, *, since: int = 0) -> None:
@@ -324,10 +324,14 @@ class Directory:
 
         Returns how many numbers. About 3 ms for 100,000 addresses.
         """
-        for number, timeline in list(self._endpoint_by_id.items()):
+        for timeline in self._endpoint_by_id.values():
             timeline.forget(before)
-            if timeline.is_over(before):
-                del self._endpoint_by_id[number]
+        over = {n for n, each in self._endpoint_by_id.items() if each.is_over(before)}
+        for number in over:
+            del self._endpoint_by_id[number]
+        # Whoever gets such a number next has not asked for these names.
+        gone = self._names.forget_endpoints(over)
+        self.changes.addresses([(address, before) for address in gone])
         self.host_ports.forget(before)
         owners = self._addresses.numbers_in_use(self.owners.end, _OWNER)
         owners[[row for table in self._prefixes.values() for row in table.values()]] = True
