@@ -647,7 +647,42 @@ def test_a_service_has_its_address_since_it_was_made_and_its_changes_since_they_
     cluster.now += SECOND // 4
     cluster.tell(objects.Service, metadata=new, spec=spec)
     shown = []
-    for seconds in (-50, 5, 10.75, 12):
+    for seconds in (-50, 5, 10.75, 11.25, 12):
         cluster.now = NOW + int(seconds * SECOND)
         shown.append(cluster.services("10.96.0.1"))
-    assert shown == [{80: "shop/old"}, {80: "shop/old"}, {443: "shop/old"}, {80: "shop/new"}]
+    first, then, last = ({n: f"shop/{s}"} for n, s in ((80, "old"), (443, "old"), (80, "new")))
+    assert [first, first, then, then, last] == shown
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_a_service_is_not_dated_by_a_clock_that_differs(ahead: int) -> None:
+    cluster = Cluster()
+    cluster.names.clock_is_ahead(ahead * SECOND)
+    spec = {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}
+    old = {"name": "old", "namespace": "shop"}
+    cluster.tell(objects.Service, SINCE_EVER, metadata=old, spec=spec)
+    cluster.now += 10 * SECOND
+    cluster.gone(objects.Service, ("shop", "old"))
+    new = {**old, "name": "new", "creationTimestamp": text_of(cluster.now - ahead * SECOND)}
+    cluster.tell(objects.Service, metadata=new, spec=spec)
+    assert {80: "shop/new"} == cluster.services("10.96.0.1")
+    cluster.now -= SECOND
+    assert {80: "shop/old"} == cluster.services("10.96.0.1")
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")], ids=["in order", "against order"])
+def test_a_service_made_in_an_outage_has_its_address_since_then(names: tuple[str, str]) -> None:
+    """As a list tells it: what is there first, then what ended, dated when it was last seen."""
+    cluster = Cluster()
+    spec = {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}
+    before, after = ({"name": name, "namespace": "shop"} for name in names)
+    cluster.tell(objects.Service, SINCE_EVER, metadata=before, spec=spec)
+    late = {**after, "creationTimestamp": text_of(NOW + 60 * SECOND)}
+    cluster.tell(objects.Service, NOW + 100 * SECOND, metadata=late, spec=spec)
+    cluster.now = NOW + 10 * SECOND
+    cluster.gone(objects.Service, ("shop", before["name"]))
+    shown = []
+    for seconds in (0, 30, 70):
+        cluster.now = NOW + seconds * SECOND
+        shown.append(cluster.services("10.96.0.1"))
+    assert [{80: f"shop/{names[0]}"}, {}, {80: f"shop/{names[1]}"}] == shown
