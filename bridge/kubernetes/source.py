@@ -190,7 +190,7 @@ class KubernetesSource:
         while True:
             self._look_again = trio.Event()
             try:
-                found = await _discover(server)
+                found = await _discover(server, tuple(self._optional))
             except (ServerAwayError, RefusedError, UsageError) as error:
                 self._undiscovered = "" if self._discovered else str(error)
                 await trio.sleep(backoff.next_delay())
@@ -228,15 +228,21 @@ class KubernetesSource:
             self._sink.cilium_is_gone(self._clock())
 
 
-async def _discover(server: ApiServer) -> tuple[Resource, ...]:
-    """Those of Cilium's resources that are defined now, as far as we may know."""
+async def _discover(server: ApiServer, known: Sequence[Resource]) -> tuple[Resource, ...]:
+    """Those of Cilium's resources that are defined now, as far as we may know.
+
+    A server that was just started may refuse everything for a while, so what it forbids to look at
+    is what was ``known`` of it.
+    """
     found: dict[str, list[str]] = {}
     for version in CILIUM_VERSIONS:
         try:
             body = await server.read(version, version)
             found[version] = [r.name for r in decode_resources(body).resources or ()]
         except RefusedError as error:
-            if error.status not in {_NOT_FOUND, _FORBIDDEN}:
+            if error.status == _FORBIDDEN:
+                found[version] = [r.name for r in known if r.path == f"{version}/{r.name}"]
+            elif error.status != _NOT_FOUND:
                 raise
         except DECODE_ERRORS as error:
             raise RefusedError(f"{version}: not a list of resources: {error}") from None

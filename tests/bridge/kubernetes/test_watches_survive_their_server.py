@@ -308,6 +308,20 @@ async def test_definitions_of_cilium_are_found_and_lost_while_running(
         assert not it.source.complaint()
 
 
+async def test_a_server_that_forbids_for_a_while_to_look_for_definitions_takes_no_names_away(
+    autojump_clock: MockClock,
+) -> None:
+    async with scene() as it:
+        it.server.resources[CILIUM] = ["ciliumidentities"]
+        it.server.put(IDENTITIES, {"metadata": {"name": "1234"}})
+        await it.ready.wait()
+        it.server.answers[CILIUM] = [FORBIDDEN] * 3
+        while it.server.answers[CILIUM]:
+            await trio.sleep(10)
+            assert {"1234"} == it.sink.names(CiliumIdentity)
+        assert not it.sink.cilium_went
+
+
 async def test_a_missing_right_is_named(autojump_clock: MockClock) -> None:
     async with scene() as it:
         it.server.answers["/api/v1/nodes"] = [FORBIDDEN] * 100
