@@ -109,7 +109,11 @@ class CiliumApi:
             await self._tell_addresses(identities, prefixes, cgroups)
             selectors = await _get(connection, "/v1/policy/selectors", _selectors)
             endpoints = await _get(connection, "/v1/endpoint", _endpoints)
-            self._directory.set_policies(policies_of(endpoints, selectors))
+        policies = {}
+        for number, rules in policies_of(endpoints, selectors):
+            policies[number] = rules
+            await trio.lowlevel.checkpoint()
+        self._directory.set_policies(policies)
 
     async def _tell_addresses(
         self, identities: Iterable[_Identity], prefixes: Iterable[_Prefix], cgroups: _Cgroups

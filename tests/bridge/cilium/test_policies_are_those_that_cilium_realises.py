@@ -28,10 +28,11 @@ _TWO_SELECTORS = 5432  # the egress filter whose rules are not told apart
 
 
 def known(endpoints: list[dict[str, Any]] = _MADE["endpoint"]) -> dict[int, PolicyRules]:
-    return policies_of(
+    told = policies_of(
         msgspec.json.decode(json.dumps(endpoints), type=list[Endpoint]),
         msgspec.json.decode(json.dumps(_MADE["selectors"]), type=list[Selector]),
     )
+    return dict(told)
 
 
 def policies(entry: dict[str, Any]) -> tuple[Policy, ...]:

@@ -161,3 +161,27 @@ async def test_prefixes_are_known_where_policies_are_not(tmp_path: Path, lacking
         nursery.cancel_scope.cancel()
     assert 16777217 == at(directory, "203.0.113.9")
     assert 2 == len(directory.pod_addresses(39001))
+
+
+async def test_others_have_their_turns_while_policies_are_made(tmp_path: Path) -> None:
+    endpoints, turns = 400, 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    def endpoint(number: int) -> dict[str, Any]:
+        realized = {"policy-revision": number, "l4": _L4}
+        return {"id": number, "status": {"policy": {"realized": realized}}}
+
+    world = {**_WORLD, "/v1/endpoint": [endpoint(number) for number in range(1, endpoints + 1)]}
+    directory = Directory()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", world)
+        nursery.start_soon(take_turns)
+        await CiliumApi(tmp_path / "s", directory).ask()
+        nursery.cancel_scope.cancel()
+    assert directory.policy_of(endpoints, 1) is not None
+    assert turns >= endpoints
