@@ -13,10 +13,10 @@ says so by ``IsDeny``, since 1.19 by its verdict).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from parsers.policies import EGRESS, INGRESS, PolicyRule, PolicyRules, policy_from_labels
 
@@ -27,6 +27,9 @@ _PROTOCOLS: Final = {"ANY": 0, "ICMP": 1, "TCP": 6, "UDP": 17, "ICMPV6": 58, "SC
 _DENY: Final = 1  # of allow, deny, pass
 
 Labels = tuple[str, ...]
+
+Revision: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+"""An int64 of Cilium's, which flow.Policy has as uint64."""
 
 
 class Selector(Struct, frozen=True):
@@ -49,7 +52,7 @@ class _L4(Struct, frozen=True):
 
 class _Realized(Struct, frozen=True):
     l4: Raw = Raw(b"null")
-    policy_revision: int = msgspec.field(default=0, name="policy-revision")
+    policy_revision: Revision = msgspec.field(default=0, name="policy-revision")
 
 
 class _Policy(Struct, frozen=True):

@@ -26,7 +26,7 @@ from bridge.cilium.policies import Endpoint, Selector, policies_of
 from bridge.http_client import Connection, ServerAwayError
 from bridge.kubernetes.objects import Number
 from bridge.os_errors import reason_of
-from parsers.addresses import first_of_each_family
+from parsers.addresses import first_of_each_family, is_prefix
 from parsers.agent_events import AgentEvent, EndpointRegenerate, EndpointUpdate, PolicyUpdate
 from parsers.directory import AddressRecord, Directory
 from parsers.errors import UsageError
@@ -123,7 +123,8 @@ class CiliumApi:
             self._directory.forget_identity(number)
         self._identities = frozenset(labels)
         self._directory.set_identities(labels)
-        await self._replace({p.cidr: p.identity for p in prefixes if p.identity >= _OWN_SCOPE})
+        own = (each for each in prefixes if each.identity >= _OWN_SCOPE)
+        await self._replace({each.cidr: each.identity for each in own if is_prefix(each.cidr)})
         self._directory.set_cgroups(
             {
                 container.cgroup_id: first_of_each_family(pod.ips or ())

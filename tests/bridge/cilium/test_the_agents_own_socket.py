@@ -32,6 +32,7 @@ _WORLD: dict[str, Any] = {
     ],
     "/v1/ip": [
         {"cidr": "10.0.0.1/32", "identity": 1207, "metadata": {"name": "frontend-0"}},
+        {"cidr": "not-a-prefix", "identity": 16777217},
         {"cidr": "203.0.113.0/24", "identity": 16777217, "hostIP": "0.0.0.0"},
     ],
     "/v1/cgroup-dump-metadata": {
@@ -185,3 +186,13 @@ async def test_others_have_their_turns_while_policies_are_made(tmp_path: Path) -
         nursery.cancel_scope.cancel()
     assert directory.policy_of(endpoints, 1) is not None
     assert turns >= endpoints
+
+
+async def test_a_revision_that_a_flow_has_no_room_for_is_a_sentence(tmp_path: Path) -> None:
+    realized = {"policy-revision": -1, "l4": _L4}
+    world = {**_WORLD, "/v1/endpoint": [{"id": 7, "status": {"policy": {"realized": realized}}}]}
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", world)
+        with pytest.raises(ServerAwayError, match="GET /v1/endpoint: Expected `int` >= 0"):
+            await CiliumApi(tmp_path / "s", Directory()).ask()
+        nursery.cancel_scope.cancel()
