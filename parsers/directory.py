@@ -178,13 +178,19 @@ class Directory:
 
         Only single addresses keep a history, and a pod; a prefix is as it is now.
         """
-        network = ip_network(prefix, strict=False)
-        packed = network.network_address.packed
-        length = network.prefixlen + (96 if network.version == 4 else 0)
-        sixteen = MAPPED + packed if network.version == 4 else packed
+        length, sixteen = _parsed(prefix)
         if length == 128:
             self.set_owner(self.owners.add(record) if record else 0, (sixteen,), since)
-            return
+        else:
+            self._set_prefix(length, sixteen, record)
+
+    def set_prefix(self, prefix: str, record: AddressRecord | None) -> None:
+        """As ``set_address``, but a single address is a prefix like others: as it is now, and
+        whoever is told to have the address goes before it.
+        """
+        self._set_prefix(*_parsed(prefix), record)
+
+    def _set_prefix(self, length: int, sixteen: bytes, record: AddressRecord | None) -> None:
         table = self._prefixes.setdefault(length, {})
         key = int.from_bytes(sixteen, "big") >> (128 - length)
         if record is None:
@@ -441,6 +447,15 @@ class Directory:
             return 0, EXPIRED
         row = self._reserved.get(network.identity_of(address), 0) if network is not None else 0
         return row, KNOWN if row else UNKNOWN_ADDRESS
+
+
+def _parsed(prefix: str) -> tuple[int, bytes]:
+    """How many bits of which 16 bytes count."""
+    network = ip_network(prefix, strict=False)
+    packed = network.network_address.packed
+    if network.version == 4:
+        return network.prefixlen + 96, MAPPED + packed
+    return network.prefixlen, packed
 
 
 def _same_pod(one: LocalEndpoint, other: LocalEndpoint) -> bool:

@@ -5,6 +5,9 @@ valid on one node only), no cgroups, and not which rules were realised for an en
 opt-in, since the socket that answers takes orders, too: whoever may connect to it may change the
 agent. We send GET and nothing else.
 
+A single address is told as a prefix: whom Kubernetes says to have it goes before, and has it still
+when Cilium no longer tells of it.
+
 Answers are snapshots, so each replaces the one before. One of some megabytes holds the event
 loop for as many times 3 ms; that is why single addresses of pods, which are most of the
 ipcache, are left to Kubernetes.
@@ -138,10 +141,10 @@ class CiliumApi:
         changes = [*(before.items() - prefixes.items()), *(prefixes.items() - before.items())]
         for done, (cidr, identity) in enumerate(changes):
             if prefixes.get(cidr) == identity:
-                known.set_address(cidr, AddressRecord(identity))
+                known.set_prefix(cidr, AddressRecord(identity))
                 before[cidr] = identity
             elif cidr not in prefixes:
-                known.set_address(cidr, None)
+                known.set_prefix(cidr, None)
                 del before[cidr]
             if done % _PIECE == 0:
                 await trio.lowlevel.checkpoint()

@@ -16,9 +16,10 @@ from bridge.cilium.rest import INTERVAL, CiliumApi
 from bridge.http_client import ServerAwayError
 from parsers.addresses import parse_address
 from parsers.agent_events import AgentEvent, PolicyUpdate, ServiceDelete
-from parsers.directory import Directory
+from parsers.directory import AddressRecord, Directory
 from parsers.errors import UsageError
 from parsers.policies import EGRESS
+from parsers.reserved import REMOTE_NODE
 
 _TO_WEB = {
     "rule": '{"port":80,"protocol":"TCP","l7-rules":[{"web":null}]}',
@@ -195,4 +196,23 @@ async def test_a_revision_that_a_flow_has_no_room_for_is_a_sentence(tmp_path: Pa
         await nursery.start(agent, tmp_path / "s", world)
         with pytest.raises(ServerAwayError, match="GET /v1/endpoint: Expected `int` >= 0"):
             await CiliumApi(tmp_path / "s", Directory()).ask()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_the_agent_says_of_an_address_takes_no_name_of_kubernetes_away(
+    tmp_path: Path,
+) -> None:
+    directory = Directory()
+    node, other = "203.0.113.7", "203.0.113.8"
+    directory.set_address(f"{node}/32", AddressRecord(REMOTE_NODE))
+    world = dict(_WORLD)
+    world["/v1/ip"] = [{"cidr": f"{each}/32", "identity": 16777217} for each in (node, other)]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", world)
+        api = CiliumApi(tmp_path / "s", directory)
+        await api.ask()
+        assert (REMOTE_NODE, 16777217) == (at(directory, node), at(directory, other))
+        world["/v1/ip"] = []
+        await api.ask()
+        assert (REMOTE_NODE, 0) == (at(directory, node), at(directory, other))
         nursery.cancel_scope.cancel()
