@@ -314,7 +314,10 @@ async def test_a_server_that_forbids_for_a_while_to_look_for_definitions_takes_n
     async with scene() as it:
         it.server.resources[CILIUM] = ["ciliumidentities"]
         it.server.put(IDENTITIES, {"metadata": {"name": "1234"}})
+        it.server.answers[CILIUM] = [FORBIDDEN] * 2
         await it.ready.wait()
+        await trio.sleep(5)
+        assert {"1234"} == it.sink.names(CiliumIdentity)
         it.server.answers[CILIUM] = [FORBIDDEN] * 3
         while it.server.answers[CILIUM]:
             await trio.sleep(10)
