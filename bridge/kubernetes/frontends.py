@@ -45,6 +45,7 @@ class ServiceFrontends:
         self._ports_of: dict[Key, tuple[int, ...]] = {}  # of nodes, by service
         self._nodes: set[bytes] = set()
         self._since: dict[Service, int] = {}
+        self._newest = 0  # of these
         self._changes: list[tuple[bytes, int, int]] = []
         self.believes_times = True
         """Whether times in objects are those of our clock."""
@@ -70,6 +71,7 @@ class ServiceFrontends:
             if began:  # in that second, in which another one may have ended
                 since = min(began + _SECOND, at)
             self._since[Service(key[1], key[0])] = since
+            self._newest = max(self._newest, since)
         self._set("service", key, key, dict.fromkeys(addresses, ports), since)
         headless = spec.cluster_ip == _HEADLESS
         self._headless[key] = headless
@@ -162,9 +164,11 @@ class ServiceFrontends:
         """As ``address`` is since then; what was made later comes later, as after a relist the end
         of a service is dated by when it was last known to be there.
         """
-        here = {service for services in self._at.get(address, {}).values() for service in services}
-        later = {began for each in here if (began := self._since.get(each, 0)) > since}
-        for moment in sorted({since, *later}):
+        moments = {since}
+        if since < self._newest:
+            for services in self._at.get(address, {}).values():
+                moments.update(b for s in services if (b := self._since.get(s, 0)) > since)
+        for moment in sorted(moments):
             self._publish_as_of(address, moment)
 
     def _publish_as_of(self, address: bytes, moment: int) -> None:
