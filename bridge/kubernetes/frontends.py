@@ -2,9 +2,10 @@
 
 A service has its cluster, external and load balancer addresses; a headless one, which has none,
 those of its backends. Where several have one address, port and protocol, the first by namespace and
-name is shown, so that all agents show the same. Ports of nodes are the same at all nodes: one
-mapping for all of them, that is changed in place. Ports are numbers with their protocols, as
-``HostPorts`` has them; a port alone stands for whatever protocol has a service there.
+name is shown, so that all agents show the same; headless ones last, since anybody may write any
+address into a slice of endpoints. Ports of nodes are the same at all nodes: one mapping for all of
+them, that is changed in place. Ports are numbers with their protocols, as ``HostPorts`` has them; a
+port alone stands for whatever protocol has a service there.
 """
 
 from __future__ import annotations
@@ -72,9 +73,8 @@ class ServiceFrontends:
                 since = min(began + _SECOND, at)
             self._since[Service(key[1], key[0])] = since
             self._newest = max(self._newest, since)
+        headless = self._headless[key] = spec.cluster_ip == _HEADLESS
         self._set("service", key, key, dict.fromkeys(addresses, ports), since)
-        headless = spec.cluster_ip == _HEADLESS
-        self._headless[key] = headless
         for slice_key, points in self._slices.get(key, {}).items():
             self._set("slice", slice_key, key, points if headless else {}, since)
         if not headless:
@@ -176,8 +176,8 @@ class ServiceFrontends:
         for port, services in self._at.get(address, {}).items():
             made = [each for each in services if self._since.get(each, 0) <= moment]
             if made:
-                own[port] = min(made, key=_order)
-        for port, service in sorted(own.items(), key=lambda e: _order(e[1]), reverse=True):
+                own[port] = min(made, key=self._order)
+        for port, service in sorted(own.items(), key=lambda e: self._order(e[1]), reverse=True):
             own[port & _PORT] = service
         number = 0
         if address in self._nodes:
@@ -187,6 +187,6 @@ class ServiceFrontends:
             number = self._directory.frontends.add(Frontends(own))
         self._changes.append((address, number, moment))
 
-
-def _order(service: Service) -> tuple[str, str]:
-    return service.namespace, service.name
+    def _order(self, service: Service) -> tuple[bool, str, str]:
+        headless = self._headless.get((service.namespace, service.name), False)
+        return headless, service.namespace, service.name

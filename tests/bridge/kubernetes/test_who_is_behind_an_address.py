@@ -616,6 +616,25 @@ def test_labels_of_identities_that_nobody_has_are_forgotten_at_last(
     assert known == numbers[-10:]
 
 
+def test_a_headless_service_takes_no_address_of_another_one() -> None:
+    cluster = Cluster()
+    ports = [{"port": 53, "protocol": "UDP"}]
+    for name, namespace, address in (("mine", "aaa", "None"), ("dns", "kube-system", "10.96.0.10")):
+        metadata = {"name": name, "namespace": namespace}
+        cluster.tell(
+            objects.Service, metadata=metadata, spec={"clusterIP": address, "ports": ports}
+        )
+    labels = {"kubernetes.io/service-name": "mine"}
+    cluster.tell(
+        objects.EndpointSlice,
+        metadata={"name": "any", "namespace": "aaa", "labels": labels},
+        endpoints=[{"addresses": ["10.96.0.10", "10.0.0.1"]}],
+        ports=ports,
+    )
+    assert {53: "kube-system/dns"} == cluster.services("10.96.0.10")
+    assert {53: "aaa/mine"} == cluster.services("10.0.0.1")
+
+
 def test_services_that_share_a_port_are_told_apart_by_their_protocols() -> None:
     cluster = Cluster()
     node = [{"type": "InternalIP", "address": "192.168.0.1"}]
