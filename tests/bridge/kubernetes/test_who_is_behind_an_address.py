@@ -530,6 +530,21 @@ def test_where_only_pods_of_the_node_are_watched_endpoint_slices_name_others() -
     assert len(cluster.names) == 0
 
 
+def test_a_slice_names_pods_of_its_own_namespace_alone() -> None:
+    cluster = Cluster(everywhere=False)
+    endpoints = [
+        {
+            "addresses": [f"10.0.1.{number}"],
+            "targetRef": {"kind": "Pod", "name": "web-7", "namespace": namespace},
+        }
+        for number, namespace in enumerate(("shop", "kube-system"), start=7)
+    ]
+    metadata = {"name": "web-1", "namespace": "shop"}
+    cluster.tell(objects.EndpointSlice, metadata=metadata, endpoints=endpoints)
+    own, other = (cluster.entity(address) for address in ("10.0.1.7", "10.0.1.8"))
+    assert [("shop", "web-7"), ("", "")] == [(e.namespace, e.pod_name) for e in (own, other)]
+
+
 @pytest.mark.parametrize("names", [("web-1", "web-2"), ("web-2", "web-1")])
 def test_an_endpoint_that_outlives_its_pod_yields_its_address_to_the_next(
     names: tuple[str, str],
