@@ -32,6 +32,7 @@ import trio
 from bridge.os_errors import reason_of
 
 _READ = 32 * 1024  # bytes; the API server makes a chunk of each object, at 20 µs each
+_UNPACKED = 1 << 20  # bytes; zeros would make a thousand of one
 _SUCCESS = 2  # hundreds
 _GZIP = 31  # zlib's number for the largest window in gzip's format
 _CONNECT = 10.0  # s
@@ -96,11 +97,14 @@ class Connection:
         body = bytearray()
         unpacked = zlib.decompressobj(_GZIP) if self._encoding == "gzip" else None
         while piece := await self.read(_SILENCE):
-            body += piece if unpacked is None else _unpack(unpacked, piece, limit + 1)
+            if unpacked is None:
+                body += piece
+            else:
+                await _unpack(unpacked, piece, body, limit)
             if len(body) > limit:
                 raise ServerAwayError(f"the answer has more than {limit} bytes")
-        if unpacked is not None and not unpacked.eof:
-            raise ServerAwayError("the answer's gzip stream has no end")
+        if unpacked is not None and (not unpacked.eof or unpacked.unused_data):
+            raise ServerAwayError("the answer does not end where its gzip stream does")
         return body
 
     async def _next(self, patience: float) -> object:
@@ -113,11 +117,20 @@ class Connection:
                 self._h11.receive_data(bytes(await self._stream.receive_some(_READ)))
 
 
-def _unpack(stream: zlib._Decompress, piece: bytes, limit: int) -> bytes:
-    try:
-        return stream.decompress(piece, limit)
-    except zlib.error as error:
-        raise ServerAwayError(f"the answer is not gzip, as it says: {error}") from None
+async def _unpack(stream: zlib._Decompress, packed: bytes, onto: bytearray, limit: int) -> None:
+    """A bounded piece between two checkpoints, until ``onto`` has more than ``limit`` bytes."""
+    if stream.eof:
+        raise ServerAwayError("the answer does not end where its gzip stream does")
+    while len(onto) <= limit:
+        try:
+            piece = stream.decompress(packed, _UNPACKED)
+        except zlib.error as error:
+            raise ServerAwayError(f"the answer is not gzip, as it says: {error}") from None
+        onto += piece
+        if len(piece) < _UNPACKED:
+            return
+        packed = stream.unconsumed_tail
+        await trio.lowlevel.checkpoint()
 
 
 def authority(host: str, port: int) -> str:

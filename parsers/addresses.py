@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 MAPPED = bytes(10) + b"\xff\xff"
 UNSPECIFIED = MAPPED + bytes(4)
@@ -31,6 +31,15 @@ def parse_address(text: str) -> bytes | None:
     except ValueError:
         return None
     return mapped(address.packed) if isinstance(address, IPv4Address) else address.packed
+
+
+def is_prefix(text: str) -> bool:
+    """Whether a text is an address and how many bits of it count."""
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def first_of_each_family(texts: Sequence[str]) -> tuple[bytes, ...]:

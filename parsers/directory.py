@@ -170,7 +170,7 @@ class Directory:
                 self.generation += 1
             by_id.set(endpoint, since)
             if endpoint is not None and known and not _same_pod(endpoint, known[-1]):
-                gone = self._names.forget_endpoint(number)
+                gone = self._names.forget_endpoints({number})
                 self.changes.addresses([(address, since or EVER) for address in gone])
 
     def set_address(self, prefix: str, record: AddressRecord | None, *, since: int = 0) -> None:
@@ -178,13 +178,19 @@ class Directory:
 
         Only single addresses keep a history, and a pod; a prefix is as it is now.
         """
-        network = ip_network(prefix, strict=False)
-        packed = network.network_address.packed
-        length = network.prefixlen + (96 if network.version == 4 else 0)
-        sixteen = MAPPED + packed if network.version == 4 else packed
+        length, sixteen = _parsed(prefix)
         if length == 128:
             self.set_owner(self.owners.add(record) if record else 0, (sixteen,), since)
-            return
+        else:
+            self._set_prefix(length, sixteen, record)
+
+    def set_prefix(self, prefix: str, record: AddressRecord | None) -> None:
+        """As ``set_address``, but a single address is a prefix like others: as it is now, and
+        whoever is told to have the address goes before it.
+        """
+        self._set_prefix(*_parsed(prefix), record)
+
+    def _set_prefix(self, length: int, sixteen: bytes, record: AddressRecord | None) -> None:
         table = self._prefixes.setdefault(length, {})
         key = int.from_bytes(sixteen, "big") >> (128 - length)
         if record is None:
@@ -324,10 +330,14 @@ class Directory:
 
         Returns how many numbers. About 3 ms for 100,000 addresses.
         """
-        for number, timeline in list(self._endpoint_by_id.items()):
+        for timeline in self._endpoint_by_id.values():
             timeline.forget(before)
-            if timeline.is_over(before):
-                del self._endpoint_by_id[number]
+        over = {n for n, each in self._endpoint_by_id.items() if each.is_over(before)}
+        for number in over:
+            del self._endpoint_by_id[number]
+        # Whoever gets such a number next has not asked for these names.
+        gone = self._names.forget_endpoints(over)
+        self.changes.addresses([(address, before) for address in gone])
         self.host_ports.forget(before)
         owners = self._addresses.numbers_in_use(self.owners.end, _OWNER)
         owners[[row for table in self._prefixes.values() for row in table.values()]] = True
@@ -437,6 +447,15 @@ class Directory:
             return 0, EXPIRED
         row = self._reserved.get(network.identity_of(address), 0) if network is not None else 0
         return row, KNOWN if row else UNKNOWN_ADDRESS
+
+
+def _parsed(prefix: str) -> tuple[int, bytes]:
+    """How many bits of which 16 bytes count."""
+    network = ip_network(prefix, strict=False)
+    packed = network.network_address.packed
+    if network.version == 4:
+        return network.prefixlen + 96, MAPPED + packed
+    return network.prefixlen, packed
 
 
 def _same_pod(one: LocalEndpoint, other: LocalEndpoint) -> bool:

@@ -9,7 +9,7 @@ time to live is over, but so long after the last answer about its address as who
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Final
 
@@ -61,9 +61,9 @@ class LookedUpNames:
             self._drop(key)
         return [address for _, address in gone]
 
-    def forget_endpoint(self, endpoint_id: int) -> list[bytes]:
-        """Another one has its number; the addresses it had names for."""
-        gone = [key for key in self._names if key[0] == endpoint_id]
+    def forget_endpoints(self, ids: Collection[int]) -> list[bytes]:
+        """Others have their numbers, or nobody has; the addresses they had names for."""
+        gone = [key for key in self._names if key[0] in ids]
         for key in gone:
             self._drop(key)
         return [address for _, address in gone]

@@ -5,6 +5,9 @@ valid on one node only), no cgroups, and not which rules were realised for an en
 opt-in, since the socket that answers takes orders, too: whoever may connect to it may change the
 agent. We send GET and nothing else.
 
+A single address is told as a prefix: whom Kubernetes says to have it goes before, and has it still
+when Cilium no longer tells of it.
+
 Answers are snapshots, so each replaces the one before. One of some megabytes holds the event
 loop for as many times 3 ms; that is why single addresses of pods, which are most of the
 ipcache, are left to Kubernetes.
@@ -14,7 +17,7 @@ Source: the agent's OpenAPI description (``api/v1/openapi.yaml``, Cilium 1.14 to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,7 +29,7 @@ from bridge.cilium.policies import Endpoint, Selector, policies_of
 from bridge.http_client import Connection, ServerAwayError
 from bridge.kubernetes.objects import Number
 from bridge.os_errors import reason_of
-from parsers.addresses import first_of_each_family
+from parsers.addresses import first_of_each_family, is_prefix
 from parsers.agent_events import AgentEvent, EndpointRegenerate, EndpointUpdate, PolicyUpdate
 from parsers.directory import AddressRecord, Directory
 from parsers.errors import UsageError
@@ -106,15 +109,25 @@ class CiliumApi:
             identities = await _get(connection, "/v1/identity", _identities)
             prefixes = await _get(connection, "/v1/ip", _prefixes)
             cgroups = await _get(connection, "/v1/cgroup-dump-metadata", _cgroups)
+            await self._tell_addresses(identities, prefixes, cgroups)
             selectors = await _get(connection, "/v1/policy/selectors", _selectors)
             endpoints = await _get(connection, "/v1/endpoint", _endpoints)
-        self._directory.set_policies(policies_of(endpoints, selectors))
+        policies = {}
+        for number, rules in policies_of(endpoints, selectors):
+            policies[number] = rules
+            await trio.lowlevel.checkpoint()
+        self._directory.set_policies(policies)
+
+    async def _tell_addresses(
+        self, identities: Iterable[_Identity], prefixes: Iterable[_Prefix], cgroups: _Cgroups
+    ) -> None:
         labels = {i.id: tuple(i.labels or ()) for i in identities if i.id >= _OWN_SCOPE}
         for number in self._identities - labels.keys():
             self._directory.forget_identity(number)
         self._identities = frozenset(labels)
         self._directory.set_identities(labels)
-        await self._replace({p.cidr: p.identity for p in prefixes if p.identity >= _OWN_SCOPE})
+        own = (each for each in prefixes if each.identity >= _OWN_SCOPE)
+        await self._replace({each.cidr: each.identity for each in own if is_prefix(each.cidr)})
         self._directory.set_cgroups(
             {
                 container.cgroup_id: first_of_each_family(pod.ips or ())
@@ -128,10 +141,10 @@ class CiliumApi:
         changes = [*(before.items() - prefixes.items()), *(prefixes.items() - before.items())]
         for done, (cidr, identity) in enumerate(changes):
             if prefixes.get(cidr) == identity:
-                known.set_address(cidr, AddressRecord(identity))
+                known.set_prefix(cidr, AddressRecord(identity))
                 before[cidr] = identity
             elif cidr not in prefixes:
-                known.set_address(cidr, None)
+                known.set_prefix(cidr, None)
                 del before[cidr]
             if done % _PIECE == 0:
                 await trio.lowlevel.checkpoint()

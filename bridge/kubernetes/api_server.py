@@ -20,7 +20,7 @@ _UNAUTHORIZED = 401
 _LARGEST_LIST: Final = 1 << 30  # bytes; a list that cannot come in pages
 _LARGEST_REFUSAL: Final = 1 << 20
 _LONGEST_LINE: Final = 8 << 20  # bytes; etcd holds objects of at most 1.5 MiB
-_STEP_LINES: Final = 50  # lines between two checkpoints
+_STEP_LINES: Final = 50  # lines looked at together
 _QUIET: Final = 150.0  # s; an API server sends a bookmark each minute
 
 Deliver: TypeAlias = Callable[[ObjectWatch, Piece], None]
@@ -156,9 +156,7 @@ async def _read_events(watch: ObjectWatch, connection: ServerConnection, deliver
             return not quiet.cancelled_caught
         *lines, waiting = (waiting + data).split(b"\n")
         for start in range(0, len(lines), _STEP_LINES):
-            for piece in watch.lines(lines[start : start + _STEP_LINES]):
-                deliver(watch, piece)
-            await trio.lowlevel.checkpoint()
+            await _deliver_all(watch, watch.lines(lines[start : start + _STEP_LINES]), deliver)
         if len(waiting) > _LONGEST_LINE:
             raise ServerAwayError(
                 f"{watch.resource.name}: an event has more than {_LONGEST_LINE} bytes"

@@ -77,7 +77,7 @@ def in_cluster(account: Path, environment: Mapping[str, str] = os.environ) -> Ac
 async def from_kubeconfig(path: Path, context: str = "") -> Access:
     """By a kubeconfig. ``UsageError`` when it cannot be used."""
     try:
-        configuration = await trio.to_thread.run_sync(_load, path, context)
+        configuration = await _loaded(path, context)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {reason_of(error)}") from None
     server = urlsplit(configuration.host)
@@ -92,7 +92,7 @@ async def from_kubeconfig(path: Path, context: str = "") -> Access:
 
     async def authorization(renew: bool) -> str:
         if renew:
-            current[0] = await trio.to_thread.run_sync(_load, path, context)
+            current[0] = await _loaded(path, context)
         return _header(current[0])
 
     host, port = server.hostname, server.port or (443 if secure else 80)
@@ -140,6 +140,11 @@ def _sendable(text: str, name: str) -> str:
     if not (text.isascii() and text.isprintable()):
         raise UsageError(f"{name} has characters that no token has")
     return text
+
+
+async def _loaded(path: Path, context: str) -> Any:
+    """A program that gives no answer does not keep us from ending."""
+    return await trio.to_thread.run_sync(_load, path, context, abandon_on_cancel=True)
 
 
 def _load(path: Path, context: str) -> Any:

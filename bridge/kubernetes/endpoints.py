@@ -62,11 +62,15 @@ def number_of(name: str) -> int:
 
 
 def backends_of(each: EndpointSlice) -> dict[Key, tuple[bytes, ...]]:
-    """The addresses of the pods in a slice."""
+    """The addresses of the pods in a slice: of its own namespace, as nobody of another one may say
+    where they are.
+    """
+    namespace = each.metadata.namespace
     return {
-        (point.target_ref.namespace or each.metadata.namespace, point.target_ref.name): addresses
+        (namespace, point.target_ref.name): addresses
         for point in each.endpoints or ()
         if point.target_ref is not None and point.target_ref.kind == "Pod"
+        if point.target_ref.namespace in {"", namespace}
         if (addresses := addresses_of(*(point.addresses or ())))
     }
 

@@ -2,9 +2,10 @@
 
 A service has its cluster, external and load balancer addresses; a headless one, which has none,
 those of its backends. Where several have one address, port and protocol, the first by namespace and
-name is shown, so that all agents show the same. Ports of nodes are the same at all nodes: one
-mapping for all of them, that is changed in place. Ports are numbers with their protocols, as
-``HostPorts`` has them; a port alone stands for whatever protocol has a service there.
+name is shown, so that all agents show the same; headless ones last, since anybody may write any
+address into a slice of endpoints. Ports of nodes are the same at all nodes: one mapping for all of
+them, that is changed in place. Ports are numbers with their protocols, as ``HostPorts`` has them; a
+port alone stands for whatever protocol has a service there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ SERVICE_NAME = "kubernetes.io/service-name"
 
 _HEADLESS = "None"
 _PORT = 0xFFFF
+_SECOND = 10**9  # ns
 
 Points: TypeAlias = Mapping[bytes, frozenset[int]]
 """Ports, with their protocols, by address."""
@@ -43,7 +45,11 @@ class ServiceFrontends:
         self._node_ports: dict[int, Service] = {}
         self._ports_of: dict[Key, tuple[int, ...]] = {}  # of nodes, by service
         self._nodes: set[bytes] = set()
+        self._since: dict[Service, int] = {}
+        self._newest = 0  # of these
         self._changes: list[tuple[bytes, int, int]] = []
+        self.believes_times = True
+        """Whether times in objects are those of our clock."""
 
     def flush(self) -> None:
         """Tell the directory what was published."""
@@ -60,11 +66,15 @@ class ServiceFrontends:
             spec.cluster_ip, *(spec.cluster_ips or ()), *(spec.external_ips or ()),
             spec.load_balancer_ip, *ingress,
         )  # fmt: skip
-        began = nanoseconds(service.metadata.creation_timestamp)
-        since = min(began, at) if began and key not in self._headless else at
+        began = nanoseconds(service.metadata.creation_timestamp) if self.believes_times else 0
+        since = at
+        if key not in self._headless:
+            if began:  # in that second, in which another one may have ended
+                since = min(began + _SECOND, at)
+            self._since[Service(key[1], key[0])] = since
+            self._newest = max(self._newest, since)
+        headless = self._headless[key] = spec.cluster_ip == _HEADLESS
         self._set("service", key, key, dict.fromkeys(addresses, ports), since)
-        headless = spec.cluster_ip == _HEADLESS
-        self._headless[key] = headless
         for slice_key, points in self._slices.get(key, {}).items():
             self._set("slice", slice_key, key, points if headless else {}, since)
         if not headless:
@@ -78,6 +88,7 @@ class ServiceFrontends:
         for slice_key in self._slices.pop(key, {}):
             self._set("slice", slice_key, key, {}, at)
         self._headless.pop(key, None)
+        self._since.pop(Service(key[1], key[0]), None)
         self._set_node_ports(key, ())
 
     def slice(self, each: EndpointSlice, at: int) -> None:
@@ -150,9 +161,23 @@ class ServiceFrontends:
         self._directory.generation += 1
 
     def _publish(self, address: bytes, since: int) -> None:
-        at = self._at.get(address, {})
-        own = {port: min(services, key=_order) for port, services in at.items()}
-        for port, service in sorted(own.items(), key=lambda e: _order(e[1]), reverse=True):
+        """As ``address`` is since then; what was made later comes later, as after a relist the end
+        of a service is dated by when it was last known to be there.
+        """
+        moments = {since}
+        if since < self._newest:
+            for services in self._at.get(address, {}).values():
+                moments.update(b for s in services if (b := self._since.get(s, 0)) > since)
+        for moment in sorted(moments):
+            self._publish_as_of(address, moment)
+
+    def _publish_as_of(self, address: bytes, moment: int) -> None:
+        own: dict[int, Service] = {}
+        for port, services in self._at.get(address, {}).items():
+            made = [each for each in services if self._since.get(each, 0) <= moment]
+            if made:
+                own[port] = min(made, key=self._order)
+        for port, service in sorted(own.items(), key=lambda e: self._order(e[1]), reverse=True):
             own[port & _PORT] = service
         number = 0
         if address in self._nodes:
@@ -160,8 +185,8 @@ class ServiceFrontends:
             number = self._directory.frontends.add(Frontends(by_port))
         elif own:
             number = self._directory.frontends.add(Frontends(own))
-        self._changes.append((address, number, since))
+        self._changes.append((address, number, moment))
 
-
-def _order(service: Service) -> tuple[str, str]:
-    return service.namespace, service.name
+    def _order(self, service: Service) -> tuple[bool, str, str]:
+        headless = self._headless.get((service.namespace, service.name), False)
+        return headless, service.namespace, service.name

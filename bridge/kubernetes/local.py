@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import blake2b
 from itertools import product
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from bridge.kubernetes.claims import TOMBSTONE
 from bridge.kubernetes.objects import Key
@@ -14,6 +14,8 @@ from parsers.directory import AddressRecord, Directory, LocalEndpoint, Owner
 
 Ports: TypeAlias = tuple[tuple[bytes, int], ...]
 """Addresses of nodes, and ports as ``HostPorts`` has them."""
+
+_IDS: Final = 0xFFFF
 
 
 class LocalEndpoints:
@@ -24,25 +26,36 @@ class LocalEndpoints:
         self._ids: dict[int, Key] = {}
 
     def id_of(self, pod: Key, owner: Owner | None) -> int:
-        """The number of a pod of this node, ``owner`` until now; the same as long as it lives."""
+        """The number of a pod of this node, ``owner`` until now; 0 when all are taken.
+
+        It is the same as long as the pod lives, unless Cilium gives it to another one.
+        """
         if isinstance(owner, LocalEndpoint) and self._ids.get(owner.id) == pod:
             return owner.id
+        if len(self._ids) >= _IDS:
+            return 0
         digest = blake2b("/".join(pod).encode(), digest_size=4).digest()
-        number = int.from_bytes(digest, "big") % 0xFFFF + 1
+        number = int.from_bytes(digest, "big") % _IDS + 1
         while self._ids.setdefault(number, pod) != pod:
-            number = number % 0xFFFF + 1
+            number = number % _IDS + 1
         return number
 
     def set(self, before: Owner | None, now: Owner | None, at: int) -> None:
         """A pod is found by its id as ``now`` from ``at`` (ns) on, and was as ``before``."""
         if before == now:
             return
-        if isinstance(before, LocalEndpoint):
+        # After a relist the one that has a number now was told of first.
+        if isinstance(before, LocalEndpoint) and self._ids.get(before.id) == _pod_of(before):
             self._directory.set_endpoint(None, (), since=at, endpoint_id=before.id)
             if not isinstance(now, LocalEndpoint) or now.id != before.id:
-                self._ids.pop(before.id, None)
+                del self._ids[before.id]
         if isinstance(now, LocalEndpoint):
+            self._ids[now.id] = _pod_of(now)
             self._directory.set_endpoint(now, (), since=at)
+
+
+def _pod_of(endpoint: LocalEndpoint) -> Key:
+    return endpoint.namespace, endpoint.pod_name
 
 
 class NodePorts:

@@ -164,6 +164,7 @@ class Names:
     def clock_is_ahead(self, by: int) -> None:
         """See ``Sink``; for what is heard from now on."""
         self._ahead = by
+        self._frontends.believes_times = not by
 
     def _begin_of(self, facts: PodFacts) -> int:
         """When a pod began by our clock, 0 if unknown: nearly is not good enough, as another pod

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import ip_network
 from itertools import islice
 
 from bridge.kubernetes.claims import (
@@ -21,6 +20,7 @@ from bridge.kubernetes.claims import (
 )
 from bridge.kubernetes.objects import CiliumNode, EndpointSlice, Key, Node
 from bridge.kubernetes.pods import addresses_of
+from parsers.addresses import is_prefix
 from parsers.directory import NOT_IN_SCOPE, UNKNOWN_ADDRESS, AddressRecord, Directory
 from parsers.reserved import HEALTH, HOST, INGRESS, KUBE_APISERVER, REMOTE_NODE
 
@@ -161,13 +161,5 @@ def _facts_of(node: Node) -> NodeFacts:
         for kind in ("InternalIP", "ExternalIP")
     )
     labels = (f"{key}={value}" for key, value in (node.metadata.labels or {}).items())
-    prefixes = tuple(filter(_is_prefix, node.spec.pod_cidrs or ()))
+    prefixes = tuple(filter(is_prefix, node.spec.pod_cidrs or ()))
     return NodeFacts(node.metadata.name, (*inside, *outside), tuple(sorted(labels)), prefixes)
-
-
-def _is_prefix(text: str) -> bool:
-    try:
-        ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True

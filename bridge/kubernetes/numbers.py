@@ -85,6 +85,8 @@ class SecurityNumbers:
             self._unlabel(unused)
 
     def _label(self, number: int, labels: tuple[str, ...]) -> None:
+        if number in RESERVED:  # of the whole world, say; an object cannot call it otherwise
+            return
         self._labels[number] = labels
         self._directory.set_identities({number: labels})
 

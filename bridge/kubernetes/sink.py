@@ -25,8 +25,8 @@ class Sink(Protocol):
         """Objects of one kind that are new or different, and keys of those that are gone.
 
         ``at``: when that was heard (ns since the epoch), or ``SINCE_EVER``; for keys that a list
-        no longer has, when they were last known to be there. At most some hundred objects a
-        call; a key is in one of the two only.
+        no longer has, when they were last known to be there. At most a resource's
+        ``piece`` of objects a call; a key is in one of the two only.
         """
 
     def synced(self, *, everything: bool) -> None:

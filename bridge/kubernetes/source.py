@@ -190,16 +190,20 @@ class KubernetesSource:
         while True:
             self._look_again = trio.Event()
             try:
-                found = await _discover(server)
+                found, refused = await _discover(server, tuple(self._optional))
             except (ServerAwayError, RefusedError, UsageError) as error:
                 self._undiscovered = "" if self._discovered else str(error)
                 await trio.sleep(backoff.next_delay())
                 continue
-            backoff.reset()
+            if refused:
+                patience = backoff.next_delay()
+            else:
+                backoff.reset()
+                patience = self._discovery * random.uniform(0.8, 1.2)  # noqa: S311
             await self._watch_optional(found, nursery, server, ready)
             self._discovered, self._undiscovered = True, ""
             self._is_current(ready)
-            with trio.move_on_after(self._discovery * random.uniform(0.8, 1.2)):  # noqa: S311
+            with trio.move_on_after(patience):
                 await self._look_again.wait()
             await trio.sleep(_BETWEEN_LOOKS)
 
@@ -228,16 +232,27 @@ class KubernetesSource:
             self._sink.cilium_is_gone(self._clock())
 
 
-async def _discover(server: ApiServer) -> tuple[Resource, ...]:
-    """Those of Cilium's resources that are defined now, as far as we may know."""
+async def _discover(
+    server: ApiServer, known: Sequence[Resource]
+) -> tuple[tuple[Resource, ...], bool]:
+    """Those of Cilium's resources that are defined now, as far as we may know, and whether we were
+    forbidden to look.
+
+    A server that was just started may refuse everything for a while, so what it forbids to look at
+    is what was ``known`` of it.
+    """
+    refused = False
     found: dict[str, list[str]] = {}
     for version in CILIUM_VERSIONS:
         try:
             body = await server.read(version, version)
             found[version] = [r.name for r in decode_resources(body).resources or ()]
         except RefusedError as error:
-            if error.status not in {_NOT_FOUND, _FORBIDDEN}:
+            if error.status == _FORBIDDEN:
+                refused = True
+                found[version] = [r.name for r in known if r.path == f"{version}/{r.name}"]
+            elif error.status != _NOT_FOUND:
                 raise
         except DECODE_ERRORS as error:
             raise RefusedError(f"{version}: not a list of resources: {error}") from None
-    return cilium_resources(found)
+    return cilium_resources(found), refused

@@ -49,7 +49,6 @@ from bridge.kubernetes.wire import (
 
 PAGE: Final = 250  # objects at most; pods have 2 to 10 KB each
 PAGE_BYTES: Final = 1 << 20  # that a page should have; to look through one takes 1 ms
-PIECE: Final = 50  # objects told to the sink at once
 WATCH: Final = 480.0  # s; the server would allow an hour
 
 _STEADY = 5.0  # s after which a watch that brought nothing may be asked for again at once
@@ -59,7 +58,7 @@ _MOST_EXPIRED_PAGES = 2  # times that a list in pages is begun again; then it co
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """For the sink: objects and keys that are gone, together at most ``PIECE``."""
+    """For the sink: objects and keys that are gone, together at most a resource's ``piece``."""
 
     changed: list[Object]
     removed: list[Key]
@@ -180,7 +179,7 @@ class ObjectWatch:
         for raw in page.items or ():
             if (found := self._object(raw)) is not None:
                 changed.append(found)
-            if len(changed) == PIECE:
+            if len(changed) == self.resource.piece:
                 yield self._piece(changed, (), at)
                 changed = []
         yield self._piece(changed, (), at)
@@ -201,7 +200,8 @@ class ObjectWatch:
             if (found := self._event(line, at)) is None:
                 continue
             key = found.key
-            if key in changed or key in removed or len(changed) + len(removed) == PIECE:
+            full = len(changed) + len(removed) == self.resource.piece
+            if full or key in changed or key in removed:
                 # A piece says one thing of an object, so that what is short-lived is told, too.
                 yield self._piece(changed.values(), removed, at)
                 changed, removed = {}, set()
@@ -256,19 +256,21 @@ class ObjectWatch:
         at = self._clock()
         gone = list(self._known)
         self._known, self._version, self._continues, self._why = set(), "", "", "back"
-        for start in range(0, len(gone), PIECE):
-            yield self._piece((), gone[start : start + PIECE], at)
+        yield from self._gone(gone, at)
 
     def _list_is_complete(self, version: str, at: int) -> Iterator[Piece]:
         gone = list(self._known - self._seen)
         self._known, self._seen = self._seen, set()
-        for start in range(0, len(gone), PIECE):
-            yield self._piece((), gone[start : start + PIECE], self._heard)
+        yield from self._gone(gone, self._heard)
         self._heard = at
         self._version = version
         self._expired_pages = 0
         self.has_listed = True
         self._is_current()
+
+    def _gone(self, gone: list[Key], at: int) -> Iterator[Piece]:
+        for start in range(0, len(gone), self.resource.piece):
+            yield self._piece((), gone[start : start + self.resource.piece], at)
 
     def _is_current(self) -> None:
         self.complaint, self.lost_at, self._quiet_since = "", None, None

@@ -113,3 +113,17 @@ def test_who_gets_the_number_of_another_endpoint_does_not_get_its_names() -> Non
     directory.set_endpoint(second, (), since=32)
     assert ("api.example",) == directory.names_of(7, there)
     assert ("pay.example",) == directory.names_of(8, there)
+
+
+def test_names_of_an_endpoint_are_forgotten_with_it() -> None:
+    directory, there = Directory(), packed("198.51.100.7")
+    directory.set_endpoint(LocalEndpoint(7, 1007, "shop", "web-1"), (), since=1)
+    for number in (7, 8):
+        directory.learn_names(number, "pay.example", [there], since=10)
+    directory.set_endpoint(None, (), since=20, endpoint_id=7)
+    directory.reclaim((), 19)
+    assert ("pay.example",) == directory.names_of(7, there)
+    directory.reclaim((), 21)
+    directory.set_endpoint(LocalEndpoint(7, 1008, "shop", "web-2"), (), since=30)
+    assert () == directory.names_of(7, there)
+    assert ("pay.example",) == directory.names_of(8, there)

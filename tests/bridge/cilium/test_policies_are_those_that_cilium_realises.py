@@ -28,10 +28,11 @@ _TWO_SELECTORS = 5432  # the egress filter whose rules are not told apart
 
 
 def known(endpoints: list[dict[str, Any]] = _MADE["endpoint"]) -> dict[int, PolicyRules]:
-    return policies_of(
+    told = policies_of(
         msgspec.json.decode(json.dumps(endpoints), type=list[Endpoint]),
         msgspec.json.decode(json.dumps(_MADE["selectors"]), type=list[Selector]),
     )
+    return dict(told)
 
 
 def policies(entry: dict[str, Any]) -> tuple[Policy, ...]:
@@ -75,6 +76,7 @@ def test_who_is_in_no_rule_is_named_by_none() -> None:
         {"id": 1, "status": {"policy": {"realized": {"l4": None}}}},
         {"id": 1, "status": {"policy": {"realized": {"l4": {"ingress": None}}}}},
         {"id": 1, "status": {"policy": {"realized": {"l4": {"egress": [{"rule": "{"}]}}}}},
+        {"id": 1, "status": {"policy": {"realized": {"l4": {"egress": "all"}}}}},
     ],
 )
 def test_an_endpoint_without_a_policy_has_none(endpoint: dict[str, Any]) -> None:

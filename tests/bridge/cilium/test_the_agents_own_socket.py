@@ -16,9 +16,10 @@ from bridge.cilium.rest import INTERVAL, CiliumApi
 from bridge.http_client import ServerAwayError
 from parsers.addresses import parse_address
 from parsers.agent_events import AgentEvent, PolicyUpdate, ServiceDelete
-from parsers.directory import Directory
+from parsers.directory import AddressRecord, Directory
 from parsers.errors import UsageError
 from parsers.policies import EGRESS
+from parsers.reserved import REMOTE_NODE
 
 _TO_WEB = {
     "rule": '{"port":80,"protocol":"TCP","l7-rules":[{"web":null}]}',
@@ -32,6 +33,7 @@ _WORLD: dict[str, Any] = {
     ],
     "/v1/ip": [
         {"cidr": "10.0.0.1/32", "identity": 1207, "metadata": {"name": "frontend-0"}},
+        {"cidr": "not-a-prefix", "identity": 16777217},
         {"cidr": "203.0.113.0/24", "identity": 16777217, "hostIP": "0.0.0.0"},
     ],
     "/v1/cgroup-dump-metadata": {
@@ -147,4 +149,70 @@ async def test_an_api_that_is_forbidden_is_a_sentence(tmp_path: Path) -> None:
         await nursery.start(agent, tmp_path / "s", {"/v1/identity": []})  # 404 for the others
         with pytest.raises(ServerAwayError, match="GET /v1/ip: 404"):
             await CiliumApi(tmp_path / "s", Directory()).ask()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("lacking", ["/v1/policy/selectors", "/v1/endpoint"])
+async def test_prefixes_are_known_where_policies_are_not(tmp_path: Path, lacking: str) -> None:
+    directory = Directory()
+    async with trio.open_nursery() as nursery:
+        world = {path: answer for path, answer in _WORLD.items() if path != lacking}
+        await nursery.start(agent, tmp_path / "s", world)
+        with pytest.raises(ServerAwayError, match=f"GET {lacking}: 404"):
+            await CiliumApi(tmp_path / "s", directory).ask()
+        nursery.cancel_scope.cancel()
+    assert 16777217 == at(directory, "203.0.113.9")
+    assert 2 == len(directory.pod_addresses(39001))
+
+
+async def test_others_have_their_turns_while_policies_are_made(tmp_path: Path) -> None:
+    endpoints, turns = 400, 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    def endpoint(number: int) -> dict[str, Any]:
+        realized = {"policy-revision": number, "l4": _L4}
+        return {"id": number, "status": {"policy": {"realized": realized}}}
+
+    world = {**_WORLD, "/v1/endpoint": [endpoint(number) for number in range(1, endpoints + 1)]}
+    directory = Directory()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", world)
+        nursery.start_soon(take_turns)
+        await CiliumApi(tmp_path / "s", directory).ask()
+        nursery.cancel_scope.cancel()
+    assert directory.policy_of(endpoints, 1) is not None
+    assert turns >= endpoints // 2
+
+
+async def test_a_revision_that_a_flow_has_no_room_for_is_a_sentence(tmp_path: Path) -> None:
+    realized = {"policy-revision": -1, "l4": _L4}
+    world = {**_WORLD, "/v1/endpoint": [{"id": 7, "status": {"policy": {"realized": realized}}}]}
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", world)
+        with pytest.raises(ServerAwayError, match="GET /v1/endpoint: Expected `int` >= 0"):
+            await CiliumApi(tmp_path / "s", Directory()).ask()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_the_agent_says_of_an_address_takes_no_name_of_kubernetes_away(
+    tmp_path: Path,
+) -> None:
+    directory = Directory()
+    node, other = "203.0.113.7", "203.0.113.8"
+    directory.set_address(f"{node}/32", AddressRecord(REMOTE_NODE))
+    world = dict(_WORLD)
+    world["/v1/ip"] = [{"cidr": f"{each}/32", "identity": 16777217} for each in (node, other)]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(agent, tmp_path / "s", world)
+        api = CiliumApi(tmp_path / "s", directory)
+        await api.ask()
+        assert (REMOTE_NODE, 16777217) == (at(directory, node), at(directory, other))
+        world["/v1/ip"] = []
+        await api.ask()
+        assert (REMOTE_NODE, 0) == (at(directory, node), at(directory, other))
         nursery.cancel_scope.cancel()

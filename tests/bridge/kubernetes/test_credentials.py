@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import ssl
 from collections.abc import Mapping
 from functools import partial
@@ -151,6 +153,40 @@ async def test_a_program_of_a_kubeconfig_is_run_for_a_token(tmp_path: Path) -> N
     }
     access = await from_kubeconfig(kubeconfig(tmp_path, user))
     assert "Bearer made" == await access.authorization(False)
+
+
+async def test_a_program_of_a_kubeconfig_that_hangs_keeps_no_agent_from_ending(
+    tmp_path: Path,
+) -> None:
+    plugin, begun = tmp_path / "plugin", tmp_path / "begun"
+    plugin.write_text(f"#!/bin/sh\necho $$ > {begun}.new; mv {begun}.new {begun}; exec sleep 20\n")
+    plugin.chmod(0o700)
+    user = {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": str(plugin),
+            "interactiveMode": "Never",
+        }
+    }
+    ended = trio.Event()
+
+    async def log_in() -> None:
+        try:
+            await from_kubeconfig(kubeconfig(tmp_path, user))
+        finally:
+            ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log_in)
+        while not begun.exists():
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+        with trio.move_on_after(5) as patience:
+            patience.shield = True
+            await ended.wait()
+        os.kill(int(begun.read_text()), signal.SIGKILL)
+    assert ended.is_set()
+    assert not patience.cancelled_caught
 
 
 async def test_a_program_of_a_kubeconfig_that_fails_is_no_login(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import trio
 from trio.testing import MockClock
 
 from bridge.event_log import EventLog
-from bridge.kubernetes.objects import CiliumIdentity, Node, Pod
+from bridge.http_client import Connection, ServerAwayError
+from bridge.kubernetes.objects import CiliumIdentity, EndpointSlice, Node, Pod
+from bridge.kubernetes.resources import PIECE
 from bridge.kubernetes.source import KubernetesSource
-from bridge.kubernetes.watch import PAGE, PAGE_BYTES, PIECE
+from bridge.kubernetes.watch import PAGE, PAGE_BYTES
 from tests.bridge.kubernetes.model_server import (
     CILIUM,
     IDENTITIES,
@@ -76,6 +78,27 @@ async def test_a_list_comes_in_pages_and_is_told_in_pieces_as_valid_since_ever(
         assert {0} == {at for *_, at in told}
         assert PIECE >= max(len(changed) for _, changed, _, _ in told)
         assert it.sink.synced_after is not None
+
+
+async def test_slices_of_a_hundred_endpoints_are_told_in_pieces_of_few(
+    autojump_clock: MockClock,
+) -> None:
+    slices = [("/apis/discovery.k8s.io/v1/endpointslices", f"s{n}") for n in range(20)]
+    async with scene() as it:
+        for path, name in slices[:10]:
+            it.server.put(path, {"metadata": {"name": name}})
+        await it.ready.wait()
+        for path, name in slices[10:]:
+            it.server.put(path, {"metadata": {"name": name}})
+        await it.heard()
+        for path, name in slices[:10]:
+            it.server.delete(path, ("", name))
+        it.server.compact()
+        await it.server.cut()
+        await trio.sleep(10)
+        told = [call for call in it.sink.told if call[0] is EndpointSlice]
+        assert {name for _, name in slices[10:]} == it.sink.names(EndpointSlice)
+        assert 4 == max(max(len(changed), len(gone)) for _, changed, gone, _ in told)
 
 
 async def test_changes_are_told_as_they_happen_with_their_time(autojump_clock: MockClock) -> None:
@@ -307,6 +330,23 @@ async def test_definitions_of_cilium_are_found_and_lost_while_running(
         assert not it.source.complaint()
 
 
+async def test_a_server_that_forbids_for_a_while_to_look_for_definitions_takes_no_names_away(
+    autojump_clock: MockClock,
+) -> None:
+    async with scene() as it:
+        it.server.resources[CILIUM] = ["ciliumidentities"]
+        it.server.put(IDENTITIES, {"metadata": {"name": "1234"}})
+        it.server.answers[CILIUM] = [FORBIDDEN] * 2
+        await it.ready.wait()
+        await trio.sleep(5)
+        assert {"1234"} == it.sink.names(CiliumIdentity)
+        it.server.answers[CILIUM] = [FORBIDDEN] * 3
+        while it.server.answers[CILIUM]:
+            await trio.sleep(10)
+            assert {"1234"} == it.sink.names(CiliumIdentity)
+        assert not it.sink.cilium_went
+
+
 async def test_a_missing_right_is_named(autojump_clock: MockClock) -> None:
     async with scene() as it:
         it.server.answers["/api/v1/nodes"] = [FORBIDDEN] * 100
@@ -340,7 +380,14 @@ async def test_without_a_right_to_pods_there_are_no_names(autojump_clock: MockCl
         assert "no names yet (pods)" in it.source.complaint()
 
 
-@pytest.mark.parametrize("body", [b"not gzip", gzip.compress(b'{"metadata":{}}')[:-9]])
+_PACKED = gzip.compress(b'{"metadata":{"resourceVersion":"1"}}', mtime=0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"not gzip", _PACKED[:-9], _PACKED + b"more", _PACKED + bytes(1 << 17)],
+    ids=["not", "cut", "more", "much more"],
+)
 async def test_an_answer_that_is_packed_wrongly_is_asked_for_again(
     autojump_clock: MockClock, body: bytes
 ) -> None:
@@ -349,6 +396,46 @@ async def test_an_answer_that_is_packed_wrongly_is_asked_for_again(
         await it.ready.wait()
         assert {"p0"} == it.sink.names(Pod)
         assert 4 == len(it.server.requests(PODS, watch=False))
+
+
+async def test_an_answer_that_unpacks_to_a_thousand_times_its_size_leaves_others_turns() -> None:
+    server, turns = _Says(gzip.compress(bytes(32 << 20))), 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    connection = Connection(server, "h")
+    async with trio.open_nursery() as nursery:
+        await connection.get("/", {})
+        nursery.start_soon(take_turns)
+        assert bytes(32 << 20) == await connection.read_all(32 << 20)
+        nursery.cancel_scope.cancel()
+    assert turns > 16  # between 32 of 1 MiB each, whoever is first
+    connection = Connection(_Says(gzip.compress(bytes(32 << 20))), "h")
+    await connection.get("/", {})
+    with pytest.raises(ServerAwayError, match="more than 1048576 bytes"):
+        await connection.read_all(1 << 20)
+
+
+class _Says(trio.abc.Stream):
+    """A server that has answered already."""
+
+    def __init__(self, packed: bytes) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}"
+        self._left = f"{head}\r\n\r\n".encode() + packed
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        given, self._left = self._left[:max_bytes], self._left[max_bytes or len(self._left) :]
+        return given
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+
+    async def wait_send_all_might_not_block(self) -> None: ...
+
+    async def aclose(self) -> None: ...
 
 
 async def test_large_objects_come_in_smaller_pages(autojump_clock: MockClock) -> None:

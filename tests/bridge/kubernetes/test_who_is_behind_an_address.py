@@ -10,13 +10,21 @@ import pytest
 
 from bridge.kubernetes import objects
 from bridge.kubernetes.label_filter import LabelFilter
+from bridge.kubernetes.local import LocalEndpoints
 from bridge.kubernetes.names import Names
 from bridge.kubernetes.sink import SINCE_EVER
 from parsers.address_table import ADDRESS
 from parsers.addresses import parse_address
 from parsers.conversations import Conversations
 from parsers.details import Service
-from parsers.directory import EXPIRED, NOT_IN_SCOPE, UNKNOWN_ADDRESS, Directory, Frontends
+from parsers.directory import (
+    EXPIRED,
+    NOT_IN_SCOPE,
+    UNKNOWN_ADDRESS,
+    Directory,
+    Frontends,
+    LocalEndpoint,
+)
 from parsers.entities import Entities, Entity, Workload
 from parsers.flow_batch import CONVERSATION, L4_TCP, L4_UDP
 from parsers.node_network import NodeNetwork
@@ -124,6 +132,60 @@ def test_ciliums_numbers_and_ids_win_where_cilium_is() -> None:
     assert cluster.entity("10.0.0.1") == Entity(77, 4242, "shop", "web-1", ("k8s:app=web",))
     unmanaged = cluster.entity("10.0.0.2")
     assert (unmanaged.identity, unmanaged.labels) == (3, ("reserved:unmanaged",))
+
+
+def cilium_endpoint(cluster: Cluster, name: str, number: int, address: str) -> None:
+    networking = {"addressing": [{"ipv4": address}], "node": "192.168.0.1"}
+    status = {"id": number, "identity": {"id": 4242}, "networking": networking}
+    metadata = {"name": name, "namespace": "shop"}
+    cluster.tell(objects.CiliumEndpoint, metadata=metadata, status=status)
+
+
+def test_an_id_that_cilium_gave_to_another_pod_stays_with_that_one() -> None:
+    cluster = Cluster()
+    here = {"nodeName": "node-a"}
+    cluster.pod("web-1", "10.0.0.1", spec=here)
+    cluster.pod("web-2", "10.0.0.2", spec=here)
+    shared = cluster.entity("10.0.0.2").endpoint_id
+    cilium_endpoint(cluster, "web-1", shared, "10.0.0.1")
+    cluster.now += SECOND
+    cluster.pod("web-2", "10.0.0.2", spec=here, metadata={"labels": {"app": "other"}})
+    other = cluster.entity("10.0.0.2").endpoint_id
+    assert other not in {0, shared}
+    cluster.now += SECOND
+    cilium_endpoint(cluster, "web-2", 78, "10.0.0.2")
+    # As in a list after an outage: the pod that has the id now is told of before the end of the one
+    # that had it.
+    cluster.now += SECOND
+    cluster.pod("web-3", "10.0.0.3", spec=here)
+    cilium_endpoint(cluster, "web-3", 78, "10.0.0.3")
+    for kind in (objects.Pod, objects.CiliumEndpoint):
+        cluster.gone(kind, ("shop", "web-2"))
+    for number, pod in ((shared, "web-1"), (78, "web-3")):
+        endpoint = cluster.directory.endpoint_by_id(number, cluster.now)
+        assert endpoint is not None
+        assert pod == endpoint.pod_name
+    assert None is cluster.directory.endpoint_by_id(other, cluster.now)
+
+
+def test_more_pods_than_there_are_ids_do_without() -> None:
+    endpoints = LocalEndpoints(Directory())
+    for number in range(1, 1 << 16):
+        endpoints.set(None, LocalEndpoint(number, 0, "shop", f"web-{number}"), NOW)
+    assert 0 == endpoints.id_of(("shop", "one-more"), None)
+
+
+def test_no_object_says_what_a_reserved_identity_is() -> None:
+    cluster = Cluster()
+    identity = {"id": 6, "labels": ["k8s:app=web"]}
+    status = {"id": 77, "identity": identity}
+    cluster.tell(objects.CiliumEndpoint, metadata={"name": "p", "namespace": "q"}, status=status)
+    labels = {"security-labels": {"k8s:app": "web"}}
+    cluster.tell(objects.CiliumIdentity, metadata={"name": "2"}, **labels)
+    known = {number: cluster.entity("203.0.113.9", number).labels for number in (2, 6)}
+    assert {2: ("reserved:world",), 6: ("reserved:remote-node",)} == known
+    cluster.gone(objects.CiliumIdentity, ("", "2"))
+    assert ("reserved:world",) == cluster.entity("203.0.113.9", 2).labels
 
 
 def test_numbers_are_ours_again_where_cilium_has_gone() -> None:
@@ -468,6 +530,21 @@ def test_where_only_pods_of_the_node_are_watched_endpoint_slices_name_others() -
     assert len(cluster.names) == 0
 
 
+def test_a_slice_names_pods_of_its_own_namespace_alone() -> None:
+    cluster = Cluster(everywhere=False)
+    endpoints = [
+        {
+            "addresses": [f"10.0.1.{number}"],
+            "targetRef": {"kind": "Pod", "name": "web-7", "namespace": namespace},
+        }
+        for number, namespace in enumerate(("shop", "kube-system"), start=7)
+    ]
+    metadata = {"name": "web-1", "namespace": "shop"}
+    cluster.tell(objects.EndpointSlice, metadata=metadata, endpoints=endpoints)
+    own, other = (cluster.entity(address) for address in ("10.0.1.7", "10.0.1.8"))
+    assert [("shop", "web-7"), ("", "")] == [(e.namespace, e.pod_name) for e in (own, other)]
+
+
 @pytest.mark.parametrize("names", [("web-1", "web-2"), ("web-2", "web-1")])
 def test_an_endpoint_that_outlives_its_pod_yields_its_address_to_the_next(
     names: tuple[str, str],
@@ -554,6 +631,25 @@ def test_labels_of_identities_that_nobody_has_are_forgotten_at_last(
     assert known == numbers[-10:]
 
 
+def test_a_headless_service_takes_no_address_of_another_one() -> None:
+    cluster = Cluster()
+    ports = [{"port": 53, "protocol": "UDP"}]
+    for name, namespace, address in (("mine", "aaa", "None"), ("dns", "kube-system", "10.96.0.10")):
+        metadata = {"name": name, "namespace": namespace}
+        cluster.tell(
+            objects.Service, metadata=metadata, spec={"clusterIP": address, "ports": ports}
+        )
+    labels = {"kubernetes.io/service-name": "mine"}
+    cluster.tell(
+        objects.EndpointSlice,
+        metadata={"name": "any", "namespace": "aaa", "labels": labels},
+        endpoints=[{"addresses": ["10.96.0.10", "10.0.0.1"]}],
+        ports=ports,
+    )
+    assert {53: "kube-system/dns"} == cluster.services("10.96.0.10")
+    assert {53: "aaa/mine"} == cluster.services("10.0.0.1")
+
+
 def test_services_that_share_a_port_are_told_apart_by_their_protocols() -> None:
     cluster = Cluster()
     node = [{"type": "InternalIP", "address": "192.168.0.1"}]
@@ -585,7 +681,42 @@ def test_a_service_has_its_address_since_it_was_made_and_its_changes_since_they_
     cluster.now += SECOND // 4
     cluster.tell(objects.Service, metadata=new, spec=spec)
     shown = []
-    for seconds in (-50, 5, 10.75, 12):
+    for seconds in (-50, 5, 10.75, 11.25, 12):
         cluster.now = NOW + int(seconds * SECOND)
         shown.append(cluster.services("10.96.0.1"))
-    assert shown == [{80: "shop/old"}, {80: "shop/old"}, {443: "shop/old"}, {80: "shop/new"}]
+    first, then, last = ({n: f"shop/{s}"} for n, s in ((80, "old"), (443, "old"), (80, "new")))
+    assert [first, first, then, then, last] == shown
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_a_service_is_not_dated_by_a_clock_that_differs(ahead: int) -> None:
+    cluster = Cluster()
+    cluster.names.clock_is_ahead(ahead * SECOND)
+    spec = {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}
+    old = {"name": "old", "namespace": "shop"}
+    cluster.tell(objects.Service, SINCE_EVER, metadata=old, spec=spec)
+    cluster.now += 10 * SECOND
+    cluster.gone(objects.Service, ("shop", "old"))
+    new = {**old, "name": "new", "creationTimestamp": text_of(cluster.now - ahead * SECOND)}
+    cluster.tell(objects.Service, metadata=new, spec=spec)
+    assert {80: "shop/new"} == cluster.services("10.96.0.1")
+    cluster.now -= SECOND
+    assert {80: "shop/old"} == cluster.services("10.96.0.1")
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")], ids=["in order", "against order"])
+def test_a_service_made_in_an_outage_has_its_address_since_then(names: tuple[str, str]) -> None:
+    """As a list tells it: what is there first, then what ended, dated when it was last seen."""
+    cluster = Cluster()
+    spec = {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}
+    before, after = ({"name": name, "namespace": "shop"} for name in names)
+    cluster.tell(objects.Service, SINCE_EVER, metadata=before, spec=spec)
+    late = {**after, "creationTimestamp": text_of(NOW + 60 * SECOND)}
+    cluster.tell(objects.Service, NOW + 100 * SECOND, metadata=late, spec=spec)
+    cluster.now = NOW + 10 * SECOND
+    cluster.gone(objects.Service, ("shop", before["name"]))
+    shown = []
+    for seconds in (0, 30, 70):
+        cluster.now = NOW + seconds * SECOND
+        shown.append(cluster.services("10.96.0.1"))
+    assert [{80: f"shop/{names[0]}"}, {}, {80: f"shop/{names[1]}"}] == shown
