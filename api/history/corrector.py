@@ -1,10 +1,12 @@
 """Naming flows of the history anew when it turns out later who had an address, or a port of one.
 
 Flows refer to rows of conversations, which never change: a flow that is named anew gets
-another row. Looked at are flows since the time of a change, closely only those of an address
-that changed; the others between are one comparison of a batch. A flow loses its name only when it
-turned out that nobody knows who had the address, not because who had it long ago is forgotten
-in the end. What followers were sent and metrics have counted stays as it was.
+another row, and another detail where its services are others (but for flows of sockets, which
+show other ports than those of their services). Looked at are flows since the time of a change,
+closely only those of an address that changed; the others between are one comparison of a batch. A
+flow loses its name only when it turned out that nobody knows who had the address, not because who
+had it long ago is forgotten in the end. What
+followers were sent and metrics have counted stays as it was.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ from api.history.history import History
 from parsers.address_table import ADDRESS, BUCKETS, buckets_of
 from parsers.changes import Voided
 from parsers.directory import Directory
-from parsers.flow_batch import I64, U32
+from parsers.flow_batch import U32
 
 LOOKED_AT = 1 << 12
 """Flows a step: 0.3 ms, and 2 to 3 µs for each conversation that is named anew."""
+
+SERVED = 1 << 8
+"""Flows a step that get other services: 3 to 10 µs each."""
 
 
 class Corrector:
@@ -59,28 +64,62 @@ class Corrector:
         for ring in self._history.rings:
             position = ring.since(start)
             while position < ring.end:
-                for time, rows in ring.columns(position, position + LOOKED_AT, *_NAMED):
-                    self._correct(time, rows, voided, late, remembered)
-                position += LOOKED_AT
+                looked = ring.columns(position, position + LOOKED_AT, *_NAMED_BY_ADDRESS)
+                if not any(self._correct(each, voided, late, remembered) for each in looked):
+                    position += LOOKED_AT
                 yield
 
     def _correct(
-        self, time: I64, rows: U32, voided: Voided, late: Mapping[bytes, int], remembered: int
-    ) -> None:
-        """Write the rows of now over those that are not."""
+        self,
+        flows: tuple[NDArray[Any], ...],
+        voided: Voided,
+        late: Mapping[bytes, int],
+        remembered: int,
+    ) -> bool:
+        """Write the rows of now over those that are not. True: not all of them yet."""
+        time, rows = flows[:2]
         conversations = self._history.tables.conversations
         void = conversations.is_void(rows, voided).nonzero()[0]
         wrong = void[time[void] >= np.minimum(self._since(rows[void], late), remembered)]
         if not len(wrong):
-            return
+            return False
         before = rows[wrong]
         again = conversations.lookup_again(before, time[wrong], self._directory)
         named = (conversations.unknown[again] == 0) | (conversations.unknown[before] != 0)
         # What is remembered is certain: also that nobody knows who it was.
         changed = (named | (time[wrong] >= remembered)) & (again != before)
+        # Numbers of services are those of now for what is remembered.
+        served = (changed & (time[wrong] >= remembered)) & (
+            (conversations.source_frontends[again] != conversations.source_frontends[before])
+            | (conversations.destination_frontends[again]
+               != conversations.destination_frontends[before])
+        )  # fmt: skip
+        others = served.nonzero()[0]
+        changed[others[SERVED:]] = False
         rows[wrong[changed]] = again[changed]
         self._history.keep(again)
+        self._serve(flows, wrong[others[:SERVED]])
         self.corrected += int(changed.sum())
+        return len(others) > SERVED
+
+    def _serve(self, flows: tuple[NDArray[Any], ...], places: NDArray[np.intp]) -> None:
+        """Name the services of flows by the rows of conversations that they have now."""
+        _, rows, source, destination, classes, detail = flows
+        tables, frontends = self._history.tables, self._directory.frontends
+        conversations, details = tables.conversations, tables.details
+        for place in places.tolist():
+            flow_class, row = tables.classes.rows[classes[place]], rows[place]
+            if flow_class["flow_type"] == _SOCK:
+                continue
+            l4 = int(flow_class["l4"])
+            at_source = frontends[int(conversations.source_frontends[row])]
+            at_destination = frontends[int(conversations.destination_frontends[row])]
+            told = details[int(detail[place])]._replace(
+                source_service=at_source.at(l4, int(source[place])),
+                destination_service=at_destination.at(l4, int(destination[place])),
+            )
+            detail[place] = details.add(told) if told.l7 is not None else details.intern(told)
+        self._history.keep_details(detail[places])
 
     def _sweep_ports(self, remembered: int) -> Iterator[None]:
         late = self._directory.host_ports.take_late()
@@ -141,7 +180,7 @@ class Corrector:
         return found
 
 
-_PORT, _L7 = 0xFFFF, 2  # of a number with a protocol; flow.FlowType
-_NAMED = ("time", "conversation")
-_NAMED_BY_PORT = (*_NAMED, "source_port", "destination_port", "flow_class")
+_PORT, _L7, _SOCK = 0xFFFF, 2, 3  # of a number with a protocol; flow.FlowType
+_NAMED_BY_PORT = ("time", "conversation", "source_port", "destination_port", "flow_class")
+_NAMED_BY_ADDRESS = (*_NAMED_BY_PORT, "detail")
 _NEVER = 2**63 - 1

@@ -151,6 +151,10 @@ class History:
         """Rows that flows were given after they were appended are in use, too."""
         self._reclaimer.keep(conversations)
 
+    def keep_details(self, details: U32) -> None:
+        """As ``keep``, of rows of details."""
+        self._reclaimer.keep_details(details)
+
     def reclaim(self) -> int:
         """Free all rows of the tables that no flow here refers to; returns how many.
 

@@ -107,6 +107,11 @@ class Reclaimer:
             conversations.mark(conversation, self._marks.of("conversations", conversations.end))
             self._marks.resolved(conversation)
 
+    def keep_details(self, detail: U32) -> None:
+        """Flag details that stored flows were given since they were appended."""
+        if self._cycle is not None:
+            self._marks.of("details", self._tables.details.end)[detail] = True
+
     def run(self) -> int:
         """A whole cycle at once; returns how many rows of all tables it freed."""
         self._cycle = None

@@ -121,7 +121,9 @@ class FlowRing:
         return low
 
     def columns(self, start: int, stop: int, *names: str) -> Iterator[tuple[NDArray[Any], ...]]:
-        """Columns of positions [start, stop) as they are kept: conversations may be written to."""
+        """Columns of positions [start, stop) as they are kept: conversations and details may be
+        written to.
+        """
         start, stop = max(start, self.oldest), min(stop, self.end)
         while start < stop:
             place = start % self.capacity
