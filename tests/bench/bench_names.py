@@ -1,16 +1,18 @@
 """What names cost: ``python -m tests.bench.bench_names [--json]``.
 
 The table from addresses to owners at 100,000 pods; making names of a list of 10,000 and of
-100,000 pods, from its JSON on; what changes of names cost the naming of flows; and steps of the
-loop by pages of 10,000 pods of 50 KB and of 5,000 nodes.
+100,000 pods, from its JSON on, as a real API server wrote it; what changes of names cost the
+naming of flows; and steps of the loop by pages of 10,000 pods of 50 KB and of 5,000 nodes.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import lzma
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from time import process_time
 from urllib.parse import parse_qs, urlsplit
 
@@ -29,7 +31,10 @@ from parsers.conversations import Conversations
 from parsers.directory import AddressRecord, Directory
 from parsers.entities import Entities
 from parsers.flow_batch import CONVERSATION
+from tests.bench.record_pods import NODES, name_of
+from tests.cluster.pods import address_of
 
+RECORDED = Path(__file__).parents[1] / "data" / "kubernetes" / "pods.json.xz"
 PODS = 100_000
 ROUNDS = 20
 PIECE = 50  # objects told at once
@@ -61,24 +66,35 @@ def table() -> dict[str, float]:
     return results
 
 
+def recorded() -> list[bytes]:
+    """Pods as a real API server listed them; see ``record_pods``."""
+    items: list[msgspec.Raw] = msgspec.json.decode(
+        lzma.decompress(RECORDED.read_bytes()), type=_RecordedList
+    ).items
+    # The list is in order of names, which end in their numbers.
+    return sorted(map(bytes, items), key=lambda raw: msgspec.json.decode(raw, type=Pod).key[1][-6:])
+
+
+class _RecordedList(msgspec.Struct):
+    items: list[msgspec.Raw]
+
+
 def pods(count: int) -> Iterator[bytes]:
-    """Pods of 500 applications on nodes of 100 each, as an API server writes them."""
+    """The recorded ones again and again, each with a name and an address of its own, in 50
+    namespaces and on nodes of 100 each.
+    """
+    items = recorded()
     for n in range(count):
-        app = f"app-{n % 500}"
-        owner = {"kind": "ReplicaSet", "name": f"{app}-5d4f", "controller": True}
-        address = f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"
-        yield json.dumps(
-            {
-                "metadata": {
-                    "name": f"{app}-5d4f-{n:05x}", "namespace": f"ns-{n % 50}",
-                    "generateName": f"{app}-5d4f-", "creationTimestamp": "2026-11-25T00:00:00Z",
-                    "labels": {"app": app, "pod-template-hash": "5d4f", "tier": "web"},
-                    "ownerReferences": [owner],
-                },
-                "spec": {"nodeName": f"node-{n // 100}", "serviceAccountName": app},
-                "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
-            }
-        ).encode()  # fmt: skip
+        i = n % len(items)
+        raw = items[i]
+        for before, now in (
+            (name_of(i), name_of(n)),
+            (f'"{address_of(i)}"', f'"{address_of(n)}"'),
+            ('"namespace":"default"', f'"namespace":"ns-{n % 50}"'),
+            (f'"nodeName":"n{i % NODES:05d}"', f'"nodeName":"node-{n // 100}"'),
+        ):
+            raw = raw.replace(before.encode(), now.encode())
+        yield raw
 
 
 def listing(count: int) -> dict[str, float]:
