@@ -91,10 +91,8 @@ VERDICT_FUNCTIONS = {2: "nf_nat_inet_fn", 3: "nf_conntrack_in", 4: "__nf_conntra
 """Values of ``function`` for functions of the kernel that drop packets by themselves."""
 
 SAME_DROP_NS = 100_000_000
-HOOKED_DROP_NS = 2_000_000_000
 """A verdict farther from a drop is of another packet; they are some microseconds apart, and more
-when names of functions are worked out between, or a virtual processor is kept waiting. The second
-is for drops of which netfilter is known to be the cause."""
+when names of functions are worked out between."""
 
 HOOKS = ("", "PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 """Netfilter's hooks by ``hook``; 0 is no hook, or none that the stack shows."""
@@ -247,7 +245,11 @@ class DropFlows:
 
 
 def decided_by(
-    drops: Columns, verdicts: Columns, *, reason: int | None = None
+    drops: Columns,
+    verdicts: Columns,
+    *,
+    reason: int | None = None,
+    within_ns: int = SAME_DROP_NS,
 ) -> dict[int, Extension]:
     """Rows of drops, and who decided them: the nearest verdict, and those of the same time.
 
@@ -262,7 +264,7 @@ def decided_by(
         of_packet = verdicts[verdicts["packet"] == drops["packet"][row]]
         apart = np.abs(of_packet["time_ns"].astype(np.int64) - int(drops["time_ns"][row]))
         nearest = int(apart.argmin())
-        if apart[nearest] <= (HOOKED_DROP_NS if drops["hook"][row] else SAME_DROP_NS):
+        if apart[nearest] <= within_ns:
             together = of_packet[of_packet["time_ns"] == of_packet["time_ns"][nearest]]
             words = {word for verdict in together for word in _words(verdict, drops[row])}
             found[row] = tuple(sorted(words))
