@@ -19,6 +19,7 @@
 #define NEW_SYN_RECEIVED 12
 #define SYN_ACK 0x12
 #define RST 0x04
+#define STILL_QUEUED 16 /* EBUSY */
 
 static __always_inline void read_socket(struct tcp_record *record, const struct sock *sk)
 {
@@ -71,9 +72,12 @@ static __always_inline void read_answered(struct tcp_record *record, const struc
 static __always_inline int on_retransmit(const struct sock *sk, const struct sk_buff *skb,
 					 int error)
 {
-	struct tcp_record *record = begin(TCP_RETRANSMIT, netns_of(&sk->__sk_common));
 	const struct tcp_skb_cb *control = (const void *)&skb->cb;
+	struct tcp_record *record;
 
+	if (error == -STILL_QUEUED) /* the segment itself has not left yet: nothing is sent again */
+		return 0;
+	record = begin(TCP_RETRANSMIT, netns_of(&sk->__sk_common));
 	if (!record)
 		return 0;
 	read_socket(record, sk);

@@ -40,6 +40,7 @@ TESTS = (
     "test_netfilter_drops_name_their_hook",
     "both_iptables",
     "retransmits_equal_what_the_socket_reports",
+    "segment_that_waits_to_be_sent",
     "both_ends_tell_of_an_open_and_of_a_close",
     "refused_connection_is_a_reset",
     "a_query_and_its_answer_are_told_once",

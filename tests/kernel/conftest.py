@@ -13,6 +13,21 @@ from native_probes.report import ProbeUnavailableError
 from native_probes.traffic import TrafficSettings, traffic_spec
 from tests.kernel.lab import Lab, Pod
 from tests.kernel.tracing import reachable, wait_for
+from tests.kernel.withheld import Record
+
+_TRIES_MORE = 3  # for a test during which the kernel withheld events
+_record: list[Record] = []
+
+
+def _were_events_withheld() -> bool:
+    return any(record.count() for record in _record)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See ``withheld``; a test that fails for any other reason fails at once."""
+    for item in items:
+        if "tests/kernel/" in item.nodeid:
+            item.add_marker(pytest.mark.flaky(reruns=_TRIES_MORE, condition=_were_events_withheld))
 
 
 @cache
@@ -30,6 +45,25 @@ def _obstacle() -> str:
 def release(record_testsuite_property: Callable[[str, object], None]) -> None:
     """For the table of kernels that ``tools.kernel_table`` makes."""
     record_testsuite_property("kernel", os.uname().release)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def record() -> Iterator[None]:
+    """Of what the kernel withholds in the threads of process 1."""
+    if os.geteuid():
+        yield
+        return
+    _record.append(Record(1))
+    try:
+        yield
+    finally:
+        _record.pop().close()
+
+
+@pytest.fixture(autouse=True)
+def a_new_record(record: None) -> None:
+    for one in _record:
+        one.start()
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,7 @@ from tests.kernel.tracing import address, inode, ip, listening, namespaces, wait
 
 ACTIVE, PASSIVE = 1, 2
 SYN, SYN_ACK = 0x02, 0x12
+_SLOW = ("rate", "16kbit", "burst", "2k", "latency", "60s")
 _TOTAL_RETRANSMITS = 100  # offset in struct tcp_info
 
 
@@ -242,6 +243,33 @@ def test_retransmits_under_netem_equal_what_the_socket_reports(
             closed = told.the_one(source.namespace, "close", port)
     events = told.of(source.namespace, "retransmit", port)
     assert expected == closed["retransmitted"] == events["segments"].sum()
+    assert told.lost == {}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_segment_that_waits_to_be_sent_is_not_sent_again(
+    pods: tuple[Pod, Pod], told: Told, family: int
+) -> None:
+    source, target = pods
+    qdisc = ("tc", "-n", source.namespace, "qdisc")
+    with listening(target.namespace, address(target, family)) as server:
+        client, accepted = connect(source.namespace, server)
+        with client, accepted:
+            port = client.getsockname()[1]
+            run(*qdisc, "add", "dev", "eth0", "root", "tbf", *_SLOW)
+            client.sendall(bytes(6_000))  # takes three seconds, and many timeouts
+            received = 0
+            while received < 6_000:
+                received += len(accepted.recv(6_000))
+            run(*qdisc, "del", "dev", "eth0", "root")
+            accepted.sendall(b"done")
+            client.recv(10)
+            expected = retransmitted(client)
+            client.close()
+            told.the_one(source.namespace, "close", port)
+    events = told.of(source.namespace, "retransmit", port)
+    assert expected == events["segments"].sum()
+    assert set(events["error"]) <= {0}
     assert told.lost == {}
 
 
