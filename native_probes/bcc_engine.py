@@ -63,7 +63,7 @@ class BccProbe:
         self._tracepoints = tracepoints
 
     def program_fd(self, name: str) -> int:
-        """Of a program for TC hooks."""
+        """Of a program for TC hooks, or of one that is attached."""
         try:
             with _silence():
                 fd: int = self._loaded.load_func(name.encode(), self._bcc.BPF.SCHED_CLS).fd

@@ -17,7 +17,7 @@ import numpy as np
 
 from native_probes import syscalls
 from native_probes.engine import LoadedProbe, unloaded_on_failure
-from native_probes.event_counters import EventCounters, what_happened
+from native_probes.event_counters import EventCounters, RecursionMisses, what_happened
 from native_probes.family import Drained, Place
 from native_probes.kernel_enums import TRACEFS, kernel_reasons
 from native_probes.kernel_symbols import KernelSymbols
@@ -128,6 +128,7 @@ class DropProbe:
             self._ring = Ring(self.loaded.map_fd("drops"), settings.ring_bytes, DROP_RECORD)
             for program in PROGRAMS:
                 self.loaded.attach(program)
+            self._misses = RecursionMisses(map(self.loaded.program_fd, PROGRAMS))
 
     def belong(self, namespaces: frozenset[int]) -> None:
         """See ``Family``."""
@@ -148,7 +149,7 @@ class DropProbe:
         quiet, self._quiet = self._quiet + new["suppressed"], 0
         return Drained(
             {"drops": drops},
-            what_happened(ring_full=new["ring_full"]),
+            what_happened(ring_full=new["ring_full"], recursion=self._misses.new()),
             what_happened(quiet=quiet, foreign=new["foreign"]),
             {"drop_reasons": self.reasons},
         )

@@ -1,8 +1,8 @@
-"""Counters that programs keep for each CPU, by what they count."""
+"""Counters that programs keep for each CPU, and the one that the kernel keeps of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -29,6 +29,25 @@ class EventCounters:
             now[index] = value.sum()
         new, self._before = now - self._before, now
         return dict(zip(self._names, map(int, new), strict=True))
+
+
+class RecursionMisses:
+    """Events that a tracing program was not run for, as it was at work on that processor already.
+
+    ``programs`` are fds of loaded programs.
+    """
+
+    __slots__ = ("_before", "_programs")
+
+    def __init__(self, programs: Iterable[int]) -> None:
+        self._programs = tuple(programs)
+        self._before = 0
+
+    def new(self) -> int:
+        """What the kernel counted since the last call."""
+        now = sum(map(syscalls.recursion_misses, self._programs))
+        new, self._before = now - self._before, now
+        return new
 
 
 def what_happened(**counts: int) -> dict[str, int]:

@@ -82,6 +82,16 @@ def tcx_interface(link: int) -> int:
     return int(info[4])
 
 
+def recursion_misses(program: int) -> int:
+    """How often the kernel left a program out, as it was at work on that processor already.
+
+    Counted since Linux 5.12; before, 0.
+    """
+    info = np.zeros(28, "<u8")  # struct bpf_prog_info
+    bpf(_OBJ_GET_INFO_BY_FD, bytearray(struct.pack("IIQ", program, info.nbytes, _address(info))))
+    return int(info[26])
+
+
 def map_entries(map_fd: int) -> int:
     """``max_entries`` of a map: of a ring, its bytes."""
     info = np.zeros(32, "<u4")  # struct bpf_map_info

@@ -7,12 +7,12 @@ show as ``open_failed``: the state goes from SYN_SENT to CLOSE.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from native_probes.engine import LoadedProbe, unloaded_on_failure
-from native_probes.event_counters import EventCounters, what_happened
+from native_probes.event_counters import EventCounters, RecursionMisses, what_happened
 from native_probes.family import Drained, Place
 from native_probes.kernel_enums import enum_members, traced_names
 from native_probes.namespaces import NamespaceList
@@ -75,7 +75,7 @@ class TcpEvents:
         *,
         prefix: str,
         ring_bytes: int,
-        programs: Iterable[str],
+        programs: Collection[str],
         about: Mapping[str, Any],
     ) -> None:
         self.loaded = loaded
@@ -88,6 +88,7 @@ class TcpEvents:
             self._ring = Ring(loaded.map_fd(f"{prefix}_events"), ring_bytes, TCP_RECORD)
             for program in programs:
                 loaded.attach(program)
+            self._misses = RecursionMisses(map(loaded.program_fd, programs))
 
     def belong(self, namespaces: frozenset[int]) -> None:
         """See ``Family``."""
@@ -107,7 +108,7 @@ class TcpEvents:
         new = self._counters.new()
         return Drained(
             {"tcp": records},
-            what_happened(ring_full=new["ring_full"]),
+            what_happened(ring_full=new["ring_full"], recursion=self._misses.new()),
             what_happened(foreign=new["foreign"]),
             self._about,
         )

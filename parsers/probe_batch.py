@@ -48,7 +48,7 @@ class ProbeBatch:
     ``boot_offset``: ns to add to the kernel's boot-clock times for times since the epoch;
     ``now_ns``: when the records were taken, by the boot clock.
     ``lost``: (probe, reason) -> records lost in the kernel since the last drain; reasons
-    are "ring_full" and "map_full".
+    are "ring_full", "map_full" and "recursion".
     ``ignored``: likewise, events that the probes left out on purpose: "quiet", "foreign".
     ``seen``: probe -> records the kernel had since the last drain, delivered and lost.
     Probes are called after their parts: "traffic", "drops", "tcp", "dns".
