@@ -64,7 +64,8 @@ class Running:
                 await trio.sleep(0.01)
 
     async def covers(self, *ifindexes: int) -> None:
-        """Wait until interfaces are covered."""
+        """Wait until interfaces are covered; the traffic probe may still be starting."""
+        await self.until(lambda: self.source._coverage)
         await self.until(lambda: set(ifindexes) <= set(self.coverage.covered()))
 
     @property
