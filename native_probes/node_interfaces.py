@@ -25,6 +25,7 @@ _RECEIVE_BYTES = 1 << 16
 _SETTLING = 0.1  # s; changes come in bursts
 _REST = 100  # times as long as routes took to read, they are not read again
 _RETRY = 10.0  # s
+_SERVICES = "kube-ipvs0"  # where kube-proxy puts every service's address when it uses IPVS
 
 
 class NodeInterfaces:
@@ -38,7 +39,7 @@ class NodeInterfaces:
         self._log = log
         self._links: dict[int, links.Link] = {}
         self._coverage: Coverage | None = None
-        self._routing = Routing(frozenset(), (), complete=False)
+        self._routing = Routing({}, (), complete=False)
         self._by_route: frozenset[int] = frozenset()  # wanted as a default route uses them
         self._network: NodeNetwork | None = None
         self._changed = trio.Event()
@@ -134,7 +135,8 @@ class NodeInterfaces:
             for ifindex in before - self._by_route - wanted:
                 self._coverage.uncover(ifindex)
         pods = {i: link.master for i, link in self._links.items() if self._patterns.is_pod(link)}
-        network = self._routing.network(wanted - pods.keys(), pods.values())
+        services = {i for i, link in self._links.items() if link.name == _SERVICES}
+        network = self._routing.network(wanted - pods.keys(), pods.values(), services)
         if network != self._network:
             self._network = network
             self._tell(network)

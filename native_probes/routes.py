@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from native_probes.rtnetlink import attributes, dump, open_route_socket
@@ -49,9 +49,11 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The node's own addresses (16 bytes each), and its routes; ``complete``: all of them."""
+    """The node's own addresses (16 bytes each) with an interface that has it, and its routes;
+    ``complete``: all of them.
+    """
 
-    addresses: frozenset[bytes]
+    addresses: Mapping[bytes, int]
     routes: tuple[Route, ...]
     complete: bool
 
@@ -59,9 +61,12 @@ class Routing:
         """The interfaces by which the node reaches anywhere."""
         return frozenset(i for r in self.routes if r.is_default for i in r.interfaces)
 
-    def network(self, uplinks: Collection[int], bridges: Iterable[int]) -> NodeNetwork:
+    def network(
+        self, uplinks: Collection[int], bridges: Iterable[int], services: Collection[int]
+    ) -> NodeNetwork:
         """What that tells of addresses; ``uplinks`` beside the interfaces of default routes;
-        ``bridges`` have ports of pods, whatever else is reached by them.
+        ``bridges`` have ports of pods, whatever else is reached by them; what ``services`` have
+        is of services, whose pods may be anywhere.
 
         Neighbours at an uplink are the world, but what is behind one of them is there for a
         reason: most often it is another node with its pods. Where routes are missing, pods may be
@@ -74,7 +79,12 @@ class Routing:
             if not route.is_default
             and (route.has_gateway or not outside.issuperset(route.interfaces))
         }
-        return NodeNetwork(self.addresses, frozenset(near if self.complete else {_ANYWHERE}))
+        of_services = {address for address, at in self.addresses.items() if at in services}
+        near |= {(address, 128) for address in of_services}
+        return NodeNetwork(
+            frozenset(self.addresses.keys() - of_services),
+            frozenset(near if self.complete else {_ANYWHERE}),
+        )
 
 
 def open_routing_socket() -> socket.socket:
@@ -88,21 +98,22 @@ def read_routing() -> Routing:
     """As of now. Raises ``OSError``."""
     families = (socket.AF_INET, socket.AF_INET6)
     question = struct.pack("=BBBBI", socket.AF_UNSPEC, 0, 0, 0, 0)
-    addresses = (_address(body) for body in dump(_GET_ADDRESS, question) if body[0] in families)
+    addresses = dict(_address(body) for body in dump(_GET_ADDRESS, question) if body[0] in families)
+    addresses.pop(b"", None)
     routes: list[Route | None] = []
     complete = True
     for family in families:
         told = dump(_GET_ROUTE, struct.pack("=BBBBBBBBI", family, *bytes(7), 0), MOST_ROUTES)
         complete = complete and len(told) < MOST_ROUTES
         routes += [_route(body) for body in told if body[7] == _UNICAST]
-    return Routing(
-        frozenset(filter(None, addresses)), tuple(filter(None, routes)), complete=complete
-    )
+    return Routing(addresses, tuple(filter(None, routes)), complete=complete)
 
 
-def _address(body: bytes) -> bytes:
+def _address(body: bytes) -> tuple[bytes, int]:
+    """An address and its interface."""
     of = attributes(body[8:])
-    return _sixteen(of.get(_IFA_LOCAL) or of.get(_IFA_ADDRESS, b""))
+    (ifindex,) = struct.unpack_from("=I", body, 4)
+    return _sixteen(of.get(_IFA_LOCAL) or of.get(_IFA_ADDRESS, b"")), ifindex
 
 
 def _route(body: bytes) -> Route | None:

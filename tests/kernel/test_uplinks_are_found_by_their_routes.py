@@ -72,6 +72,20 @@ async def test_addresses_of_the_node_are_the_host_and_those_outside_the_world(la
         await probes.until(lambda: identity(probes, "192.0.2.1") == WORLD)
 
 
+async def test_addresses_that_kube_proxy_has_for_services_are_not_the_hosts(lab: Lab) -> None:
+    lab.ip("link", "add", "kube-ipvs0", "type", "bridge")  # a dummy there; this stays down as well
+    for address in ("10.96.0.1/32", "fd96::1/128"):
+        lab.ip("addr", "add", address, "dev", "kube-ipvs0")
+    async with running(lab) as probes:
+        await probes.until(lambda: probes.networks)
+        for service in ("10.96.0.1", "fd96::1"):
+            assert identity(probes, service) == 0, service
+        assert identity(probes, "10.77.0.1") == HOST
+        lab.ip("addr", "add", "10.96.0.2/32", "dev", "kube-ipvs0")
+        assert identity(probes, "10.96.0.2") == WORLD
+        await probes.until(lambda: identity(probes, "10.96.0.2") == 0)
+
+
 async def test_pods_at_a_bridge_that_is_the_uplink_are_not_the_world(lab: Lab) -> None:
     lab.ip("route", "add", "default", "via", "10.77.0.254")
     async with running(lab) as probes:
@@ -124,7 +138,7 @@ def test_routes_and_addresses_equal_those_that_ip_shows(lab: Lab) -> None:
         routing = read_routing()
     assert {lab.ifindex("up1"), lab.ifindex("up2")} == set(routing.default_interfaces())
     shown = {
-        sixteen(address["local"])
+        sixteen(address["local"]): link["ifindex"]
         for link in json.loads(lab.ip("-j", "addr", "show"))
         for address in link["addr_info"]
     }
