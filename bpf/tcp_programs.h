@@ -20,6 +20,10 @@
 #define SYN_ACK 0x12
 #define RST 0x04
 #define STILL_QUEUED 16 /* EBUSY */
+#define OUTSIDE_WINDOW 11 /* EAGAIN */
+#define NO_MEMORY 12
+#define ACKNOWLEDGED 22 /* EINVAL */
+#define NO_ROUTE 113 /* EHOSTUNREACH */
 
 static __always_inline void read_socket(struct tcp_record *record, const struct sock *sk)
 {
@@ -69,6 +73,13 @@ static __always_inline void read_answered(struct tcp_record *record, const struc
 	record->local_port = bpf_ntohs(ports[1]);
 }
 
+/* Errors with which the kernel gives a retransmit up before it counts it at the socket. */
+static __always_inline int is_uncounted(int error)
+{
+	return error == -OUTSIDE_WINDOW || error == -NO_MEMORY || error == -ACKNOWLEDGED ||
+	       error == -NO_ROUTE;
+}
+
 static __always_inline int on_retransmit(const struct sock *sk, const struct sk_buff *skb,
 					 int error)
 {
@@ -82,7 +93,8 @@ static __always_inline int on_retransmit(const struct sock *sk, const struct sk_
 		return 0;
 	read_socket(record, sk);
 	record->old_state = record->state;
-	record->segments = BPF_CORE_READ(control, tcp_gso_segs);
+	if (!is_uncounted(error))
+		record->segments = BPF_CORE_READ(control, tcp_gso_segs);
 	record->tcp_flags = BPF_CORE_READ_BITFIELD_PROBED(control, tcp_flags) & 0xff;
 	record->error = -error;
 	submit_event(record);

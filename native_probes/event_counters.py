@@ -34,7 +34,8 @@ class EventCounters:
 class RecursionMisses:
     """Events that a tracing program was not run for, as it was at work on that processor already.
 
-    ``programs`` are fds of loaded programs.
+    Those that it would have left out are among them, so at most so many were lost. ``programs``
+    are fds of loaded programs.
     """
 
     __slots__ = ("_before", "_programs")

@@ -25,7 +25,8 @@ _RECEIVE_BYTES = 1 << 16
 _SETTLING = 0.1  # s; changes come in bursts
 _REST = 100  # times as long as routes took to read, they are not read again
 _RETRY = 10.0  # s
-_SERVICES = "kube-ipvs0"  # where kube-proxy puts every service's address when it uses IPVS
+_SERVICES = ("kube-ipvs0", "kube-dummy-if")
+"""Where kube-proxy and kube-router have every service's address when they use IPVS."""
 
 
 class NodeInterfaces:
@@ -135,7 +136,7 @@ class NodeInterfaces:
             for ifindex in before - self._by_route - wanted:
                 self._coverage.uncover(ifindex)
         pods = {i: link.master for i, link in self._links.items() if self._patterns.is_pod(link)}
-        services = {i for i, link in self._links.items() if link.name == _SERVICES}
+        services = {i for i, link in self._links.items() if link.name in _SERVICES}
         network = self._routing.network(wanted - pods.keys(), pods.values(), services)
         if network != self._network:
             self._network = network

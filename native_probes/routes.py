@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from native_probes.rtnetlink import attributes, dump, open_route_socket
@@ -49,11 +50,11 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """The node's own addresses (16 bytes each) with an interface that has it, and its routes;
+    """The node's own addresses (16 bytes each) with the interfaces that have them, and its routes;
     ``complete``: all of them.
     """
 
-    addresses: Mapping[bytes, int]
+    addresses: Mapping[bytes, frozenset[int]]
     routes: tuple[Route, ...]
     complete: bool
 
@@ -62,11 +63,11 @@ class Routing:
         return frozenset(i for r in self.routes if r.is_default for i in r.interfaces)
 
     def network(
-        self, uplinks: Collection[int], bridges: Iterable[int], services: Collection[int]
+        self, uplinks: Collection[int], bridges: Iterable[int], services: AbstractSet[int]
     ) -> NodeNetwork:
         """What that tells of addresses; ``uplinks`` beside the interfaces of default routes;
-        ``bridges`` have ports of pods, whatever else is reached by them; what ``services`` have
-        is of services, whose pods may be anywhere.
+        ``bridges`` have ports of pods, whatever else is reached by them; what only ``services``
+        have is of services, whose pods may be anywhere.
 
         Neighbours at an uplink are the world, but what is behind one of them is there for a
         reason: most often it is another node with its pods. Where routes are missing, pods may be
@@ -79,7 +80,7 @@ class Routing:
             if not route.is_default
             and (route.has_gateway or not outside.issuperset(route.interfaces))
         }
-        of_services = {address for address, at in self.addresses.items() if at in services}
+        of_services = {address for address, at in self.addresses.items() if at <= services}
         near |= {(address, 128) for address in of_services}
         return NodeNetwork(
             frozenset(self.addresses.keys() - of_services),
@@ -98,7 +99,11 @@ def read_routing() -> Routing:
     """As of now. Raises ``OSError``."""
     families = (socket.AF_INET, socket.AF_INET6)
     question = struct.pack("=BBBBI", socket.AF_UNSPEC, 0, 0, 0, 0)
-    addresses = dict(_address(body) for body in dump(_GET_ADDRESS, question) if body[0] in families)
+    addresses: dict[bytes, frozenset[int]] = {}
+    for body in dump(_GET_ADDRESS, question):
+        if body[0] in families:
+            address, ifindex = _address(body)
+            addresses[address] = addresses.get(address, frozenset()) | {ifindex}
     addresses.pop(b"", None)
     routes: list[Route | None] = []
     complete = True

@@ -1,8 +1,8 @@
 """What a node's own addresses and routes tell of an address that nobody has a name for.
 
 The node's own addresses are the host. Where the node has a route of its own to, other than to
-the network at an uplink, pods may be: nobody knows who has such an address. All else is the
-world.
+the network at an uplink, pods may be: nobody knows who has such an address. Nor who has one of a
+service, which the node has only to catch its packets. All else is the world.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOOPBACK = MAPPED + b"\x7f"  # 127.0.0.0/8
 
 @dataclass(frozen=True, slots=True)
 class NodeNetwork:
-    """``addresses``: the node's own; ``near``: prefixes by which pods may be."""
+    """``addresses``: the node's own; ``near``: prefixes by which pods, or services, may be."""
 
     addresses: frozenset[bytes]
     near: frozenset[Prefix]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 import time
@@ -22,7 +24,7 @@ from tests.kernel.tracing import address, inode, ip, listening, namespaces, wait
 
 ACTIVE, PASSIVE = 1, 2
 SYN, SYN_ACK = 0x02, 0x12
-_SLOW = ("rate", "16kbit", "burst", "2k", "latency", "60s")
+_SLOW = ("rate", "4kbit", "burst", "2k", "latency", "60s")
 _TOTAL_RETRANSMITS = 100  # offset in struct tcp_info
 
 
@@ -257,10 +259,10 @@ def test_a_segment_that_waits_to_be_sent_is_not_sent_again(
         with client, accepted:
             port = client.getsockname()[1]
             run(*qdisc, "add", "dev", "eth0", "root", "tbf", *_SLOW)
-            client.sendall(bytes(6_000))  # takes three seconds, and many timeouts
+            client.sendall(bytes(3_000))  # takes three seconds, and some timeouts
             received = 0
-            while received < 6_000:
-                received += len(accepted.recv(6_000))
+            while received < 3_000:
+                received += len(accepted.recv(3_000))
             run(*qdisc, "del", "dev", "eth0", "root")
             accepted.sendall(b"done")
             client.recv(10)
@@ -270,6 +272,30 @@ def test_a_segment_that_waits_to_be_sent_is_not_sent_again(
     events = told.of(source.namespace, "retransmit", port)
     assert expected == events["segments"].sum()
     assert set(events["error"]) <= {0}
+    assert told.lost == {}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_try_without_a_route_sends_nothing_again(
+    pods: tuple[Pod, Pod], told: Told, tmp_path: Path, family: int
+) -> None:
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 17):
+        pytest.skip("before 6.17 the kernel does not tell of tries that failed")
+    source, target = pods
+    with listening(target.namespace, address(target, family)) as server:
+        client, accepted = connect(source.namespace, server)
+        with client, accepted:
+            port = client.getsockname()[1]
+            drop(target.namespace, f"tcp sport {port}", tmp_path)
+            client.sendall(b"lost")
+            wait_for(lambda: retransmitted(client) >= 2)
+            run("ip", "-n", source.namespace, f"-{family}", "route", "flush", "table", "main")
+            expected = retransmitted(client)
+            wait_for(lambda: len(told.of(source.namespace, "retransmit", port)) > expected)
+            assert expected == retransmitted(client)
+    events = told.of(source.namespace, "retransmit", port)
+    assert expected == events["segments"].sum()
+    assert {errno.EHOSTUNREACH} == set(events["error"][expected:])
     assert told.lost == {}
 
 

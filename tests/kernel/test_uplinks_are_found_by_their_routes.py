@@ -74,7 +74,7 @@ async def test_addresses_of_the_node_are_the_host_and_those_outside_the_world(la
 
 async def test_addresses_that_kube_proxy_has_for_services_are_not_the_hosts(lab: Lab) -> None:
     lab.ip("link", "add", "kube-ipvs0", "type", "bridge")  # a dummy there; this stays down as well
-    for address in ("10.96.0.1/32", "fd96::1/128"):
+    for address in ("10.96.0.1/32", "fd96::1/128", "10.77.0.1/32"):  # the last one br0 has, too
         lab.ip("addr", "add", address, "dev", "kube-ipvs0")
     async with running(lab) as probes:
         await probes.until(lambda: probes.networks)
@@ -138,7 +138,7 @@ def test_routes_and_addresses_equal_those_that_ip_shows(lab: Lab) -> None:
         routing = read_routing()
     assert {lab.ifindex("up1"), lab.ifindex("up2")} == set(routing.default_interfaces())
     shown = {
-        sixteen(address["local"]): link["ifindex"]
+        sixteen(address["local"]): {link["ifindex"]}
         for link in json.loads(lab.ip("-j", "addr", "show"))
         for address in link["addr_info"]
     }

@@ -7,60 +7,90 @@ nevertheless: of 30,603 of ``tcp_retransmit_skb`` in one run, the 43 that were m
 were the 43 in such a thread, and of 10,904 in another all of the 150. It hits one timer tick in
 150 there.
 
-So where a test failed, this record says whether the kernel withheld something meanwhile; only then
-it has another try.
+So where a test failed, this record says whether process 1 had such events meanwhile; only then
+the test has another try.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import subprocess
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-_EVENTS = ("tcp", "sock/inet_sock_set_state", "skb/kfree_skb")  # what our programs hang on
+_EVENTS = {
+    "tcp": "",
+    "sock/inet_sock_set_state": "",
+    "skb/kfree_skb": "protocol==0x800||protocol==0x86dd",
+}
+"""What our programs hang on, and of what packets."""
+
+_PREFIX = "ciliary-"
+_numbers = itertools.count()
+
+
+class NoTraceEventsError(Exception):
+    """Why there are none."""
 
 
 class Record:
-    """Trace events in the threads of a process, in a buffer of our own. Wants root.
+    """Trace events in the threads of a process, in a buffer of our own.
 
-    ``obstacle`` is why there is none; then nothing is counted.
+    Wants root. Raises ``NoTraceEventsError``.
     """
 
     def __init__(self, process: int) -> None:
         self._process = process
-        self._mounted = tempfile.mkdtemp(prefix="ciliary-tracefs-")
-        self._folder = Path(self._mounted) / "instances" / Path(self._mounted).name
-        done = subprocess.run(
-            ["mount", "-t", "tracefs", "nodev", self._mounted],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        self.obstacle = done.stderr.strip()
-        if self.obstacle:
-            return
-        self._folder.mkdir()
+        self._instances = _open_instances()
+        self._name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
+        _remove_stale(self._instances)
+        os.mkdir(self._name, dir_fd=self._instances)
+        self._folder = Path(f"/proc/self/fd/{self._instances}") / self._name
         self.start()
-        for event in _EVENTS:
+        for event, packets in _EVENTS.items():
+            folder = self._folder / "events" / event
             with suppress(FileNotFoundError):  # not in this kernel
-                (self._folder / "events" / event / "enable").write_text("1")
+                if packets:
+                    (folder / "filter").write_text(packets)
+                (folder / "enable").write_text("1")
 
     def start(self) -> None:
         """Forget what was, and follow the threads that there are now."""
-        if not self.obstacle:
-            threads = [thread.name for thread in Path(f"/proc/{self._process}/task").iterdir()]
-            (self._folder / "set_event_pid").write_text(" ".join(threads))
-            (self._folder / "trace").write_text("")
+        threads = [thread.name for thread in Path(f"/proc/{self._process}/task").iterdir()]
+        (self._folder / "set_event_pid").write_text(" ".join(threads))
+        (self._folder / "trace").write_text("")
 
     def count(self) -> int:
         """Events since the start."""
-        if self.obstacle:
-            return 0
         lines = (self._folder / "trace").read_text().splitlines()
         return sum(not line.startswith("#") for line in lines)
 
     def close(self) -> None:
         """Leave nothing behind."""
-        if not self.obstacle:
-            self._folder.rmdir()
-            subprocess.run(["umount", self._mounted], check=True)
-        Path(self._mounted).rmdir()
+        os.rmdir(self._name, dir_fd=self._instances)
+        os.close(self._instances)
+
+
+def _open_instances() -> int:
+    """An fd of the folder of buffers, in a mount that goes with its last fd."""
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as folder:
+        done = subprocess.run(
+            ["mount", "-t", "tracefs", "nodev", folder],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise NoTraceEventsError(done.stderr.strip())
+        try:
+            return os.open(f"{folder}/instances", os.O_RDONLY | os.O_DIRECTORY)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def _remove_stale(instances: int) -> None:
+    """Buffers of processes that were killed."""
+    for name in os.listdir(instances):
+        process = name.removeprefix(_PREFIX).partition("-")[0]
+        if name.startswith(_PREFIX) and not Path("/proc", process).exists():
+            os.rmdir(name, dir_fd=instances)
