@@ -1,4 +1,4 @@
-"""Makes ``tests/data/fixtures/v1.19/rare.*``: odd packets that random streams hardly hit.
+"""Makes ``tests/data/fixtures/v1.19/rare.*``: odd records that random streams hardly hit.
 
     python -m tests.conformance.make_rare_fixture ORACLE
 
@@ -87,6 +87,9 @@ def records() -> Iterator[bytes]:
         yield trace(ethernet(ipv4(112, vrrp[:end])))
         yield trace(ethernet(ipv4(112, vrrp[:end], total=36)))
         yield trace(ethernet(ipv6(112, vrrp[:end]), 0x86DD))
+    # Verdicts of connection tracking: states, and the reasons of drops.
+    for state in range(256):
+        yield struct.pack("<BBHIIII", 2, 15, 0, 7, state, 8, 0)
     # Agent notifications whose text is no text.
     for sent in payloads(RELEASE, "all"):
         if sent.data[:1] == b"\x82" and b'"' in sent.data:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
 from operator import ge
 from pathlib import Path
@@ -67,8 +66,10 @@ class Followers:
         self._threads = ThreadPoolExecutor(len(REQUESTS))
         self.got: list[list[str]] = [[] for _ in REQUESTS]
         """What each was sent so far."""
+        # A socket is there before somebody listens at it.
         self._calls: list[Any] = [
-            self._stub.GetFlows(parsed({"follow": True, **request})) for request in REQUESTS
+            self._stub.GetFlows(parsed({"follow": True, **request}), wait_for_ready=True)
+            for request in REQUESTS
         ]
         self._readers = [
             self._threads.submit(self._read, call, into)
@@ -76,8 +77,11 @@ class Followers:
         ]
 
     def _read(self, call: Any, into: list[str]) -> None:
-        with suppress(grpc.RpcError):  # cancelled
+        try:
             into.extend(map(shown, call))
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.CANCELLED:
+                raise
 
     def seen(self) -> int:
         """Flows that the server has seen."""
@@ -97,6 +101,8 @@ class Followers:
             call.cancel()
         self._threads.shutdown()
         self._channel.close()
+        for reader in self._readers:
+            reader.result()
 
 
 def parsed(request: dict[str, Any]) -> observer_pb2.GetFlowsRequest:

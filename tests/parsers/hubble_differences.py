@@ -342,6 +342,22 @@ def _two_arguments(event: Event, data: bytes, world: World) -> bool:
     return _replaced(event, "message", event["message"].partition(" arg3=")[0])
 
 
+_REASONS_OF_1_20 = {
+    "No device": "206, 0",
+    "First logical datagram fragment not found from world": "207, 0",
+}
+
+
+def _reasons_of_1_20(event: Event, data: bytes, world: World) -> bool:
+    """What stands for a state of connection tracking is a drop's reason, if it is one."""
+    verdict = re.fullmatch(r"CT verdict: (.*), revnat=(\d+)", event["message"])
+    if verdict is None or verdict[1] not in _REASONS_OF_1_20:
+        return False
+    return _replaced(
+        event, "message", f"CT verdict: {_REASONS_OF_1_20[verdict[1]]}, revnat={verdict[2]}"
+    )
+
+
 def _misspelt(event: Event, data: bytes, world: World) -> bool:
     shown = event["message"].replace("neighbour solicitation", "neighbour soliciation")
     return _replaced(event, "message", shown)
@@ -728,6 +744,14 @@ TABLE = (
         until="v1.18",
         event=_no_loopback_texts,
         kind="debug",
+    ),
+    Difference(
+        "drop reasons in debug messages",
+        "two got their texts in 1.20; before, they printed as numbers",
+        until="v1.19",
+        event=_reasons_of_1_20,
+        kind="debug",
+        rare=True,
     ),
     Difference(
         "soliciation", "a spelling mended in 1.20", until="v1.19", event=_misspelt, kind="debug",
