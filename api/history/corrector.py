@@ -5,8 +5,8 @@ another row, and another detail where its services are others (but for flows of 
 show other ports than those of their services). Looked at are flows since the time of a change,
 closely only those of an address that changed; the others between are one comparison of a batch. A
 flow loses its name only when it turned out that nobody knows who had the address, not because who
-had it long ago is forgotten in the end. What
-followers were sent and metrics have counted stays as it was.
+had it long ago is forgotten in the end. What followers were sent and metrics have counted stays as
+it was.
 """
 
 from __future__ import annotations

@@ -19,19 +19,22 @@ from bridge.kubernetes.objects import (
 )
 
 PIECE: Final = 50  # objects told to the sink at once, which takes 1 to 3 ms
+_SLICES: Final = frozenset({EndpointSlice, CiliumEndpointSlice})
 _PIECE_OF_SLICES: Final = 4  # with 100 endpoints each, as large as they are made
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind at a path; ``fields`` is a field selector, empty for all objects. ``piece``: how many
-    objects are told to the sink at once.
-    """
+    """A kind at a path; ``fields`` is a field selector, empty for all objects."""
 
     kind: type[Object]
     path: str
     fields: str = ""
-    piece: int = PIECE
+
+    @property
+    def piece(self) -> int:
+        """How many objects are told to the sink at once."""
+        return _PIECE_OF_SLICES if self.kind in _SLICES else PIECE
 
     @property
     def name(self) -> str:
@@ -51,7 +54,7 @@ def core_resources(node: str = "") -> tuple[Resource, ...]:
         Resource(Node, "/api/v1/nodes"),
         Resource(Pod, "/api/v1/pods", fields),
         Resource(Service, "/api/v1/services"),
-        Resource(EndpointSlice, "/apis/discovery.k8s.io/v1/endpointslices", piece=_PIECE_OF_SLICES),
+        Resource(EndpointSlice, "/apis/discovery.k8s.io/v1/endpointslices"),
     )
 
 
@@ -69,11 +72,7 @@ _CILIUM: Final[dict[str, type[Object]]] = {
 def cilium_resources(found: dict[str, list[str]]) -> tuple[Resource, ...]:
     """Those of Cilium's that exist; ``found``: version -> plurals, as discovery has them."""
     return tuple(
-        Resource(
-            kind,
-            f"{version}/{plural}",
-            piece=_PIECE_OF_SLICES if kind is CiliumEndpointSlice else PIECE,
-        )
+        Resource(kind, f"{version}/{plural}")
         for plural, kind in _CILIUM.items()
         for version in [v for v in CILIUM_VERSIONS if plural in found.get(v, ())][:1]
     )

@@ -52,15 +52,8 @@ def loaded(tmp_path: Path) -> Iterator[BpfObject]:
     source, made = tmp_path / "within.c", tmp_path / "within.o"
     source.write_text(SOURCE)
     include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
-    flags = (
-        "-O2",
-        "-g",
-        "-target",
-        "bpf",
-        include,
-        f"-DPROCESS={os.getpid()}",
-        f"-DGETPPID={GETPPID}",
-    )
+    names = (f"-DPROCESS={os.getpid()}", f"-DGETPPID={GETPPID}")
+    flags = ("-O2", "-g", "-target", "bpf", include, *names)
     subprocess.run(["clang", *flags, "-c", source, "-o", made], check=True)
     loaded = BpfObject(made.read_bytes())
     try:

@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,19 @@ def drop(namespace: str, rule: str, tmp_path: Path) -> None:
 
 def undo_drop(namespace: str) -> None:
     run("ip", "netns", "exec", namespace, "nft", "delete", "table", "inet", "ciliary")
+
+
+@contextmanager
+def unheard(
+    source: Pod, target: Pod, family: int, tmp_path: Path
+) -> Iterator[tuple[socket.socket, socket.socket, int]]:
+    """Both ends of a connection and the client's port; what the client sends is dropped."""
+    with listening(target.namespace, address(target, family)) as server:
+        client, accepted = connect(source.namespace, server)
+        with client, accepted:
+            port = client.getsockname()[1]
+            drop(target.namespace, f"tcp sport {port}", tmp_path)
+            yield client, accepted, port
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -200,22 +213,18 @@ def test_retransmits_equal_what_the_socket_reports(
     pods: tuple[Pod, Pod], told: Told, tmp_path: Path, family: int
 ) -> None:
     source, target = pods
-    with listening(target.namespace, address(target, family)) as server:
-        client, accepted = connect(source.namespace, server)
-        with client, accepted:
-            port = client.getsockname()[1]
-            drop(target.namespace, f"tcp sport {port}", tmp_path)
-            client.sendall(bytes(20_000))
-            wait_for(lambda: retransmitted(client) >= 3)
-            undo_drop(target.namespace)
-            received = 0
-            while received < 20_000:
-                received += len(accepted.recv(20_000))
-            accepted.sendall(b"done")
-            client.recv(10)
-            expected = retransmitted(client)
-            client.close()
-            closed = told.the_one(source.namespace, "close", port)
+    with unheard(source, target, family, tmp_path) as (client, accepted, port):
+        client.sendall(bytes(20_000))
+        wait_for(lambda: retransmitted(client) >= 3)
+        undo_drop(target.namespace)
+        received = 0
+        while received < 20_000:
+            received += len(accepted.recv(20_000))
+        accepted.sendall(b"done")
+        client.recv(10)
+        expected = retransmitted(client)
+        client.close()
+        closed = told.the_one(source.namespace, "close", port)
     events = told.of(source.namespace, "retransmit", port)
     assert expected == closed["retransmitted"]
     assert expected == events["segments"].sum()
@@ -282,17 +291,13 @@ def test_a_try_without_a_route_sends_nothing_again(
     if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 17):
         pytest.skip("before 6.17 the kernel does not tell of tries that failed")
     source, target = pods
-    with listening(target.namespace, address(target, family)) as server:
-        client, accepted = connect(source.namespace, server)
-        with client, accepted:
-            port = client.getsockname()[1]
-            drop(target.namespace, f"tcp sport {port}", tmp_path)
-            client.sendall(b"lost")
-            wait_for(lambda: retransmitted(client) >= 2)
-            run("ip", "-n", source.namespace, f"-{family}", "route", "flush", "table", "main")
-            expected = retransmitted(client)
-            wait_for(lambda: len(told.of(source.namespace, "retransmit", port)) > expected)
-            assert expected == retransmitted(client)
+    with unheard(source, target, family, tmp_path) as (client, _, port):
+        client.sendall(b"lost")
+        wait_for(lambda: retransmitted(client) >= 2)
+        run("ip", "-n", source.namespace, f"-{family}", "route", "flush", "table", "main")
+        expected = retransmitted(client)
+        wait_for(lambda: len(told.of(source.namespace, "retransmit", port)) > expected)
+        assert expected == retransmitted(client)
     events = told.of(source.namespace, "retransmit", port)
     assert expected == events["segments"].sum()
     assert {errno.EHOSTUNREACH} == set(events["error"][expected:])

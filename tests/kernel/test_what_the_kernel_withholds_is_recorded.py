@@ -59,7 +59,7 @@ def test_events_of_the_process_are_counted_since_the_start(own: Record) -> None:
     assert 0 < own.count() < before
 
 
-def test_nothing_is_left_of_a_process_that_was_killed() -> None:
+def test_nothing_is_left_of_a_process_that_was_killed(own: Record) -> None:
     killed = subprocess.Popen(
         [sys.executable, "-c", _RECORDING], stdout=subprocess.PIPE, env={"PYTHONPATH": "."}
     )

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -135,6 +136,12 @@ async def test_a_token_file_of_a_kubeconfig_is_read_again_when_it_was_refused(
     assert "Bearer new" == await access.authorization(False)
 
 
+def logs_in_by(program: Path) -> dict[str, Any]:
+    """A kubeconfig's user."""
+    command = {"command": str(program), "interactiveMode": "Never"}
+    return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", **command}}
+
+
 async def test_a_program_of_a_kubeconfig_is_run_for_a_token(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin"
     credential = {
@@ -144,13 +151,7 @@ async def test_a_program_of_a_kubeconfig_is_run_for_a_token(tmp_path: Path) -> N
     }
     plugin.write_text(f"#!/bin/sh\necho '{json.dumps(credential)}'\n")
     plugin.chmod(0o700)
-    user = {
-        "exec": {
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "command": str(plugin),
-            "interactiveMode": "Never",
-        }
-    }
+    user = logs_in_by(plugin)
     access = await from_kubeconfig(kubeconfig(tmp_path, user))
     assert "Bearer made" == await access.authorization(False)
 
@@ -161,13 +162,7 @@ async def test_a_program_of_a_kubeconfig_that_hangs_keeps_no_agent_from_ending(
     plugin, begun = tmp_path / "plugin", tmp_path / "begun"
     plugin.write_text(f"#!/bin/sh\necho $$ > {begun}.new; mv {begun}.new {begun}; exec sleep 20\n")
     plugin.chmod(0o700)
-    user = {
-        "exec": {
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "command": str(plugin),
-            "interactiveMode": "Never",
-        }
-    }
+    user = logs_in_by(plugin)
     ended = trio.Event()
 
     async def log_in() -> None:
@@ -190,13 +185,7 @@ async def test_a_program_of_a_kubeconfig_that_hangs_keeps_no_agent_from_ending(
 
 
 async def test_a_program_of_a_kubeconfig_that_fails_is_no_login(tmp_path: Path) -> None:
-    user = {
-        "exec": {
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "command": str(tmp_path / "missing"),
-            "interactiveMode": "Never",
-        }
-    }
+    user = logs_in_by(tmp_path / "missing")
     with pytest.raises(UsageError, match="neither a token nor a certificate"):
         await from_kubeconfig(kubeconfig(tmp_path, user))
     access = await from_kubeconfig(kubeconfig(tmp_path, {}, "http://localhost:8001"))
