@@ -3,9 +3,9 @@
 The stream is Go gob: length-prefixed messages, first a definition of the payload
 struct, then one message a payload. Strategy: a scalar walk over the length prefixes
 (nothing else decides where a message begins, so packet bytes cannot fake one), then a
-few numpy passes over all messages at once for the fields. Only messages whose bytes have
+pass over all messages at once for the fields. Only messages whose bytes have
 the one usual shape pass; each other one is decoded field by field. Both ways give the
-same columns.
+same columns, and so do the compiled code and its twins here.
 
 Type ids are learned from the stream's own definitions. One ``PayloadStream`` a
 connection: ids mean nothing on the next one.
@@ -23,6 +23,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from parsers import compiled
 from parsers.errors import ProtocolError
 from parsers.gob_wire import TypeTable, read_int, read_uint, skip_value
 from parsers.windows import windows
@@ -119,12 +120,11 @@ class PayloadStream:
             # Until the payload is defined, message by message: the rest goes the fast way.
             starts, end = self._walk(1 if self._payload_id is None else limit + limit // 2)
             if len(starts) > limit and len(starts) == limit + limit // 2:
-                end = starts[limit]
-                del starts[limit:]
-            if not starts:
+                end = int(starts[limit])
+                starts = starts[:limit]
+            if not len(starts):
                 break
-            starts.append(end)
-            batch = self._take_bytes(np.array(starts, dtype=np.int64), end)
+            batch = self._take_bytes(np.append(starts, end), end)
             self.offset += end
             if len(batch) or batch.malformed:
                 return batch
@@ -149,8 +149,20 @@ class PayloadStream:
         self._buffer = buffer[end:size]
         return batch
 
-    def _walk(self, limit: int) -> tuple[list[int], int]:
+    def _walk(self, limit: int) -> tuple[I64, int]:
         """Where the next whole messages start, and where the last of them ends."""
+        if compiled.kernels is not None:
+            starts, state = np.empty(limit, dtype=np.int64), np.zeros(2, dtype=np.int64)
+            count = compiled.kernels.framing_walk(
+                np.frombuffer(self._buffer, dtype=np.uint8), len(self._buffer), limit, starts, state
+            )
+            if not state[1]:
+                return starts[:count], int(state[0])
+        found, end = self._walk_any(limit)
+        return np.array(found, dtype=np.int64), end
+
+    def _walk_any(self, limit: int) -> tuple[list[int], int]:
+        """As ``_walk``, whatever the length prefixes are."""
         buffer = self._buffer
         starts: list[int] = []
         append = starts.append
@@ -213,7 +225,7 @@ class PayloadStream:
             np.zeros(count, dtype=np.int64),
             0,
         )
-        done = self._decode_usual(batch, starts, ends)
+        done = self._decode_usual(batch, bounds)
         keep = np.ones(count, dtype=np.bool_)
         malformed = 0
         for row in (~done).nonzero()[0].tolist():
@@ -232,15 +244,27 @@ class PayloadStream:
         offset, length, cpu, lost, kind = (column[keep] for column in columns)
         return PayloadBatch(raw, offset, length, cpu, lost, kind, malformed)  # type: ignore[arg-type]
 
-    def _decode_usual(self, batch: PayloadBatch, starts: I64, ends: I64) -> NDArray[np.bool_]:
-        """Fill the rows that are a sample with Data, maybe CPU, and Type 9; say which."""
+    def _decode_usual(self, batch: PayloadBatch, bounds: I64) -> NDArray[np.bool_]:
+        """Fill the rows that are a sample with Data, maybe CPU, and Type 9; say which.
+
+        The rest of a row that is none is not meant to be read.
+        """
         if not self._usual or self._payload_id is None:
-            return np.zeros(len(starts), dtype=np.bool_)
+            return np.zeros(len(batch), dtype=np.bool_)
         raw = batch.buffer
         prefix = _encode_int(self._payload_id) + b"\x01"
         width = len(prefix)
         if width > _LONGEST_PREFIX:
-            return np.zeros(len(starts), dtype=np.bool_)
+            return np.zeros(len(batch), dtype=np.bool_)
+        if compiled.kernels is not None:
+            done = np.empty(len(batch), dtype=np.bool_)
+            compiled.kernels.framing_decode(
+                raw, len(batch), bounds, np.frombuffer(prefix, dtype=np.uint8), width,
+                batch.offset, batch.length, batch.cpu, done,
+            )  # fmt: skip
+            batch.kind[done] = PAYLOAD_SAMPLE
+            return done
+        starts, ends = bounds[:-1], bounds[1:]
         first = raw[starts]
         position = starts + np.where(first < 0x80, 1, 257 - first.astype(np.int64))
         head = windows(raw, position, 8).view(np.uint64)

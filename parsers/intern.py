@@ -3,7 +3,8 @@
 Strategy: an open-addressing hash table of row numbers beside an array of rows. A
 batch is looked up with a handful of numpy passes; nearly every key matches at its
 first probe, the rest look at eight further slots a step. New keys claim free slots in rounds,
-so that a storm of new keys (a port scan) costs about a microsecond each.
+so that a storm of new keys (a port scan) costs about a microsecond each. Where there is
+compiled code, one loop does what those passes do, in the same table.
 
 Rows are immutable. Row 0 is the all-zero key and is always there. ``reclaim`` frees
 the rows that nobody refers to any more; their numbers are used again.
@@ -25,6 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from parsers import compiled
 from parsers.errors import UsageError
 
 _MULTIPLIERS = np.array(
@@ -56,9 +58,10 @@ Keys: TypeAlias = NDArray[Any]
 class _Slots:
     """Row numbers by the hash of their keys; 0 is an empty slot."""
 
-    __slots__ = ("_cleared", "_shift", "numbers", "taken")
+    __slots__ = ("_cleared", "_shift", "bits", "numbers", "taken")
 
     def __init__(self, bits: int) -> None:
+        self.bits = bits
         self._shift = np.uint64(64 - bits)
         self.numbers = np.empty(1 << bits, dtype=np.uint32)  # not yet usable
         self._cleared = 0
@@ -80,9 +83,12 @@ class _Slots:
 
     def claim(self, numbers: Rows, hashed: NDArray[np.uint64]) -> None:
         """Write row numbers into free slots, in rounds: the loser of a slot goes on."""
+        self.taken += len(numbers)
+        if compiled.kernels is not None:
+            compiled.kernels.intern_claim(self.numbers, self.bits, numbers, hashed, len(numbers))
+            return
         mask = len(self.numbers) - 1
         slots = self.home(hashed)
-        self.taken += len(numbers)
         while len(numbers):
             free = self.numbers[slots] == 0
             self.numbers[slots[free]] = numbers[free]
@@ -161,20 +167,14 @@ class InternTable:
         ``keys`` is a contiguous one-dimensional array of ``dtype``. Returns
         (uint32 of the same length, uint32 of the newly made rows in no order).
         """
-        words, hashed, slots, rows, pending = self._first_probe(keys)
-        if not len(pending):
-            return rows, rows[:0]
-        absent = self._search(words, hashed, slots, rows, pending)
+        words, rows, absent = self._find(keys)
         if not len(absent):
             return rows, rows[:0]
         return self._add_absent(words, rows, absent)
 
     def find(self, keys: Keys) -> Rows:
         """Row numbers (uint32) of ``keys``; 0 for the zero key and for those not there."""
-        words, hashed, slots, rows, pending = self._first_probe(keys)
-        if len(pending):
-            self._search(words, hashed, slots, rows, pending)  # leaves 0 where nothing is
-        return rows
+        return self._find(keys)[1]
 
     def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
         """Free the rows of [start, stop) whose flag is false; returns how many. Row 0 stays.
@@ -216,11 +216,31 @@ class InternTable:
         equal: NDArray[np.bool_] = (self._words[rows] == words).all(axis=1)
         return equal
 
-    def _first_probe(
-        self, keys: Keys
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], Rows, NDArray[np.int64]]:
-        """Words, hashes and home slots of keys, the rows there, and which of them are wrong."""
+    def _find(self, keys: Keys) -> tuple[NDArray[np.uint64], Rows, NDArray[np.int64]]:
+        """Words of keys, their rows (0 for the zero key), and which keys are absent (row 0)."""
         words = self._as_words(keys)
+        if compiled.kernels is None:
+            rows, absent = self._probe(words)
+            return words, rows, absent
+        count, slots = len(words), self._slots
+        rows, absent = np.empty(count, dtype=np.uint32), np.empty(count, dtype=np.int64)
+        missing = compiled.kernels.intern_find(
+            words, count, self._word_count, self._words, self._hashes,
+            slots.numbers, slots.bits, rows, absent,
+        )  # fmt: skip
+        return words, rows, absent[:missing]
+
+    def _probe(self, words: NDArray[np.uint64]) -> tuple[Rows, NDArray[np.int64]]:
+        """As ``_find``, in passes of numpy."""
+        hashed, slots, rows, pending = self._first_probe(words)
+        if len(pending):
+            pending = self._search(words, hashed, slots, rows, pending)
+        return rows, pending
+
+    def _first_probe(
+        self, words: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], Rows, NDArray[np.int64]]:
+        """Hashes and home slots of keys, the rows there, and which of them are wrong."""
         hashed = hash_of(words)
         slots = self._slots.home(hashed)
         rows = self._slots.numbers[slots]
@@ -233,7 +253,7 @@ class InternTable:
         equal[pending] = True
         if not equal.all():
             pending = (~self._matches(rows, words)).nonzero()[0]
-        return words, hashed, slots, rows, pending
+        return hashed, slots, rows, pending
 
     def _search(
         self,
@@ -269,18 +289,8 @@ class InternTable:
         self, words: NDArray[np.uint64], rows: Rows, absent: NDArray[np.int64]
     ) -> tuple[Rows, Rows]:
         """Make the rows of the ``absent`` keys, each distinct one once."""
-        fresh_words = words[absent]
-        distinct: dict[bytes, int] = {}
-        size = self.dtype.itemsize
-        raw = fresh_words.tobytes()
-        # A dict of bytes is several times faster here than sorting the keys.
-        inverse = [
-            distinct.setdefault(raw[at : at + size], len(distinct))
-            for at in range(0, len(raw), size)
-        ]
-        made = self._insert(
-            np.frombuffer(b"".join(distinct), np.uint64).reshape(-1, words.shape[1])
-        )
+        fresh, inverse = _distinct(words, absent)
+        made = self._insert(fresh)
         rows[absent] = made[inverse]
         return rows, made
 
@@ -339,8 +349,34 @@ class InternTable:
             self._slots, self._successor = successor, None
 
 
+def _distinct(
+    words: NDArray[np.uint64], absent: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[Any]]:
+    """The distinct ones of the ``absent`` keys by first appearance, and which each is."""
+    count, width = len(absent), words.shape[1]
+    if compiled.kernels is not None:
+        bits = max(4, (2 * count - 1).bit_length())
+        first, inverse = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint32)
+        distinct = compiled.kernels.intern_distinct(
+            words, width, absent, count, np.zeros(1 << bits, dtype=np.uint32), bits, first, inverse
+        )
+        return words[first[:distinct]], inverse
+    # A dict of bytes is several times faster here than sorting the keys.
+    numbers: dict[bytes, int] = {}
+    size = 8 * width
+    raw = words[absent].tobytes()
+    places = [
+        numbers.setdefault(raw[at : at + size], len(numbers)) for at in range(0, len(raw), size)
+    ]
+    return np.frombuffer(b"".join(numbers), np.uint64).reshape(-1, width), np.array(places)
+
+
 def hash_of(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A hash (uint64) of each row of words; that of the zero key is 0."""
+    """A hash (uint64) of each row of contiguous words; that of the zero key is 0."""
+    if compiled.kernels is not None:
+        found = np.empty(len(words), dtype=np.uint64)
+        compiled.kernels.intern_hash(words, len(words), words.shape[1], found)
+        return found
     # Of a product's upper half alone the lower would know nothing, and addresses lie there:
     # without this a seventh of all conversations share their hash with another one.
     mixed = words ^ (words >> _HALF)
