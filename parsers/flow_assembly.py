@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from parsers.directory import Directory
 from parsers.drop_sites import file_name
 from parsers.flow_batch import I64, U32, U64, FlowBatch, FlowTables
-from parsers.flow_columns import FlowColumns, directions, joined
+from parsers.flow_columns import FlowColumns, joined
 from parsers.flow_details import DetailBuilder
 from parsers.headers import Release
 
@@ -39,11 +39,8 @@ class FlowAssembler:
             conversation = conversations.lookup_host_ports(
                 flows.key, conversation, ports, at, self.directory
             )
-        owner = conversations.entities.endpoint_id[conversations.source_entity[conversation]]
         flow_class = flows.flow_class
-        flow_class["direction"] = directions(
-            flows.direction_rule, flows.reporter == owner & 0xFFFF, flow_class["direction"]
-        )
+        conversations.directions(conversation, flows.direction_rule, flows.reporter, flow_class)
         classes, _ = tables.classes.lookup(flow_class)
         columns: tuple[NDArray[Any], ...] = (
             at,

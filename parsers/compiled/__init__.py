@@ -56,9 +56,15 @@ def _declared() -> dict[str, tuple[Any, ...]]:
 
 
 SIGNATURES = {
+    "addresses_at": "ppnppnpppp",
+    "addresses_find": "pnpppp",
+    "conversations_at": "ppnppp",
+    "conversations_begin": "pnpnpp",
+    "conversations_directions": "pnppppp",
     "framing_walk": "pnnpp",
     "framing_decode": "pnppnpppp",
     "intern_find": "pnnpppnpp",
+    "intern_add": "pnpnpnnppppnpp",
     "intern_distinct": "pnpnpnpp",
     "intern_claim": "pnppn",
     "intern_hash": "pnnp",
