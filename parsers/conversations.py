@@ -78,6 +78,7 @@ class Conversations:
     ``destination_frontends``
     ``unknown``                why a side has no name: the reason code of the source, and
                                that of the destination times 16; 0 when both have one
+    ``answers``                all of these, six by row
     ``buckets``                of both addresses (uint16, two by row; see ``buckets_of``)
     =========================  ==========================================================
 
@@ -90,7 +91,7 @@ class Conversations:
     """
 
     __slots__ = (
-        *_ANSWER, *(_KEPT.names or ()), "_answers", "_generation", "_kept", "_keys", "_seen",
+        *_ANSWER, "answers", *(_KEPT.names or ()), "_generation", "_kept", "_keys", "_seen",
         "_side_entity", "_side_tells", "_sides", "_unlisted", "_versions", "buckets", "entities",
         "generation", "name_pairs",
     )  # fmt: skip
@@ -113,7 +114,7 @@ class Conversations:
         self.name_pairs: ObjectTable[NamePair] = ObjectTable(((), ()))
         self._keys = InternTable(CONVERSATION)
         self._kept = np.zeros(0, dtype=_KEPT)
-        self._answers = np.zeros((0, len(_ANSWER)), dtype=np.uint32)
+        self.answers = np.zeros((0, len(_ANSWER)), dtype=np.uint32)
         self.buckets = np.zeros((0, 2), dtype=np.uint16)  # of both addresses
         self._seen = 0  # the directory's changes so far
         self._generation = -1  # and its generation
@@ -223,7 +224,7 @@ class Conversations:
         """Set the direction of flows by ``flow_columns.directions``, and of their sources."""
         if compiled.kernels is not None:
             compiled.kernels.conversations_directions(
-                rows, len(rows), self._answers, self.entities.endpoint_id, rule, reporter,
+                rows, len(rows), self.answers, self.entities.endpoint_id, rule, reporter,
                 flow_class,
             )  # fmt: skip
             return
@@ -245,14 +246,14 @@ class Conversations:
         void: NDArray[np.bool_] = voided.buckets[buckets].view(np.uint16).ravel() != 0
         if self.has_identity(voided.identities):
             relabelled = np.isin(self.entities.identity, voided.identities)
-            void |= relabelled[self._answers[rows, :2]].view(np.uint16).ravel() != 0
+            void |= relabelled[self.answers[rows, :2]].view(np.uint16).ravel() != 0
         if voided.prefixes:
             addresses = _words(self.rows[rows], ADDRESS)[:, _ADDRESSES]
             void |= within(addresses, voided.prefixes).any(axis=1)
         return void
 
     def _entity_identity(self, row: int, side: int) -> int:
-        return int(self.entities.identity[self._answers[row, side]])
+        return int(self.entities.identity[self.answers[row, side]])
 
     def mark(self, rows: U32, in_use: NDArray[np.bool_]) -> None:
         """Flag rows that something refers to, and the first version of their keys."""
@@ -287,7 +288,7 @@ class Conversations:
     def entities_of(self, rows: U32) -> U32:
         """Rows of entities that conversations refer to, some of them repeatedly."""
         named = _words(self.rows[rows], np.uint32)[:, _ENTITIES]
-        return np.concatenate([self._answers[rows, :2].ravel(), named.ravel()])
+        return np.concatenate([self.answers[rows, :2].ravel(), named.ravel()])
 
     def reclaim_resolved(
         self,
@@ -325,12 +326,12 @@ class Conversations:
     def _grow(self) -> None:
         if self.capacity > len(self._kept):
             self._kept = lengthened(self._kept, self.capacity)
-            self._answers = _taller(self._answers, self.capacity)
+            self.answers = _taller(self.answers, self.capacity)
             self.buckets = _taller(self.buckets, self.capacity)
             for name in _KEPT.names or ():
                 setattr(self, name, self._kept[name])
             for number, name in enumerate(_ANSWER):
-                setattr(self, name, self._answers[:, number])
+                setattr(self, name, self.answers[:, number])
 
     def _begin(self, made: U32) -> None:
         """Prepare the columns of new keys, which nothing was asked for yet."""
@@ -457,8 +458,8 @@ class Conversations:
         current = self._current[first]
         new = current == 0
         rows = first[new]
-        self._answers[rows], self._current[rows] = answer[new], rows
-        changed = (~new & (self._answers[current] != answer).any(axis=1)).nonzero()[0]
+        self.answers[rows], self._current[rows] = answer[new], rows
+        changed = (~new & (self.answers[current] != answer).any(axis=1)).nonzero()[0]
         if len(changed):
             self._current[first[changed]] = self._versions_with(first[changed], answer[changed])
 
@@ -467,7 +468,7 @@ class Conversations:
         found = np.zeros(len(first), dtype=np.uint32)
         left, version = np.arange(len(first)), first
         while len(left):
-            equal = (self._answers[version] == answer[left]).all(axis=1)
+            equal = (self.answers[version] == answer[left]).all(axis=1)
             found[left[equal]] = version[equal]
             left, version = left[~equal], self._next[version[~equal]]
             left, version = left[version != 0], version[version != 0]
@@ -493,7 +494,7 @@ class Conversations:
                 break
         new = rows != first
         added, first = rows[new], first[new]
-        self._answers[added], self._first[added] = answer[new], first
+        self.answers[added], self._first[added] = answer[new], first
         self._next[added], self._next[first] = self._next[first], added
         self._versions += len(added)
         return rows

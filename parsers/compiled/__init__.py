@@ -61,6 +61,8 @@ SIGNATURES = {
     "conversations_at": "ppnppp",
     "conversations_begin": "pnpnpp",
     "conversations_directions": "pnppppp",
+    "details_keys": "pnpppppppppp",
+    "details_wanted": "pnpppp",
     "framing_walk": "pnnpp",
     "framing_decode": "pnppnpppp",
     "intern_find": "pnnpppnpp",

@@ -131,3 +131,23 @@ EXPORT i64 addresses_find(const u64 *addresses, i64 count, const u32 *page_of, c
 EXPORT i64 addresses_at(const u32 *rows, const i64 *time, i64 count, const u32 *numbers,
 			const i64 *since, i64 forever, u32 *number, i64 *began, i64 *until,
 			i64 *early);
+
+/* --- details.c --------------------------------------------------------------------------- */
+
+/* Which flows have a detail that follows from columns: a site, a service, a judgement.
+ *
+ * conversation[count]: rows of answers[6 * ...], whose numbers 3 and 4 are frontends of the source
+ * and the destination. site[count], judged[count]. wanted[count]: 1 or 0. Returns how many are 1.
+ */
+EXPORT i64 details_wanted(const u32 *conversation, i64 count, const u32 *answers, const u32 *site,
+			  const u8 *judged, u8 *wanted);
+
+/* What the details of rows[count] follow from; _KEY of parsers/flow_details.py.
+ *
+ * The other columns are by row: flow_class[32 * ...], ports, what `details_wanted` has; numbers 0
+ * and 1 of an answer are rows of endpoint_id[...] and identity[...]. keys[8 * count].
+ */
+EXPORT i64 details_keys(const i64 *rows, i64 count, const u32 *conversation, const u32 *answers,
+			const u32 *site, const u8 *judged, const u8 *flow_class,
+			const u16 *source_port, const u16 *destination_port,
+			const u32 *endpoint_id, const u32 *identity, u32 *keys);
