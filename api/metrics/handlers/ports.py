@@ -105,7 +105,7 @@ class PortDistribution:
             self._generation = self._classes.generation
             self._series.forget()
         protocol = self._protocol.of(classes)
-        counted = protocol.nonzero()[0]
+        counted = (protocol != 0).nonzero()[0]  # numpy is slow to look for numbers
         if not len(counted):
             return
         numbers = self._classes.contexts_of(classes[counted]) * np.uint32(_PROTOCOLS)
