@@ -76,6 +76,7 @@ SIGNATURES = {
     "conversations_at": "iqnbiq",
     "conversations_begin": "inqnbh",
     "conversations_directions": "iniibhb",
+    "datapath_flows": "bnqqqnbqqhhihbqqqq",
     "details_keys": "qniiibbhhiii",
     "details_wanted": "iniibb",
     "framing_decode": "bnqbnqqqb",
