@@ -212,8 +212,8 @@ class Conversations:
     def _current_at(self, first: U32, time: I64) -> tuple[U32, I64]:
         """The versions asked for last, and which of them do not hold at ``time``."""
         if compiled.kernels is None:
-            stale = (time >= self._until[first]) | (time < self._since[first])
-            return self._current[first], stale.nonzero()[0]
+            over = (time >= self._until[first]) | (time < self._since[first])
+            return self._current[first], over.nonzero()[0]
         rows, stale = np.empty(len(first), dtype=np.uint32), np.empty(len(first), dtype=np.int64)
         count = compiled.kernels.conversations_at(first, time, len(first), self._kept, rows, stale)
         return rows, stale[:count]
@@ -391,20 +391,24 @@ class Conversations:
         self._side_tells = np.zeros(0, dtype=np.bool_)
 
     def _entities(
-        self, owner: U32, identity: U32, named: U32, directory: Directory
+        self, owners: U32, identities: U32, named: U32, directory: Directory
     ) -> tuple[U32, NDArray[np.bool_]]:
         """Rows of entities, and which are known whoever has the address."""
         if len(self._sides) > _MOST_SIDES:
             self._forget_sides()
-        keys = np.empty(len(owner), dtype=_SIDE)
-        keys["owner"], keys["identity"], keys["named"], keys["is_one"] = owner, identity, named, 1
+        keys = np.empty(len(owners), dtype=_SIDE)
+        keys["owner"], keys["identity"], keys["named"] = owners, identities, named
+        keys["is_one"] = 1
         sides, made = self._sides.lookup(keys)
         if len(made):
             capacity = self._sides.capacity
             if capacity > len(self._side_entity):
                 self._side_entity = lengthened(self._side_entity, capacity)
                 self._side_tells = lengthened(self._side_tells, capacity)
-            found = [self._entity(*key[:3], directory) for key in self._sides.rows[made].tolist()]
+            found = [
+                self._entity(owner, identity, record, directory)
+                for owner, identity, record, _ in self._sides.rows[made].tolist()
+            ]
             self._side_entity[made], self._side_tells[made] = zip(*found, strict=True)
         return self._side_entity[sides], self._side_tells[sides]
 
@@ -441,7 +445,8 @@ class Conversations:
     ) -> None:
         """Fill in the rows of ``name_pairs`` of the conversations that ``_ask`` asks for."""
         raw, known = addresses.tobytes(), directory.named_addresses
-        for row in directory.may_be_named(buckets).any(axis=1).nonzero()[0].tolist():
+        may_be = directory.may_be_named(buckets)
+        for row in (may_be[:, 0] | may_be[:, 1]).nonzero()[0].tolist():
             source, destination = (
                 None if nowhere[side] else raw[16 * side : 16 * side + 16]
                 for side in (2 * row, 2 * row + 1)

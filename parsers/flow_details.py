@@ -91,9 +91,9 @@ class DetailBuilder:
             own = np.fromiter(flows.extra, dtype=np.int64, count=len(flows.extra))
             has_more = wanted[own]
             wanted[own] = False
-            more = own[has_more]
-            keys = self._keys_of(flows, more, conversation, judged)
-            key_of = dict(zip(more.tolist(), keys.tolist(), strict=True))
+            with_key = own[has_more]
+            keys = self._keys_of(flows, with_key, conversation, judged)
+            key_of = dict(zip(with_key.tolist(), keys.tolist(), strict=True))
             detail[own] = self._add_own(flows, key_of, time)
         rows = wanted.nonzero()[0]
         if len(rows):
@@ -167,7 +167,9 @@ class DetailBuilder:
         """Which flows have a detail that follows from a ``_KEY``."""
         conversations = self._tables.conversations
         if compiled.kernels is None:
-            return (_services(conversations, conversation) | judged | flows.site) != 0
+            services = _services(conversations, conversation)
+            wanted: NDArray[np.bool_] = (services | judged | flows.site) != 0
+            return wanted
         wanted = np.empty(len(conversation), dtype=np.bool_)
         compiled.kernels.details_wanted(
             conversation, len(conversation), conversations.answers, flows.site, judged, wanted
