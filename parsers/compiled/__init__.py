@@ -62,6 +62,8 @@ SIGNATURES = {
     "intern_distinct": "pnpnpnpp",
     "intern_claim": "pnppn",
     "intern_hash": "pnnp",
+    "access_log_walk": "pnppppppppp",
+    "access_log_learn": "pppppnnnn",
 }
 """As ``kernels.h`` has them, and explains them; each returns an integer."""
 
