@@ -13,8 +13,14 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import compress, repeat
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from parsers.access_log_meaning import (
     TYPES,
@@ -24,9 +30,9 @@ from parsers.access_log_meaning import (
     Labels,
 )
 from parsers.access_log_schema import RECORD
-from parsers.access_log_usual import Found, UsualRecords
+from parsers.access_log_usual import Found, Recognised, UsualRecords
 from parsers.errors import ProtocolError
-from parsers.flow_batch import L7_DNS, L7_GENERIC, L7_HTTP, L7_KAFKA, L7_NONE
+from parsers.flow_batch import I64, L7_DNS, L7_GENERIC, L7_HTTP, L7_KAFKA, L7_NONE
 from parsers.go_text import parse_rfc3339
 from parsers.gob import Sender, StreamDecoder
 from parsers.l7_content import REQUEST, RESPONSE, AccessLogL7
@@ -42,6 +48,34 @@ class AccessLog(NamedTuple):
     source_port: int  # 0 without ports
     destination_port: int
     l7: AccessLogL7
+
+
+@dataclass(slots=True)
+class AccessLogs:
+    """Records column by column; ``place`` (int64): of each among those that were given."""
+
+    place: I64
+    kind: list[AccessLogKind]
+    source: list[AccessLogSide]
+    destination: list[AccessLogSide]
+    source_port: NDArray[np.uint16]
+    destination_port: NDArray[np.uint16]
+    l7: list[AccessLogL7]
+
+    def without(self, places: Iterable[int]) -> AccessLogs:
+        """All but those."""
+        keep = np.ones(len(self.place), dtype=np.bool_)
+        keep[list(places)] = False
+        kept = keep.tolist()
+        return AccessLogs(
+            self.place[keep],
+            list(compress(self.kind, kept)),
+            list(compress(self.source, kept)),
+            list(compress(self.destination, kept)),
+            self.source_port[keep],
+            self.destination_port[keep],
+            list(compress(self.l7, kept)),
+        )
 
 
 LATENCY_CACHE = 10_000  # requests whose response is awaited; as Hubble
@@ -122,11 +156,56 @@ class AccessLogDecoder:
         elif request_id:  # else nothing is timed
             time = second + int(fraction[:9].ljust(9, b"0"))
         if request_id or traceparent:
-            latency, trace_id = self._follow(kind.type, request_id, traceparent, time)
+            if traceparent and kind.type == REQUEST:
+                trace_id = _trace_id(traceparent)
+            latency, trace_id = self._follow(kind.type, request_id, trace_id, time)
         return AccessLog(
             kind, source, destination, source_port, destination_port,
             AccessLogL7(kind.type, latency, trace_id, labels, parts, self._redaction),
         )  # fmt: skip
+
+    def decode_all(
+        self, buffer: NDArray[np.uint8], offset: I64, length: I64
+    ) -> tuple[AccessLogs, dict[int, ProtocolError]]:
+        """The records at ``offset``, and the error of each place that has none.
+
+        Behind the last of them, ``buffer`` has 192 bytes more.
+        """
+        count = len(offset)
+        usual = self._usual
+        seen = usual.walk(buffer, offset, length) if usual is not None else None
+        if seen is None:
+            seen = Recognised.none(count)
+        latencies, trace_ids = [0] * count, [""] * count
+        decoded: dict[int, AccessLogL7] = {}
+        errors: dict[int, ProtocolError] = {}
+        # In order: requests before their responses, senders before what else they send.
+        for place in seen.rest:
+            if seen.kind[place] is not None:
+                latencies[place], trace_ids[place] = self._follow(*seen.followed(place))
+                continue
+            start = offset[place]
+            try:
+                log = self.decode(buffer[start : start + length[place]].tobytes())
+            except ProtocolError as error:
+                errors[place] = error
+                continue
+            (
+                seen.kind[place], seen.source[place], seen.destination[place],
+                seen.source_port[place], seen.destination_port[place], decoded[place],
+            ) = log  # fmt: skip
+        fields = (
+            seen.type, latencies, trace_ids, seen.labels, seen.parts, repeat(self._redaction),
+        )  # fmt: skip
+        # As AccessLogL7._make, which would look at each one's length.
+        l7 = list(map(tuple.__new__, repeat(AccessLogL7), zip(*fields, strict=False)))
+        for place, record in decoded.items():
+            l7[place] = record
+        logs = AccessLogs(
+            np.arange(count), seen.kind, seen.source, seen.destination,
+            seen.source_port, seen.destination_port, l7,
+        )  # fmt: skip
+        return (logs.without(errors) if errors else logs), errors
 
     def _read_any(self, data: bytes) -> Found:
         """A record in whatever form the definitions allow."""
@@ -195,12 +274,11 @@ class AccessLogDecoder:
             self._seconds[timestamp[:20]] = time - time % 1_000_000_000
         return time
 
-    def _follow(self, type_: int, request: bytes, traceparent: bytes, time: int) -> tuple[int, str]:
+    def _follow(self, type_: int, request: bytes, trace_id: str, time: int) -> tuple[int, str]:
         """Latency of a response and the trace id, joined by the request's id."""
         if len(request) > _LONGEST_REQUEST_ID:  # too long to keep by the thousands
             request = blake2b(request, digest_size=32).digest()
         if type_ == REQUEST:
-            trace_id = _trace_id(traceparent) if traceparent else ""
             if request:
                 _remember(self._request_times, request, time)
                 if trace_id:

@@ -8,9 +8,8 @@ rows of the same columns as all others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from itertools import compress
 from struct import Struct
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,22 +29,31 @@ from parsers.flow_batch import (
     REPLY_TRUE,
 )
 from parsers.flow_columns import FIXED, FlowColumns
+from parsers.framing import PayloadBatch
 from parsers.headers import ACCESS_LOG, Release
+from parsers.intern import lengthened
+from parsers.l7_content import AccessLogL7
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 
 L7 = 2  # flow.FlowType
-_KEY = Struct("<16s16s12xIIIIBBH")
 _CLASS = Struct("<12B2BHBBBxIII")
-_CONVERSATIONS = 1 << 14
-assert _KEY.size == CONVERSATION.itemsize and _CLASS.size == FLOW_CLASS.itemsize  # noqa: S101, PT018
+assert _CLASS.size == FLOW_CLASS.itemsize  # noqa: S101
+
+_SIDE = np.dtype(
+    [
+        ("ip", "u1", (16,)), ("identity", "u4"), ("entity", "u4"),
+        ("is_absent", "u1"), ("has_text", "u1"),
+    ]
+)  # fmt: skip
+"""What a conversation's key says of one side; whether its address is only a text."""
+_MOST_SIDES = 1 << 14
 
 
 class AccessLogFlows:
     """Makes flow columns of access-log records; remembers requests and entities."""
 
     __slots__ = (
-        "_classes", "_conversations", "_decoder", "_entities", "_generation",
-        "_rows",
+        "_classes", "_decoder", "_entities", "_generation", "_number_of", "_sides",
     )  # fmt: skip
 
     def __init__(
@@ -56,10 +64,8 @@ class AccessLogFlows:
     ) -> None:
         self._decoder = AccessLogDecoder(release, redaction=redaction)
         self._entities = entities
-        self._rows: dict[AccessLogSide, int] = {}
-        self._conversations: dict[
-            tuple[AccessLogSide, AccessLogSide, int], tuple[bytes, dict[str, str]]
-        ] = {}
+        self._number_of: dict[AccessLogSide, int] = {}  # from 1 on
+        self._sides = np.zeros(64, dtype=_SIDE)  # by number
         self._classes: dict[AccessLogKind, bytes] = {}
         self._generation = -1
 
@@ -69,83 +75,68 @@ class AccessLogFlows:
 
     def statistics(self) -> dict[str, int]:
         """Fill of every cache."""
-        return self._decoder.statistics() | {
-            "entities": len(self._rows), "conversations": len(self._conversations),
-        }  # fmt: skip
+        return self._decoder.statistics() | {"entities": len(self._number_of)}
 
     def flows(
-        self, rows: NDArray[np.int64], records: Iterable[bytes]
+        self, rows: NDArray[np.int64], payloads: PayloadBatch
     ) -> tuple[FlowColumns, dict[int, ProtocolError]]:
         """Flows of the records at ``rows``, and the error of each row that gives none."""
         generation = self._entities.generation
-        if generation != self._generation or len(self._conversations) > _CONVERSATIONS:
-            self._rows.clear()
-            self._conversations.clear()
+        if generation != self._generation or len(self._number_of) > _MOST_SIDES:
+            self._number_of.clear()
             self._generation = generation
-        decode, class_of = self._decoder.decode, self._classes.get
-        conversation_of = self._conversations.get
-        keys, classes, ports = [], [], []
-        extra: dict[int, dict[str, Any]] = {}
-        errors: dict[int, ProtocolError] = {}
-        kept: list[int] = []
-        for data, row in zip(records, rows.tolist(), strict=True):
-            try:
-                kind, source, destination, source_port, destination_port, l7 = decode(data)
-            except ProtocolError as error:
-                errors[row] = error
-                continue
-            key, texts = conversation_of(
-                (source, destination, kind.ip_version)
-            ) or self._conversation(source, destination, kind.ip_version)
-            keys.append(key)
-            classes.append(class_of(kind) or self._class(kind))
-            ports.append(source_port)
-            ports.append(destination_port)
-            fields = extra[len(kept)] = {"l7": l7}
-            if texts:
-                fields |= texts
-            kept.append(row)
-        count = len(kept)
-        port_pairs = np.array(ports, dtype=np.uint16).reshape(count, 2)
-        return FlowColumns(
-            np.array(kept, dtype=np.int64),
-            np.frombuffer(bytearray().join(keys), dtype=CONVERSATION),
-            np.frombuffer(bytearray().join(classes), dtype=FLOW_CLASS),
-            port_pairs[:, 0],
-            port_pairs[:, 1],
+        logs, errors = self._decoder.decode_all(
+            payloads.buffer, payloads.offset[rows], payloads.length[rows]
+        )
+        class_of = self._classes.get
+        classes = bytearray().join([class_of(kind) or self._class(kind) for kind in logs.kind])
+        count = len(logs.place)
+        flow_class = np.frombuffer(classes, dtype=FLOW_CLASS)
+        key = np.zeros(count, dtype=CONVERSATION)
+        key["ip_version"] = flow_class["ip_version"]
+        numbers = self._numbers(logs.source), self._numbers(logs.destination)
+        source, destination = (self._sides[number] for number in numbers)
+        key["source_ip"], key["destination_ip"] = source["ip"], destination["ip"]
+        for field in ("identity", "entity"):
+            key["source_" + field], key["destination_" + field] = source[field], destination[field]
+        key["absent"] = (
+            source["is_absent"] * ABSENT_SOURCE | destination["is_absent"] * ABSENT_DESTINATION
+        )
+        flows = FlowColumns(
+            rows[logs.place],
+            key,
+            flow_class,
+            logs.source_port,
+            logs.destination_port,
             np.zeros(count, dtype=np.uint32),
             np.zeros(count, dtype=np.uint16),
             np.full(count, FIXED, dtype=np.uint8),
-            extra,
-        ), errors
-
-    def _conversation(
-        self, source: AccessLogSide, destination: AccessLogSide, version: int
-    ) -> tuple[bytes, dict[str, str]]:
-        """Key of two sides that were not seen together before, and what it cannot say."""
-        key = _KEY.pack(
-            source.address,
-            destination.address,
-            source.identity,
-            destination.identity,
-            self._rows.get(source) or self._entity(source),
-            self._rows.get(destination) or self._entity(destination),
-            0,
-            version,
-            (0 if source.address else ABSENT_SOURCE)
-            | (0 if destination.address else ABSENT_DESTINATION),
         )
-        texts = {
-            "source_address": source.address_text,
-            "destination_address": destination.address_text,
-        }
-        found = key, {name: text for name, text in texts.items() if text}
-        self._conversations[source, destination, version] = found
-        return found
+        has_text = (source["has_text"] | destination["has_text"]) != 0
+        alone = np.arange(count)
+        records: list[AccessLogL7] = logs.l7
+        if has_text.any():
+            for place in has_text.nonzero()[0].tolist():
+                texts = {
+                    "source_address": logs.source[place].address_text,
+                    "destination_address": logs.destination[place].address_text,
+                }
+                flows.extra[place] = {
+                    "l7": records[place], **{name: text for name, text in texts.items() if text}
+                }  # fmt: skip
+            alone = (~has_text).nonzero()[0]
+            records = list(compress(records, (~has_text).tolist()))
+        flows.records.append((alone, records))
+        return flows, {int(rows[place]): error for place, error in errors.items()}
 
-    def _entity(self, side: AccessLogSide) -> int:
-        """The entity row of a side that was not seen before, without its pod."""
-        row = self._entities.intern(
+    def _numbers(self, sides: list[AccessLogSide]) -> NDArray[np.int64]:
+        """Where ``_sides`` has each."""
+        number_of = self._number_of.get
+        return np.array([number_of(side) or self._side(side) for side in sides], dtype=np.int64)
+
+    def _side(self, side: AccessLogSide) -> int:
+        """The number of a side that was not seen before; its entity has no pod."""
+        entity = self._entities.intern(
             Entity(
                 endpoint_id=side.endpoint_id,
                 identity=side.identity,
@@ -153,8 +144,14 @@ class AccessLogFlows:
                 cluster_name=side.cluster_name,
             )
         )
-        self._rows[side] = row
-        return row
+        number = self._number_of[side] = len(self._number_of) + 1
+        if number >= len(self._sides):
+            self._sides = lengthened(self._sides, 2 * number)
+        self._sides[number] = (
+            np.frombuffer(side.address.ljust(16, b"\0"), dtype=np.uint8),
+            side.identity, entity, not side.address, bool(side.address_text),
+        )  # fmt: skip
+        return number
 
     def _class(self, kind: AccessLogKind) -> bytes:
         """The ``FLOW_CLASS`` bytes of a kind; there are a few hundred kinds."""

@@ -12,13 +12,22 @@ the same. A piece is remembered when the readers of ``parsers.gob`` have read it
 it ends is beyond doubt: its values, encoded, are the piece. Header names and values are
 stepped over, as their order is any. Whatever is not usual (further fields, long texts) is
 left to those readers, and so are all errors.
+
+``read`` does this for one record, ``walk`` for many in a compiled loop, which learns nothing:
+it finds what ``read`` has learned, and leaves all else to it.
 """
 
 from __future__ import annotations
 
-from itertools import product
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers import compiled
 from parsers.access_log_meaning import (
     DIRECTIONS,
     TYPES,
@@ -28,13 +37,14 @@ from parsers.access_log_meaning import (
     AccessLogSide,
     Labels,
 )
+from parsers.access_log_pieces import DNS, HTTP, KIND, SIDE, URL, KnownPieces, Walked
 from parsers.access_log_schema import ENDPOINT, PARTS, RECORD
 from parsers.errors import ProtocolError
-from parsers.flow_batch import L7_DNS, L7_HTTP
-from parsers.go_url import accepts_url
+from parsers.flow_batch import I64, L7_DNS, L7_HTTP
+from parsers.go_url import accepts_url, is_plain_url
 from parsers.gob import Sender
 from parsers.gob_schema import Compiler
-from parsers.gob_values import read_texts
+from parsers.gob_values import Reader, read_texts
 from parsers.l7_content import Part
 
 Found: TypeAlias = tuple[
@@ -42,6 +52,49 @@ Found: TypeAlias = tuple[
     Labels | None, tuple[Part, ...],
 ]  # fmt: skip
 """Kind, source, destination, their ports, timestamp, request id, traceparent, labels, parts."""
+
+
+@dataclass(slots=True)
+class Recognised:
+    """Some of many records, column by column; where ``kind`` is None, nothing is known.
+
+    ``parts``: of each record, as ``AccessLogL7`` has them. ``rest``: the places of those that
+    are not recognised, and of those that say something about another: see ``followed``.
+    """
+
+    kind: list[Any]  # AccessLogKind | None; the others of AccessLogs' types, or anything
+    source: list[Any]
+    destination: list[Any]
+    source_port: NDArray[np.uint16]
+    destination_port: NDArray[np.uint16]
+    labels: list[Any]
+    type: list[int]
+    parts: Sequence[Any]
+    rest: Sequence[int]
+    _walked: Walked | None = None
+
+    @classmethod
+    def none(cls, count: int) -> Recognised:
+        """Of so many records none."""
+        kind, source, destination, labels = ([None] * count for _ in range(4))
+        ports = np.zeros((2, count), dtype=np.uint16)
+        return cls(
+            kind, source, destination, ports[0], ports[1], labels, [0] * count, [()] * count,
+            range(count),
+        )  # fmt: skip
+
+    def followed(self, place: int) -> tuple[int, bytes, str, int]:
+        """Type, request id, trace id and time (ns since the epoch) of a recognised record."""
+        walked = self._walked
+        assert walked is not None  # noqa: S101
+        begin, trace = walked.request[place], walked.trace[place]
+        return (
+            self.type[place],
+            walked.parts[begin : walked.request_end[place]],
+            walked.parts[trace : trace + 32].decode() if trace else "",
+            int(walked.time[place]),
+        )
+
 
 _FIELDS = (
     "Type", "Timestamp", "NodeAddressInfo", "ObservationPoint", "SourceEndpoint",
@@ -71,7 +124,7 @@ class UsualRecords:
     __slots__ = (
         "_answers", "_begin", "_heads", "_kinds", "_meanings", "_node", "_read_dns",
         "_read_endpoint", "_read_http", "_read_node", "_sides", "_type_length", "_urls",
-        "definitions",
+        "definitions", "pieces", "readers",
     )  # fmt: skip
 
     def __init__(self, sender: Sender, ids: dict[str, int], meanings: AccessLogMeanings) -> None:
@@ -105,6 +158,13 @@ class UsualRecords:
         self._heads: dict[tuple[bytes, bytes, int], Labels] = {}
         self._answers: dict[tuple[bytes, int], Labels] = {}
         self._urls: set[bytes] = set()
+        self.readers: dict[int, Reader] = {L7_HTTP: self._read_http, L7_DNS: self._read_dns}
+        self.pieces: KnownPieces | None = None
+        if compiled.kernels is not None:
+            self.pieces = KnownPieces(
+                sender.definitions, self._type_length, skip_query=not meanings.query_labels
+            )
+            self._tell_kinds(self.pieces)
 
     @classmethod
     def of(cls, sender: Sender, meanings: AccessLogMeanings) -> UsualRecords | None:
@@ -118,7 +178,7 @@ class UsualRecords:
         return cls(sender, ids, meanings) if usual else None
 
     def statistics(self) -> dict[str, int]:
-        """Fill of every table."""
+        """Fill of every table; ``pieces`` has the same again."""
         return {
             "known_sides": len(self._sides),
             "known_parts": len(self._heads) + len(self._answers),
@@ -158,6 +218,9 @@ class UsualRecords:
                 if length > 127:
                     raise _UnusualError
                 step, at = 2, at + 2 + length
+            if data[at] == step - 1:  # Metadata: texts that are not shown
+                _, at = read_texts(data, at + 1)
+                step = 1
             if data[at] != step:
                 raise _UnusualError
             stop = at + 3
@@ -179,11 +242,36 @@ class UsualRecords:
         except (_UnusualError, IndexError, KeyError, ProtocolError):
             return None
 
+    def walk(self, buffer: NDArray[np.uint8], offset: I64, length: I64) -> Recognised | None:
+        """The records at ``offset``, behind which 192 bytes stand; None without compiled code."""
+        if self.pieces is None:
+            return None
+        walked = self.pieces.walk(buffer, offset, length)
+        traits = self.pieces.traits(walked.kind)
+        ends, l7 = walked.end.tolist(), (traits >> 16).tolist()
+        meaning = self.pieces.meanings.__getitem__
+        texts = [walked.parts[begin:end] for begin, end in pairwise([0, *ends])]
+        rest = (walked.kind == 0) | (walked.request != 0) | (walked.trace != 0)
+        return Recognised(
+            list(map(meaning, walked.kind.tolist())),
+            list(map(meaning, walked.source.tolist())),
+            list(map(meaning, walked.destination.tolist())),
+            walked.source_port.astype(np.uint16),
+            walked.destination_port.astype(np.uint16),
+            list(map(meaning, walked.labels.tolist())),
+            (traits >> 8 & 0xFF).tolist(),
+            list(zip(zip(l7, texts, map(self.readers.get, l7), strict=True), strict=True)),
+            rest.nonzero()[0].tolist(),
+            walked,
+        )
+
     def _learn_node(self, data: bytes, at: int) -> None:
         _, stop = self._read_node(data, at + 1)
         if data[at] != 1 or stop == len(data) or stop - at > _LONGEST_TAIL:
             raise _UnusualError
         self._node = data[at:stop]
+        if self.pieces is not None:
+            self.pieces.see_node(self._node)
 
     def _side(
         self, data: bytes, begin: int
@@ -227,9 +315,8 @@ class UsualRecords:
         side = self._meanings.side
         known = data[at:stop], (side(values, 0), side(values, 1))
         if len(known[0]) <= _LONGEST_TAIL:
-            if len(self._sides) >= _MOST_SIDES:
-                self._sides.clear()
-            self._sides[head] = known
+            self._keep(self._sides, _MOST_SIDES, head, known)
+            self._tell(SIDE, head, known[1], tail=known[0])
         return known
 
     def _http(self, data: bytes, begin: int, end: int, type_: int) -> tuple[Labels, bytes, bytes]:
@@ -297,9 +384,9 @@ class UsualRecords:
             raise _UnusualError
         labels = self._meanings.http_labels(type_, code, method, name)
         if len(head) + len(protocol) <= _LONGEST_PART:
-            if len(self._heads) >= _MOST_PARTS:
-                self._heads.clear()
-            self._heads[head, protocol, type_] = labels
+            self._keep(self._heads, _MOST_PARTS, (head, protocol, type_), labels)
+            sort = HTTP | type_ << 8 | len(head) << 16
+            self._tell(sort, head + protocol, (labels, labels))
         return labels
 
     def _accept(self, url: bytes) -> None:
@@ -308,6 +395,8 @@ class UsualRecords:
         if len(self._urls) >= _MOST_PARTS:
             self._urls.clear()
         self._urls.add(url)
+        if len(url) <= _LONGEST_PART and not is_plain_url(url):
+            self._tell(URL, url, (None, None))
 
     def _dns(self, data: bytes, begin: int, end: int, type_: int) -> Labels:
         """Labels of the DNS part that ends the record."""
@@ -322,10 +411,35 @@ class UsualRecords:
                 raise _UnusualError
             labels = self._meanings.dns_labels(type_, *values)
             if end - rest <= _LONGEST_PART:
-                if len(self._answers) >= _MOST_PARTS:
-                    self._answers.clear()
-                self._answers[key] = labels
+                self._keep(self._answers, _MOST_PARTS, key, labels)
+                self._tell(DNS | type_ << 8, key[0], (labels, labels))
         return labels
+
+    def _keep(self, table: dict[Any, Any], most: int, key: Any, meaning: Any) -> None:
+        if len(table) >= most:
+            self._forget()
+        table[key] = meaning
+
+    def _tell(
+        self, sort: int, head: bytes, meanings: tuple[Any, Any], *, tail: bytes = b""
+    ) -> None:
+        """Have the walk find what was learned just now."""
+        if self.pieces is not None and not self.pieces.learn(sort, head, meanings, tail=tail):
+            self._forget()  # both, as only what is new is told
+
+    def _tell_kinds(self, pieces: KnownPieces) -> None:
+        for piece, kind in self._kinds.items():
+            traits = kind.l7_record << 16 | kind.type << 8 | kind.ip_version
+            pieces.learn(KIND, piece, (kind, kind), traits=traits)
+
+    def _forget(self) -> None:
+        """All pieces that were learned, but for URLs."""
+        self._sides.clear()
+        self._heads.clear()
+        self._answers.clear()
+        if self.pieces is not None:
+            self.pieces.forget()
+            self._tell_kinds(self.pieces)
 
 
 def _encoded(*fields: bytes) -> bytes:

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 
 from parsers.details import Extensions
 from parsers.flow_batch import CONVERSATION, FLOW_CLASS
+from parsers.l7 import L7Record
 from parsers.windows import Columns
 
 INGRESS, EGRESS = 1, 2  # flow.TrafficDirection
 
 Extended: TypeAlias = tuple[NDArray[np.int64], Extensions]
 """Rows, and the extension of each in turn."""
+
+Recorded: TypeAlias = tuple[NDArray[np.int64], Sequence[L7Record]]
+"""Rows, and the L7 record of each in turn."""
 
 
 @dataclass(slots=True)
@@ -30,8 +34,8 @@ class FlowColumns:
     ``row`` (int64): number within the payload batch. ``key``, ``flow_class``: the interned
     structs before they are interned. ``site`` (uint32): drop line | file << 16 |
     version << 24 | 1 << 31, or a row of ``FlowTables.extensions``; 0 for none. ``extra``:
-    row here to fields of ``Detail`` that are no column. ``extensions``: rows
-    that have none of these but an extension of their own.
+    row here to fields of ``Detail`` that are no column. ``extensions``, ``records``: rows
+    that have none of these but an extension or an L7 record of their own.
     ``direction_rule`` (uint8) and ``reporter`` (uint16) decide the direction once the
     source is known: see ``directions``.
     """
@@ -46,6 +50,7 @@ class FlowColumns:
     direction_rule: NDArray[np.uint8]
     extra: dict[int, dict[str, Any]] = field(default_factory=dict)
     extensions: list[Extended] = field(default_factory=list)
+    records: list[Recorded] = field(default_factory=list)
 
     COLUMNS: ClassVar = (
         "row", "key", "flow_class", "source_port", "destination_port", "site", "reporter",
@@ -53,7 +58,7 @@ class FlowColumns:
     )  # fmt: skip
 
     def columns(self) -> list[NDArray[Any]]:
-        """All but ``extra`` and ``extensions``, in the order of ``COLUMNS``."""
+        """All but ``extra``, ``extensions`` and ``records``, in the order of ``COLUMNS``."""
         return [getattr(self, name) for name in self.COLUMNS]
 
     def reordered(self, order: NDArray[np.intp]) -> FlowColumns:
@@ -64,6 +69,7 @@ class FlowColumns:
         found = FlowColumns.of((column[order] for column in self.columns()), extra)
         found.row = np.arange(len(order))
         found.extensions = [(place[rows], told) for rows, told in self.extensions]
+        found.records = [(place[rows], records) for rows, records in self.records]
         return found
 
     @classmethod
@@ -110,14 +116,16 @@ def joined(parts: list[FlowColumns]) -> FlowColumns:
         return no_flows()
     extra: dict[int, dict[str, Any]] = {}
     extensions: list[Extended] = []
+    records: list[Recorded] = []
     start = 0
     for part in parts:
         extra.update((start + index, fields) for index, fields in part.extra.items())
         extensions += [(start + rows, told) for rows, told in part.extensions]
+        records += [(start + rows, told) for rows, told in part.records]
         start += len(part.row)
     columns = zip(*(part.columns() for part in parts), strict=True)
     found = FlowColumns.of(map(_concatenated, columns), extra)
-    found.extensions = extensions
+    found.extensions, found.records = extensions, records
     return found
 
 

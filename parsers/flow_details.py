@@ -8,6 +8,7 @@ what is new, or carries an identifier of its own, is built.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,14 @@ class DetailBuilder:
             detail[with_extension[alone]] = self._tables.details.add_extensions(
                 told, alone.nonzero()[0]
             )
+        for with_record, records in flows.records:
+            more = wanted[with_record]
+            for place in more.nonzero()[0].tolist():
+                flows.extra[int(with_record[place])] = {"l7": records[place]}
+            alone = ~more
+            detail[with_record[alone]] = self._tables.details.add_each(
+                list(compress(records, alone.tolist()))
+            )
         if flows.extra:
             own = np.fromiter(flows.extra, dtype=np.int64, count=len(flows.extra))
             has_more = wanted[own]
@@ -129,7 +138,7 @@ class DetailBuilder:
                 if id(extra) in shared:
                     found.append(shared[id(extra)])
                     continue
-                if "l7" in extra and len(extra) == 1:  # most of them
+                if "l7" in extra and len(extra) == 1:
                     found.append(details.add(extra["l7"]))
                     continue
                 fields = {}

@@ -53,6 +53,11 @@ class _Url:
     fragment: bytes  # as sent
 
 
+def is_plain_url(text: bytes) -> bool:
+    """Whether it is one that anybody accepts and prints as it is."""
+    return _PLAIN.fullmatch(text) is not None
+
+
 def accepts_url(text: bytes) -> bool:
     """Whether Go can parse it."""
     if _PLAIN.fullmatch(text):

@@ -89,10 +89,21 @@ class L7Record(Protocol):
     that a flow nobody reads costs no more than its bytes.
     """
 
-    type: int  # flow.L7FlowType
-    latency_ns: int
-    trace_id: str  # 32 hex digits of a W3C traceparent, or ""
-    labels: HttpLabels | DnsLabels | KafkaLabels | None  # equal ones are the same object
+    @property
+    def type(self) -> int:
+        """flow.L7FlowType."""
+
+    @property
+    def latency_ns(self) -> int:
+        """0 when it is not known."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits of a W3C traceparent, or nothing."""
+
+    @property
+    def labels(self) -> HttpLabels | DnsLabels | KafkaLabels | None:
+        """What metrics count; equal ones are the same object."""
 
     @property
     def nbytes(self) -> int:

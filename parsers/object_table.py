@@ -7,6 +7,7 @@ is bounded, because a large dictionary takes long to grow or to clear.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -75,13 +76,28 @@ class ObjectTable(Generic[T]):
     def add_many(self, value: T, count: int) -> NDArray[np.uint32]:
         """That many rows, all of which hold the same object."""
         self.nbytes += count * self._size_of(value)
-        begin = max(0, len(self._free) - count)
-        again, self._free[begin:] = self._free[begin:], []
+        again = self._again(count)
         for row in again:
             self._rows[row] = value
         end, more = len(self._rows), count - len(again)
         self._rows += [value] * more
         return np.array([*again, *range(end, end + more)], dtype=np.uint32)
+
+    def add_each(self, values: Sequence[T]) -> NDArray[np.uint32]:
+        """A row of its own for each."""
+        self.nbytes += sum(map(self._size_of, values))
+        again = self._again(len(values))
+        for row, value in zip(again, values, strict=False):
+            self._rows[row] = value
+        end = len(self._rows)
+        self._rows += values[len(again) :]
+        return np.array([*again, *range(end, len(self._rows))], dtype=np.uint32)
+
+    def _again(self, most: int) -> list[int]:
+        """Take that many freed rows, or as many as there are."""
+        begin = max(0, len(self._free) - most)
+        again, self._free[begin:] = self._free[begin:], []
+        return again
 
     def reclaim(self, in_use: NDArray[np.bool_], start: int = 0, stop: int | None = None) -> int:
         """Free the rows of [start, stop) whose flag is false; as ``InternTable.reclaim``."""

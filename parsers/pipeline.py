@@ -162,7 +162,7 @@ class MonitorPipeline:
             parts.append(_without(flows, errors, problems))
         logs = (route == ACCESS_LOG).nonzero()[0]
         if len(logs):
-            flows, errors = self._access_logs.flows(logs, payloads.records(logs))
+            flows, errors = self._access_logs.flows(logs, payloads)
             problems.update(errors)
             parts.append(flows)
         batch = self.assembler.assemble(parts, time, sequence)

@@ -173,3 +173,27 @@ EXPORT i64 datapath_flows(const u8 *buffer, i64 count, const i64 *rows, const i6
 			  u64 *flow_class, u16 *source_port, u16 *destination_port, u32 *site,
 			  u16 *reporter, u8 *rule, i64 *odd, i64 *translated, u64 *own,
 			  i64 *many);
+/* --- access_log.c ------------------------------------------------------------------------ */
+
+/* The usual access-log records among `count`, found by pieces that are known.
+ *
+ * offset[count], length[count]: where they lie in `buffer`, behind whose last record 192 bytes
+ * can be read. shape[10]: see `struct shape`; begin[]: the definitions and the node that records
+ * begin with; arena, entries, slots: the pieces. found[11][count]: numbers of the meanings of
+ * kind, source, destination and labels; the ports; ns since the epoch; and offsets in `parts`: the
+ * end of the record's protocol part, and within that the request id, its end, and the trace id of
+ * 32 digits, 0 for none. A record that must be decoded has kind 0, and a part of no length.
+ * parts[]: one behind the other; as long as all records and 8 bytes more. Returns how much of
+ * that is used.
+ */
+EXPORT i64 access_log_walk(const u8 *buffer, i64 count, const i64 *offset, const i64 *length,
+			   const i64 *shape, const u8 *begin, const u8 *arena, const u8 *entries,
+			   const u32 *slots, i64 *found, u8 *parts);
+
+/* Remember a piece: `head` bytes, by which it is found, and `tail` bytes that must follow.
+ *
+ * piece[head + tail + 8]. `sort`, `traits`: as in `struct entry`. One with the same head and
+ * sort is forgotten. Returns its number, 0 when there is no room, -1 when it cannot be kept.
+ */
+EXPORT i64 access_log_learn(i64 *shape, u8 *arena, u8 *entries, u32 *slots, const u8 *piece,
+			    i64 head, i64 tail, i64 sort, i64 traits);
