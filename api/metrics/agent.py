@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from api.metrics.family import Counters
+from parsers import compiled
 from parsers.ledger import NOT_OBSERVABLE, Ledger
 
 _BATCH_BOUNDS: Final = (1, 10, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000)
@@ -39,11 +40,13 @@ class AgentMetrics:
         ProcessCollector(namespace="ciliary", registry=registry)
         build = Gauge(
             "ciliary_build_info",
-            "Always 1; the labels tell the version of the agent and of Python.",
-            ("version", "python"),
+            "Always 1; the labels tell the version of the agent and of Python, and whether the "
+            "parser's compiled loops run (yes, no).",
+            ("version", "python", "compiled"),
             registry=registry,
         )
-        build.labels(version, platform.python_version()).set(1)
+        loops = "no" if compiled.kernels is None else "yes"
+        build.labels(version, platform.python_version(), loops).set(1)
         self.source_connected = self._gauge(
             "source_connected", "1 while a source of events is connected.", "source"
         )

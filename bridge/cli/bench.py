@@ -24,6 +24,7 @@ from bridge.config import Cilium
 from bridge.identity.file import load_identity_file, parse_identity
 from bridge.process_tuning import tune_process
 from bridge.recording import MessageSplitter, open_recording
+from parsers import compiled
 from parsers.framing import PAYLOAD_SAMPLE, PayloadStream
 from parsers.headers import ACCESS_LOG, Release
 from parsers.ledger import Ledger
@@ -96,6 +97,7 @@ def bench_pipeline(
         "history_bytes_per_flow": round(history.nbytes() / max(1, len(history.flows)), 1),
         "rss_growth_bytes_per_flow": round((_rss() - rss_before) / max(1, flows), 1),
         "imbalance": ledger.imbalance(),
+        "compiled": f"no: {compiled.missing}" if compiled.kernels is None else "yes",
     }
 
 

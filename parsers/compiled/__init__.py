@@ -26,12 +26,16 @@ import os
 import platform
 from collections.abc import Callable
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SWITCH = "CILIARY_COMPILED"
-"""The variable that says ``no`` where Python shall do it all."""
+"""The variable that says ``no`` where Python shall do it all.
+
+A path in it, which has a ``/``, is an object to load instead: a developer's own build.
+"""
 
 _OFF = ("no", "false", "off", "0")
 
@@ -110,20 +114,26 @@ class Kernels:
         raise AttributeError(f"there is no compiled {name}")
 
 
-def _load() -> tuple[Kernels | None, str]:
-    """The functions, or why there are none."""
-    if os.environ.get(SWITCH, "").strip().lower() in _OFF:
+def load(wanted: str) -> tuple[Kernels | None, str]:
+    """The functions, or why there are none; ``wanted`` is what the variable says."""
+    if wanted.strip().lower() in _OFF:
         return None, f"switched off by {SWITCH}"
+    if "/" in wanted:
+        return _loaded(Path(wanted), wanted)
     machine = platform.machine()
     resource = files(__name__).joinpath("objects", f"{machine}.so")
     if not resource.is_file():
         return None, f"no object for {machine}"
+    with as_file(resource) as path:
+        return _loaded(path, f"the object for {machine}")
+
+
+def _loaded(path: Path, name: str) -> tuple[Kernels | None, str]:
     try:
-        with as_file(resource) as path:
-            return Kernels(str(path)), ""
+        return Kernels(str(path)), ""
     except (OSError, AttributeError) as error:
-        return None, f"the object for {machine} cannot be loaded: {error}"
+        return None, f"{name} cannot be loaded: {error}"
 
 
-kernels, missing = _load()
+kernels, missing = load(os.environ.get(SWITCH, ""))
 """The compiled functions, None where there are none; ``missing`` says why."""

@@ -21,7 +21,9 @@ from native_probes import libbpf, links
 from native_probes.pins import PinFolder
 from native_probes.report import Finding
 from native_probes.source import ProbeSource, SourceSettings
+from parsers import compiled
 from tests.bridge.agent_socket import agent_socket
+from tests.programs import absent
 
 
 @pytest.fixture
@@ -69,7 +71,23 @@ async def test_cilium_is_judged_by_its_socket(tmp_path: Path) -> None:
     assert told.startswith("cilium    no        there is no socket")
     assert "remedy: " in told
     async with agent_socket(path):
-        assert ask(doctor, "--config", file) == (0, "cilium    works\n")
+        code, told = ask(doctor, "--config", file)
+        assert (code, told.splitlines()[0]) == (0, "cilium    works")
+
+
+@pytest.mark.parametrize(("wanted", "state"), [("", "works"), ("no", "degraded")])
+def test_compiled_loops_are_no_source(
+    wanted: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels, missing = compiled.load(wanted)
+    if kernels is None and not wanted:
+        absent(missing)
+    monkeypatch.setattr(compiled, "kernels", kernels)
+    monkeypatch.setattr(compiled, "missing", missing)
+    file = configuration(tmp_path, source="cilium", cilium={"socket": str(tmp_path / "none")})
+    code, told = ask(doctor, "--config", file, "--json")
+    assert (1, state) == (code, json.loads(told)["compiled"]["state"])
+    assert ("CILIARY_COMPILED" in told) == (state == "degraded")
 
 
 async def test_an_agent_without_a_probe_that_works_says_so_and_goes_on(
