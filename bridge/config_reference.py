@@ -36,6 +36,10 @@ force, `ciliary config schema` prints the JSON schema. SIGHUP makes the agent re
 again; `log.level` and `metrics.hubble.enabled` take effect, and the log names the keys that
 need a restart.
 
+One more variable is no key, as it is read before there is a configuration:
+`CILIARY_COMPILED=no` has Python do what compiled loops of the parser do, with the same results at
+a lower rate. `ciliary doctor` says whether they run here.
+
 | key | default | what |
 |---|---|---|
 """

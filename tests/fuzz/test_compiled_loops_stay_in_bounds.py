@@ -11,8 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from parsers import compiled
 from tests.programs import ROOT, program
 
@@ -22,8 +20,8 @@ FLAGS = (
     "-std=c11", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all", "-shared", "-fPIC",
 )  # fmt: skip
-# One stream byte by byte through the whole parser: all of them would take a minute more.
-WANTED = "not byte_by_byte or v1.20-hostile"
+# Whole streams in pieces would take a minute more; twins are fed byte by byte in any case.
+WANTED = "not byte_by_byte and not odd_ and not growing_table"
 OVERRUN = "long long overrun(const char *at, long long count) { return at[count]; }\n"
 READ_TOO_FAR = """
 import ctypes, sys
@@ -72,9 +70,16 @@ def test_a_read_of_one_byte_too_far_is_caught(tmp_path: Path) -> None:
 
 def test_hostile_input_is_read_within_its_bounds(tmp_path: Path) -> None:
     loaded = build(tmp_path / "guarded.so", *sorted(SOURCES.glob("*.c")))
-    told = run(loaded, "-c", "from parsers import compiled; print(compiled.missing)")
-    assert "\n" == told.stdout, told.stderr[-2000:]
     names = ("test_hostile_input.py", "test_intern.py")
+<<<<<<< HEAD
     files = [*(TESTS / name for name in names), *sorted(TESTS.glob("test_compiled*equal*.py"))]
     ran = run(loaded, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", WANTED, *files)
+=======
+    files = [*(TESTS / name for name in names), *sorted(TESTS.glob("test_compiled_equals*.py"))]
+    options = (
+        "-q", "-p", "no:cacheprovider", "-p", "tests.fuzz.exact_columns", "-k", WANTED,
+        "--capture=sys",  # the sanitizer ends the process, and says why on the real stderr
+    )  # fmt: skip
+    ran = run(loaded, "-m", "pytest", *options, *files)
+>>>>>>> proof
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-8000:]
