@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from parsers import compiled
 from parsers.flow_batch import I64, U32
 from parsers.intern import InternTable, lengthened
 from parsers.ipv4_rows import Ipv4Rows
@@ -70,9 +71,8 @@ class _Layer:
 
     def at(self, rows: U32, time: I64) -> Held:
         """What the rows have at ``time``."""
-        numbers, since = self.numbers[rows], self.since[rows]
-        until = np.full(len(rows), FOREVER, dtype=np.int64)
-        for index in (time < since).nonzero()[0].tolist():
+        numbers, since, until, early = self._now(rows, time)
+        for index in early.tolist():
             timeline, at = self.timelines.get(int(rows[index])), int(time[index])
             if timeline is None:
                 numbers[index], until[index], since[index] = 0, since[index], EVER
@@ -80,6 +80,20 @@ class _Layer:
                 numbers[index] = timeline.at(at) or 0
                 since[index], until[index] = timeline.since(at), timeline.until(at)
         return Held(numbers, since, until)
+
+    def _now(self, rows: U32, time: I64) -> tuple[U32, I64, I64, I64]:
+        """What the rows have now, since and until when, and which times are before that."""
+        if compiled.kernels is None:
+            since = self.since[rows]
+            until = np.full(len(rows), FOREVER, dtype=np.int64)
+            return self.numbers[rows], since, until, (time < since).nonzero()[0]
+        count = len(rows)
+        numbers = np.empty(count, dtype=np.uint32)
+        since, until, early = np.empty((3, count), dtype=np.int64)
+        found = compiled.kernels.addresses_at(
+            rows, time, count, self.numbers, self.since, FOREVER, numbers, since, until, early
+        )
+        return numbers, since, until, early[:found]
 
     def forget(self, row: int, before: int) -> None:
         """Drop what no event after ``before`` needs of a row."""
@@ -146,9 +160,9 @@ class AddressTable:
 
     def rows_of(self, addresses: Addresses) -> U32:
         """The rows of addresses (uint32), 0 for those that are not there."""
-        rows, is_v4 = self._rows_v4.find(addresses)
-        if not is_v4.all():
-            rows[~is_v4] = self._rows.find(addresses[~is_v4])
+        rows, others = self._rows_v4.find(addresses)
+        if len(others):
+            rows[others] = self._rows.find(addresses[others])
         return rows
 
     def at(self, rows: U32, time: I64, layer: int = 0) -> Held:
@@ -200,3 +214,8 @@ def buckets_of(addresses: Addresses) -> NDArray[np.uint16]:
     words = addresses.view(np.uint16).reshape(*addresses.shape, 8)
     folded: NDArray[np.uint16] = np.bitwise_xor.reduce(words, axis=-1)
     return folded
+
+
+def bucket_of(address: bytes) -> int:
+    """That of one address."""
+    return int(buckets_of(np.frombuffer(address, dtype=ADDRESS))[0])

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from parsers import compiled
 from parsers.address_table import ADDRESS, buckets_of
 from parsers.entities import Entities, Entity
 from parsers.flow_batch import ABSENT_DESTINATION, ABSENT_SOURCE, CONVERSATION, I64, U32
+from parsers.flow_columns import directions
 from parsers.intern import InternTable, Keys, lengthened
 from parsers.object_table import ObjectTable
 from parsers.prefixes import within
@@ -31,7 +33,10 @@ prefixes and names outside, or of nodes. Between are the pods of clusters.
 
 NamePair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 
-_ENTITY_CACHE = 1 << 14
+_MOST_SIDES = 1 << 14  # remembered
+
+_SIDE = np.dtype([("owner", "u4"), ("identity", "u4"), ("named", "u4"), ("is_one", "u4")])
+"""What an entity follows from; the last is 1, as a key of zeroes is none."""
 _VERSION_SHIFT = 2  # versions live above the bits of ``absent``
 _VERSIONS, _ATTEMPTS = 1 << 14, 64
 
@@ -73,6 +78,7 @@ class Conversations:
     ``destination_frontends``
     ``unknown``                why a side has no name: the reason code of the source, and
                                that of the destination times 16; 0 when both have one
+    ``answers``                all of these, six by row
     ``buckets``                of both addresses (uint16, two by row; see ``buckets_of``)
     =========================  ==========================================================
 
@@ -85,8 +91,9 @@ class Conversations:
     """
 
     __slots__ = (
-        *_ANSWER, *(_KEPT.names or ()), "_answers", "_entity_of", "_generation", "_kept", "_keys",
-        "_seen", "_unlisted", "_versions", "buckets", "entities", "generation", "name_pairs",
+        *_ANSWER, "answers", *(_KEPT.names or ()), "_generation", "_kept", "_keys", "_seen",
+        "_side_entity", "_side_tells", "_sides", "_unlisted", "_versions", "buckets", "entities",
+        "generation", "name_pairs",
     )  # fmt: skip
 
     source_entity: U32
@@ -107,13 +114,13 @@ class Conversations:
         self.name_pairs: ObjectTable[NamePair] = ObjectTable(((), ()))
         self._keys = InternTable(CONVERSATION)
         self._kept = np.zeros(0, dtype=_KEPT)
-        self._answers = np.zeros((0, len(_ANSWER)), dtype=np.uint32)
+        self.answers = np.zeros((0, len(_ANSWER)), dtype=np.uint32)
         self.buckets = np.zeros((0, 2), dtype=np.uint16)  # of both addresses
         self._seen = 0  # the directory's changes so far
         self._generation = -1  # and its generation
         self._versions = 0  # rows that are not their key's first
         self._unlisted: list[U32] = []  # rows that were looked up for no flow
-        self._entity_of: dict[tuple[int, int, int], tuple[int, bool]] = {}
+        self._forget_sides()
         self._grow()
         self._since[0], self._until[0] = EVER, FOREVER
 
@@ -163,7 +170,7 @@ class Conversations:
                 if owner and not keys[f"{name}_entity"][index]:
                     key = named.setdefault(index, keys[index : index + 1].copy())
                     identity = int(self._entity_identity(rows[index], side))
-                    key[f"{name}_entity"] = self._entity((owner, identity, 0), directory)[0]
+                    key[f"{name}_entity"] = self._entity(owner, identity, 0, directory)[0]
         if named:
             some = np.fromiter(named, dtype=np.int64, count=len(named))
             self._unlisted.append(rows[some])
@@ -189,9 +196,7 @@ class Conversations:
 
     def _at(self, first: U32, time: I64, directory: Directory) -> U32:
         self._follow(directory)
-        rows = self._current[first]
-        stale = (time >= self._until[first]) | (time < self._since[first])
-        left = stale.nonzero()[0]
+        rows, left = self._current_at(first, time)
         # Each round asks for one event of each conversation, and answers all events of it for
         # which the answer holds.
         while len(left):
@@ -203,6 +208,30 @@ class Conversations:
             rows[left] = self._current[now]
             left = left[~answered]
         return rows
+
+    def _current_at(self, first: U32, time: I64) -> tuple[U32, I64]:
+        """The versions asked for last, and which of them do not hold at ``time``."""
+        if compiled.kernels is None:
+            over = (time >= self._until[first]) | (time < self._since[first])
+            return self._current[first], over.nonzero()[0]
+        rows, stale = np.empty(len(first), dtype=np.uint32), np.empty(len(first), dtype=np.int64)
+        count = compiled.kernels.conversations_at(first, time, len(first), self._kept, rows, stale)
+        return rows, stale[:count]
+
+    def directions(
+        self, rows: U32, rule: NDArray[np.uint8], reporter: NDArray[np.uint16], flow_class: Keys
+    ) -> None:
+        """Set the direction of flows by ``flow_columns.directions``, and of their sources."""
+        if compiled.kernels is not None:
+            compiled.kernels.conversations_directions(
+                rows, len(rows), self.answers, self.entities.endpoint_id, rule, reporter,
+                flow_class,
+            )  # fmt: skip
+            return
+        owner = self.entities.endpoint_id[self.source_entity[rows]]
+        flow_class["direction"] = directions(
+            rule, reporter == owner & 0xFFFF, flow_class["direction"]
+        )
 
     def has_identity(self, identities: tuple[int, ...]) -> bool:
         """Whether some entity has one of these security identities."""
@@ -217,14 +246,14 @@ class Conversations:
         void: NDArray[np.bool_] = voided.buckets[buckets].view(np.uint16).ravel() != 0
         if self.has_identity(voided.identities):
             relabelled = np.isin(self.entities.identity, voided.identities)
-            void |= relabelled[self._answers[rows, :2]].view(np.uint16).ravel() != 0
+            void |= relabelled[self.answers[rows, :2]].view(np.uint16).ravel() != 0
         if voided.prefixes:
             addresses = _words(self.rows[rows], ADDRESS)[:, _ADDRESSES]
             void |= within(addresses, voided.prefixes).any(axis=1)
         return void
 
     def _entity_identity(self, row: int, side: int) -> int:
-        return int(self.entities.identity[self._answers[row, side]])
+        return int(self.entities.identity[self.answers[row, side]])
 
     def mark(self, rows: U32, in_use: NDArray[np.bool_]) -> None:
         """Flag rows that something refers to, and the first version of their keys."""
@@ -259,7 +288,7 @@ class Conversations:
     def entities_of(self, rows: U32) -> U32:
         """Rows of entities that conversations refer to, some of them repeatedly."""
         named = _words(self.rows[rows], np.uint32)[:, _ENTITIES]
-        return np.concatenate([self._answers[rows, :2].ravel(), named.ravel()])
+        return np.concatenate([self.answers[rows, :2].ravel(), named.ravel()])
 
     def reclaim_resolved(
         self,
@@ -271,7 +300,7 @@ class Conversations:
         """Free entities and pairs of names by their flags; as ``InternTable.reclaim``."""
         if not start:
             self.generation += 1
-            self._entity_of.clear()
+            self._forget_sides()
         freed = self.entities.reclaim(entities, start, stop)
         return freed + self.name_pairs.reclaim(pairs, start, stop)
 
@@ -297,16 +326,21 @@ class Conversations:
     def _grow(self) -> None:
         if self.capacity > len(self._kept):
             self._kept = lengthened(self._kept, self.capacity)
-            self._answers = _taller(self._answers, self.capacity)
+            self.answers = _taller(self.answers, self.capacity)
             self.buckets = _taller(self.buckets, self.capacity)
             for name in _KEPT.names or ():
                 setattr(self, name, self._kept[name])
             for number, name in enumerate(_ANSWER):
-                setattr(self, name, self._answers[:, number])
+                setattr(self, name, self.answers[:, number])
 
     def _begin(self, made: U32) -> None:
         """Prepare the columns of new keys, which nothing was asked for yet."""
         self._grow()
+        if compiled.kernels is not None:
+            compiled.kernels.conversations_begin(
+                made, len(made), self.rows, EVER, self._kept, self.buckets
+            )
+            return
         self._kept[made] = np.array((EVER, EVER, 0, 0, 0), dtype=_KEPT)
         self._first[made] = made
         self.buckets[made] = buckets_of(_words(self.rows[made], ADDRESS)[:, _ADDRESSES])
@@ -315,14 +349,14 @@ class Conversations:
         """Void the answers that the directory would not give any more."""
         if directory.generation != self._generation:
             self._generation = directory.generation
-            self._entity_of.clear()
+            self._forget_sides()
         changes, end = directory.changes, self.end
         if changes.count == self._seen:
             return
         voided = changes.since(self._seen)
         self._seen = changes.count
         if voided.everything or voided.identities:
-            self._entity_of.clear()
+            self._forget_sides()
         void = self.is_void(slice(1, end), voided)
         self._until[self._first[1:end][void]] = EVER
 
@@ -337,10 +371,7 @@ class Conversations:
             owner[nowhere], frontends[nowhere], reason[nowhere] = 0, 0, 0
         words = _words(keys, np.uint32)
         entities, known = self._entities(
-            owner.tolist(),
-            words[:, _IDENTITIES].ravel().tolist(),
-            words[:, _ENTITIES].ravel().tolist(),
-            directory,
+            owner, words[:, _IDENTITIES].ravel(), words[:, _ENTITIES].ravel(), directory
         )
         reason[known] = 0
         sides = reason.reshape(count, 2)
@@ -349,28 +380,44 @@ class Conversations:
         answer[:, 3:5] = frontends.reshape(count, 2)
         answer[:, 5] = sides[:, 0] | sides[:, 1] << 4
         if directory.named_addresses:
-            answer[:, 2] = self._names(addresses, nowhere, entities, directory)
+            self._name(answer[:, 2], self.buckets[first], addresses, nowhere, entities, directory)
         self._since[first] = since.reshape(count, 2).max(axis=1)
         self._until[first] = until.reshape(count, 2).min(axis=1)
         self._give(first, answer)
 
+    def _forget_sides(self) -> None:
+        self._sides = InternTable(_SIDE)
+        self._side_entity: U32 = np.zeros(0, dtype=np.uint32)  # by row of _sides
+        self._side_tells = np.zeros(0, dtype=np.bool_)
+
     def _entities(
-        self, owners: list[int], identities: list[int], named: list[int], directory: Directory
+        self, owners: U32, identities: U32, named: U32, directory: Directory
     ) -> tuple[U32, NDArray[np.bool_]]:
         """Rows of entities, and which are known whoever has the address."""
-        remembered = self._entity_of
-        found = [
-            remembered.get(key) or self._entity(key, directory)
-            for key in zip(owners, identities, named, strict=True)
-        ]
-        rows, known = zip(*found, strict=True)
-        return np.array(rows, dtype=np.uint32), np.array(known, dtype=np.bool_)
+        if len(self._sides) > _MOST_SIDES:
+            self._forget_sides()
+        keys = np.empty(len(owners), dtype=_SIDE)
+        keys["owner"], keys["identity"], keys["named"] = owners, identities, named
+        keys["is_one"] = 1
+        sides, made = self._sides.lookup(keys)
+        if len(made):
+            capacity = self._sides.capacity
+            if capacity > len(self._side_entity):
+                self._side_entity = lengthened(self._side_entity, capacity)
+                self._side_tells = lengthened(self._side_tells, capacity)
+            found = [
+                self._entity(owner, identity, record, directory)
+                for owner, identity, record, _ in self._sides.rows[made].tolist()
+            ]
+            self._side_entity[made], self._side_tells[made] = zip(*found, strict=True)
+        return self._side_entity[sides], self._side_tells[sides]
 
-    def _entity(self, key: tuple[int, int, int], directory: Directory) -> tuple[int, bool]:
+    def _entity(
+        self, owner: int, identity: int, named: int, directory: Directory
+    ) -> tuple[int, bool]:
         """Row of the entity of an owner with an identity; or as a record names it, with what
-        the owner adds to that.
+        the owner adds to that. And whether it is known whoever has the address.
         """
-        owner, identity, named = key
         if named:
             record, pod = self.entities[named], directory.owners[owner]
             entity = Entity(
@@ -384,39 +431,40 @@ class Conversations:
             )
         else:
             entity = directory.entity_of(owner, identity)
-        if len(self._entity_of) >= _ENTITY_CACHE:
-            self._entity_of.clear()
         tells = named != 0 or 0 < identity < FIRST_OF_CLUSTER or identity >= LOCAL_SCOPE
-        found = self._entity_of[key] = self.entities.intern(entity), tells
-        return found
+        return self.entities.intern(entity), tells
 
-    def _names(
+    def _name(
         self,
+        names: U32,
+        buckets: NDArray[np.uint16],
         addresses: NDArray[np.void],
         nowhere: NDArray[np.bool_],
         entities: U32,
         directory: Directory,
-    ) -> list[int]:
-        """Rows of ``name_pairs`` of the conversations that ``_ask`` asks for."""
-        raw, known, found = addresses.tobytes(), directory.named_addresses, []
-        sides = [None if no else raw[16 * n : 16 * n + 16] for n, no in enumerate(nowhere.tolist())]
-        ids = self.entities.endpoint_id[entities].tolist()
-        for source, destination, own, peer in zip(
-            sides[::2], sides[1::2], ids[::2], ids[1::2], strict=True
-        ):
-            pair: NamePair = ((), ())
+    ) -> None:
+        """Fill in the rows of ``name_pairs`` of the conversations that ``_ask`` asks for."""
+        raw, known = addresses.tobytes(), directory.named_addresses
+        may_be = directory.may_be_named(buckets)
+        for row in (may_be[:, 0] | may_be[:, 1]).nonzero()[0].tolist():
+            source, destination = (
+                None if nowhere[side] else raw[16 * side : 16 * side + 16]
+                for side in (2 * row, 2 * row + 1)
+            )
             if source in known or destination in known:
-                pair = directory.names_of(peer, source), directory.names_of(own, destination)
-            found.append(self.name_pairs.intern(pair) if any(pair) else 0)
-        return found
+                own, peer = self.entities.endpoint_id[entities[2 * row : 2 * row + 2]].tolist()
+                pair: NamePair = (
+                    directory.names_of(peer, source), directory.names_of(own, destination),
+                )  # fmt: skip
+                names[row] = self.name_pairs.intern(pair) if any(pair) else 0
 
     def _give(self, first: U32, answer: U32) -> None:
         """Make the versions with these answers the current ones of their keys."""
         current = self._current[first]
         new = current == 0
         rows = first[new]
-        self._answers[rows], self._current[rows] = answer[new], rows
-        changed = (~new & (self._answers[current] != answer).any(axis=1)).nonzero()[0]
+        self.answers[rows], self._current[rows] = answer[new], rows
+        changed = (~new & (self.answers[current] != answer).any(axis=1)).nonzero()[0]
         if len(changed):
             self._current[first[changed]] = self._versions_with(first[changed], answer[changed])
 
@@ -425,7 +473,7 @@ class Conversations:
         found = np.zeros(len(first), dtype=np.uint32)
         left, version = np.arange(len(first)), first
         while len(left):
-            equal = (self._answers[version] == answer[left]).all(axis=1)
+            equal = (self.answers[version] == answer[left]).all(axis=1)
             found[left[equal]] = version[equal]
             left, version = left[~equal], self._next[version[~equal]]
             left, version = left[version != 0], version[version != 0]
@@ -451,7 +499,7 @@ class Conversations:
                 break
         new = rows != first
         added, first = rows[new], first[new]
-        self._answers[added], self._first[added] = answer[new], first
+        self.answers[added], self._first[added] = answer[new], first
         self._next[added], self._next[first] = self._next[first], added
         self._versions += len(added)
         return rows

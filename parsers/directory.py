@@ -152,6 +152,11 @@ class Directory:
         """Addresses that some local endpoint looked up."""
         return self._names.addresses
 
+    def may_be_named(self, buckets: NDArray[np.uint16]) -> NDArray[np.bool_]:
+        """Whether an address of each bucket (see ``buckets_of``) is among ``named_addresses``."""
+        named: NDArray[np.bool_] = self._names.buckets[buckets] != 0
+        return named
+
     # Filling
 
     def set_endpoint(

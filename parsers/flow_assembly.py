@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from parsers.directory import Directory
 from parsers.drop_sites import file_name
 from parsers.flow_batch import I64, U32, U64, FlowBatch, FlowTables
-from parsers.flow_columns import FlowColumns, directions, joined
+from parsers.flow_columns import FlowColumns, joined
 from parsers.flow_details import DetailBuilder
 from parsers.headers import Release
 
@@ -39,24 +39,21 @@ class FlowAssembler:
             conversation = conversations.lookup_host_ports(
                 flows.key, conversation, ports, at, self.directory
             )
-        owner = conversations.entities.endpoint_id[conversations.source_entity[conversation]]
         flow_class = flows.flow_class
-        flow_class["direction"] = directions(
-            flows.direction_rule, flows.reporter == owner & 0xFFFF, flow_class["direction"]
-        )
+        conversations.directions(conversation, flows.direction_rule, flows.reporter, flow_class)
         classes, _ = tables.classes.lookup(flow_class)
+        detail = self._details.build(flows, conversation, at)
         columns: tuple[NDArray[Any], ...] = (
-            at,
-            sequence[flows.row],
-            classes,
-            conversation,
-            flows.source_port,
-            flows.destination_port,
-            self._details.build(flows, conversation, at),
-        )
-        if len(parts) > 1:
-            order = np.argsort(flows.row, kind="stable")
-            columns = tuple(column[order] for column in columns)
+            classes, conversation, flows.source_port, flows.destination_port, detail,
+        )  # fmt: skip
+        if len(parts) == 1:
+            return FlowBatch(tables, at, sequence[flows.row], *columns)
+        # Each part is in order, and they have different rows: no sort is needed.
+        place = np.full(len(time), -1)
+        place[flows.row] = np.arange(len(flows.row))
+        given = place >= 0
+        order = place[given]
+        columns = (time[given], sequence[given], *(column[order] for column in columns))
         return FlowBatch(tables, *columns)
 
     def _site_of(self, number: int, version: int) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parsers import compiled
+from parsers.conversations import Conversations
 from parsers.details import Detail, DropSite, PolicyMatch
 from parsers.directory import Directory
 from parsers.flow_batch import (
@@ -76,13 +78,8 @@ class DetailBuilder:
         """Rows of ``tables.details``, 0 for none."""
         self._forget_when_stale()
         detail = np.zeros(len(conversation), dtype=np.uint32)
-        conversations = self._tables.conversations
-        services = (
-            conversations.source_frontends[conversation]
-            | conversations.destination_frontends[conversation]
-        )
         judged = self._judged(flows.flow_class)
-        wanted = (services | judged | flows.site) != 0
+        wanted = self._wanted(flows, conversation, judged)
         for with_extension, told in flows.extensions:
             more = wanted[with_extension]
             for place in more.nonzero()[0].tolist():
@@ -103,13 +100,13 @@ class DetailBuilder:
             own = np.fromiter(flows.extra, dtype=np.int64, count=len(flows.extra))
             has_more = wanted[own]
             wanted[own] = False
-            more = own[has_more]
-            keys = self._keys_of(flows, more, conversation, services, judged)
-            key_of = dict(zip(more.tolist(), keys.tolist(), strict=True))
+            with_key = own[has_more]
+            keys = self._keys_of(flows, with_key, conversation, judged)
+            key_of = dict(zip(with_key.tolist(), keys.tolist(), strict=True))
             detail[own] = self._add_own(flows, key_of, time)
         rows = wanted.nonzero()[0]
         if len(rows):
-            keys = self._keys_of(flows, rows, conversation, services, judged)
+            keys = self._keys_of(flows, rows, conversation, judged)
             detail[rows] = self._shared(keys, time[rows])
         return detail
 
@@ -173,21 +170,45 @@ class DetailBuilder:
                 self._keys = InternTable(_KEY)
                 self._rows = np.zeros(0, dtype=np.uint32)
 
+    def _wanted(
+        self, flows: FlowColumns, conversation: U32, judged: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
+        """Which flows have a detail that follows from a ``_KEY``."""
+        conversations = self._tables.conversations
+        if compiled.kernels is None:
+            services = _services(conversations, conversation)
+            wanted: NDArray[np.bool_] = (services | judged | flows.site) != 0
+            return wanted
+        wanted = np.empty(len(conversation), dtype=np.bool_)
+        compiled.kernels.details_wanted(
+            conversation, len(conversation), conversations.answers, flows.site, judged, wanted
+        )
+        return wanted
+
     def _keys_of(
         self,
         flows: FlowColumns,
         rows: NDArray[np.int64],
         conversation: U32,
-        services: U32,
         judged: NDArray[np.uint8],
     ) -> Columns:
         """The ``_KEY`` of each row."""
+        conversations = self._tables.conversations
+        if compiled.kernels is not None:
+            keys = np.empty(len(rows), dtype=_KEY)
+            entities = conversations.entities
+            compiled.kernels.details_keys(
+                rows, len(rows), conversation, conversations.answers, flows.site, judged,
+                flows.flow_class, np.ascontiguousarray(flows.source_port),
+                np.ascontiguousarray(flows.destination_port), entities.endpoint_id,
+                entities.identity, keys,
+            )  # fmt: skip
+            return keys
         keys = np.zeros(len(rows), dtype=_KEY)
         keys["site"] = flows.site[rows]
         conversation = conversation[rows]
-        some = services[rows].nonzero()[0]
+        some = _services(conversations, conversation).nonzero()[0]
         if len(some):
-            conversations = self._tables.conversations
             for side, port in (
                 ("source_frontends", flows.source_port),
                 ("destination_frontends", flows.destination_port),
@@ -262,9 +283,10 @@ class DetailBuilder:
         judged = np.zeros(len(flow_class), dtype=np.uint8)
         rows = (flow_class["event_type"] == POLICY_VERDICT).nonzero()[0]
         if len(rows):
-            verdicts = flow_class[rows]
             judged[rows] = naming(
-                verdicts["verdict"], verdicts["drop_reason"], covering=self._covering
+                flow_class["verdict"][rows],
+                flow_class["drop_reason"][rows],
+                covering=self._covering,
             )
         return judged
 
@@ -282,3 +304,8 @@ class DetailBuilder:
         else:
             entry = policy.exact(direction, peer, protocol, port, match_type)
         return match_of(entry, denied=denied) if entry is not None else None
+
+
+def _services(conversations: Conversations, rows: U32) -> U32:
+    """Not 0 where a side of a conversation has services."""
+    return conversations.source_frontends[rows] | conversations.destination_frontends[rows]

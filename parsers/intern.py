@@ -289,10 +289,39 @@ class InternTable:
         self, words: NDArray[np.uint64], rows: Rows, absent: NDArray[np.int64]
     ) -> tuple[Rows, Rows]:
         """Make the rows of the ``absent`` keys, each distinct one once."""
+        if compiled.kernels is not None and self._has_room(len(absent)):
+            return rows, self._add_at_once(compiled.kernels, words, rows, absent)
         fresh, inverse = _distinct(words, absent)
         made = self._insert(fresh)
         rows[absent] = made[inverse]
         return rows, made
+
+    def _has_room(self, count: int) -> bool:
+        """Whether ``count`` keys need no more memory, and nothing is being moved."""
+        return (
+            self._successor is None
+            and self._next + count <= min(self.capacity, self.limit)
+            and not self._slots.is_crowded(count)
+        )
+
+    def _add_at_once(
+        self,
+        kernels: compiled.Kernels,
+        words: NDArray[np.uint64],
+        rows: Rows,
+        absent: NDArray[np.int64],
+    ) -> Rows:
+        """Make rows where there is room for all; returns the new ones."""
+        count, unused, slots = len(absent), len(self._free), self._slots
+        made = np.empty(count, dtype=np.uint32)
+        added = kernels.intern_add(
+            words, self._word_count, absent, count, self._free, unused, self._next,
+            self._words, self._hashes, self._live, slots.numbers, slots.bits, rows, made,
+        )  # fmt: skip
+        slots.taken += added
+        self._free = self._free[added:]
+        self._next += max(0, added - unused)
+        return made[:added]
 
     def _insert(self, words: NDArray[np.uint64]) -> Rows:
         """Add distinct, absent keys; returns their new row numbers in order."""

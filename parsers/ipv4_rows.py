@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from parsers.flow_batch import U32
+from parsers import compiled
+from parsers.flow_batch import I64, U32
 from parsers.intern import lengthened, roomier
 
 _PAGE: Final = 256
@@ -35,10 +36,17 @@ class Ipv4Rows:
         """Bytes of the pages in use."""
         return (self._pages - len(self._free)) * (4 * _PAGE + 4)
 
-    def find(self, addresses: NDArray[np.void]) -> tuple[U32, NDArray[np.bool_]]:
-        """Numbers of addresses, and which of them are IPv4."""
-        is_v4, ip = _ipv4(addresses)
-        return self._rows[self._page_of[ip >> 8] + (ip & 255)], is_v4
+    def find(self, addresses: NDArray[np.void]) -> tuple[U32, I64]:
+        """Numbers of addresses, 0 for those of IPv6; and which those are."""
+        if compiled.kernels is None:
+            is_v4, ip = _ipv4(addresses)
+            return self._rows[self._page_of[ip >> 8] + (ip & 255)], (~is_v4).nonzero()[0]
+        count = len(addresses)
+        rows, others = np.empty(count, dtype=np.uint32), np.empty(count, dtype=np.int64)
+        found = compiled.kernels.addresses_find(
+            addresses, count, self._page_of, self._rows, rows, others
+        )
+        return rows, others[:found]
 
     def put(self, addresses: NDArray[np.void], numbers: U32) -> None:
         """Distinct addresses have numbers from now on; 0: none."""

@@ -13,6 +13,10 @@ from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from parsers.address_table import BUCKETS, bucket_of
 from parsers.timeline import FOREVER
 
 _ADDRESSES: Final = 1 << 14  # of endpoints, that have names
@@ -21,9 +25,11 @@ _FORGOTTEN_AT_ONCE: Final = 256
 
 
 class LookedUpNames:
-    """``addresses`` counts endpoints by address (16 bytes) that some endpoint has a name for."""
+    """``addresses`` counts endpoints by address (16 bytes) that some endpoint has a name for;
+    ``buckets`` (int32) those addresses by ``bucket_of``.
+    """
 
-    __slots__ = ("_names", "addresses")
+    __slots__ = ("_names", "addresses", "buckets")
 
     def __init__(self, names: Mapping[tuple[int, bytes], tuple[str, ...]] | None = None) -> None:
         # When each name was answered last (ns), by endpoint and address, the oldest first.
@@ -31,6 +37,9 @@ class LookedUpNames:
             (key, dict.fromkeys(texts, FOREVER)) for key, texts in (names or {}).items()
         )
         self.addresses: Counter[bytes] = Counter(address for _, address in self._names)
+        self.buckets: NDArray[np.int32] = np.zeros(BUCKETS, dtype=np.int32)
+        for address in self.addresses:
+            self.buckets[bucket_of(address)] += 1
 
     def of(self, endpoint_id: int, address: bytes) -> tuple[str, ...]:
         """Names of an address, those known longest first."""
@@ -44,7 +53,9 @@ class LookedUpNames:
         key = endpoint_id, address
         known = self._names.setdefault(key, {})
         self._names.move_to_end(key)
-        self.addresses[address] += not known
+        if not known:
+            self.buckets[bucket_of(address)] += address not in self.addresses
+            self.addresses[address] += 1
         new = name not in known
         if new and len(known) == _NAMES:
             del known[next(iter(known))]
@@ -73,3 +84,4 @@ class LookedUpNames:
         self.addresses[key[1]] -= 1
         if not self.addresses[key[1]]:
             del self.addresses[key[1]]
+            self.buckets[bucket_of(key[1])] -= 1

@@ -170,12 +170,9 @@ class MetricClasses:
 
     def _learn(self, source: InternTable, rows: U32) -> None:
         """Map class rows that are not mapped yet."""
-        seen = np.zeros(source.end, dtype=np.bool_)
-        seen[rows] = True
-        fresh = seen.nonzero()[0]
+        fresh = np.array(sorted(set(rows.tolist())), dtype=np.uint32)
         keys = source.rows[fresh]
-        words = keys.view(np.uint64)
-        words &= np.tile(_COUNTED.view(np.uint64), len(keys))
+        keys.view(np.uint64).reshape(len(keys), -1)[:] &= _COUNTED.view(np.uint64)
         keys["origin"] = 1  # so that no key is zero
         self._of[fresh] = self._table.lookup(keys)[0]
 

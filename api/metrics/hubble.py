@@ -130,8 +130,12 @@ class HubbleMetrics:
         for group in self._groups:
             group.count(batch, classes)
         if len(self._classes) - self._folded >= _FRESH_CLASSES:
-            self.fold()  # so that no scrape finds thousands of them
+            # So that no scrape finds thousands of them.
+            for group in self._groups:
+                group.fold_classes()
+            self._folded = len(self._classes)
             if len(self._classes) > _MOST_CLASSES:
+                self.fold()
                 self._classes.clear()
                 self._folded = 0
                 for group in self._groups:
@@ -198,7 +202,7 @@ class _Group:
 
     __slots__ = (
         "_base", "_budget", "_by_name", "_context", "_counter", "_folded", "_handlers", "_node",
-        "_reasons", "_recorders", "_selection", "_tables", "_wanted", "families", "of",
+        "_reasons", "_recorders", "_records", "_selection", "_tables", "_wanted", "families", "of",
     )  # fmt: skip
 
     def __init__(
@@ -222,6 +226,7 @@ class _Group:
         self._folded = 0  # rows of _context that were folded
         self._tables: FlowTables | None = None
         self._selection: FlowSelection | None = None
+        self._records: L7Records | None = None
         self.families: tuple[Counters, ...] = ()
 
     def counted(self) -> Iterator[tuple[HandlerSpec, tuple[Counters, ...]]]:
@@ -250,8 +255,9 @@ class _Group:
                 recorders[spec] = self._recorders.get(spec) or RECORDERS[spec.name](settings)
         self._by_name, self._recorders = handlers, recorders
         self._handlers = [*handlers.values()]
-        if recorders:
-            self._handlers.append(L7Records(classes, [*recorders.values()]))
+        self._records = L7Records(classes, [*recorders.values()]) if recorders else None
+        if self._records is not None:
+            self._handlers.append(self._records)
         self._wanted = ClassColumn(self._base, self._are_wanted)
         self.families = tuple(family for handler in self._handlers for family in handler.families)
 
@@ -270,13 +276,20 @@ class _Group:
         for handler in self._handlers:
             handler.count(batch, classes)
         if self._context is not None and len(self._context) - self._folded >= _FRESH_PAIRS:
-            self.fold()
+            self.fold_classes()
             pairs, contexts = len(self._context), self._context.context_count
             if pairs > _MOST_PAIRS or contexts > _MOST_CONTEXTS:
+                self.fold()
                 self.clear()
 
     def fold(self) -> None:
         """Move counts to series."""
+        self.fold_classes()
+        if self._records is not None:
+            self._records.fold_tallies()
+
+    def fold_classes(self) -> None:
+        """Move counts by class; tallies of L7 records wait, as their labels repeat."""
         counts = self._counter.take()
         for handler in self._handlers:
             handler.fold(counts)

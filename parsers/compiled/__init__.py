@@ -36,11 +36,16 @@ SWITCH = "CILIARY_COMPILED"
 _OFF = ("no", "false", "off", "0")
 
 
-class _Column:
-    """An array as a pointer to its first element."""
+class _Bytes:
+    """An array of whatever type as a pointer to its first byte."""
+
+    _size = 1
 
     @classmethod
     def from_param(cls, array: np.ndarray[Any, Any]) -> Any:
+        size, wanted = array.itemsize, cls._size
+        if size != wanted and wanted > 1 and (array.dtype.kind != "V" or size % wanted):
+            raise TypeError(f"elements are of {size} bytes instead of {wanted}")
         try:
             return ctypes.byref(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
         except (TypeError, ValueError):  # read-only, or empty
@@ -49,23 +54,44 @@ class _Column:
             return ctypes.c_void_p(array.ctypes.data)
 
 
-def _declared() -> dict[str, tuple[Any, ...]]:
-    """The functions by name, and what they take: ``p`` a column, ``n`` an integer."""
-    kinds = {"p": _Column, "n": ctypes.c_int64}
-    return {name: tuple(kinds[kind] for kind in taken) for name, taken in SIGNATURES.items()}
+class _Words16(_Bytes):
+    """Of numbers, or of structs that are seen as such."""
 
+    _size = 2
+
+
+class _Words32(_Bytes):
+    _size = 4
+
+
+class _Words64(_Bytes):
+    _size = 8
+
+
+_KINDS = {"b": _Bytes, "h": _Words16, "i": _Words32, "q": _Words64, "n": ctypes.c_int64}
 
 SIGNATURES = {
-    "framing_walk": "pnnpp",
-    "framing_decode": "pnppnpppp",
-    "intern_find": "pnnpppnpp",
-    "intern_distinct": "pnpnpnpp",
-    "intern_claim": "pnppn",
-    "intern_hash": "pnnp",
-    "access_log_walk": "pnppppppppp",
-    "access_log_learn": "pppppnnnn",
+    "access_log_learn": "qbbibnnnn",
+    "access_log_walk": "bnqqqbbbiqb",
+    "addresses_at": "iqniqniqqq",
+    "addresses_find": "qniiiq",
+    "conversations_at": "iqnbiq",
+    "conversations_begin": "inqnbh",
+    "conversations_directions": "iniibhb",
+    "datapath_flows": "bnqqqnbqqhhihbqqqq",
+    "details_keys": "qniiibbhhiii",
+    "details_wanted": "iniibb",
+    "framing_decode": "bnqbnqqqb",
+    "framing_walk": "bnnqq",
+    "intern_add": "qnqninnqqbinii",
+    "intern_claim": "iniqn",
+    "intern_distinct": "qnqninqi",
+    "intern_find": "qnnqqiniq",
+    "intern_hash": "qnnq",
 }
-"""As ``kernels.h`` has them, and explains them; each returns an integer."""
+"""What the functions of ``kernels.h`` take: columns of bytes, or of words of 2 (``h``), 4 (``i``)
+or 8 (``q``) bytes, and integers (``n``); each returns an integer.
+"""
 
 
 class Kernels:
@@ -74,9 +100,9 @@ class Kernels:
     def __init__(self, path: str) -> None:
         # Not released: a call takes tens of microseconds, and nothing waits for the lock.
         library = ctypes.PyDLL(path)
-        for name, taken in _declared().items():
+        for name, kinds in SIGNATURES.items():
             function = library[name]
-            function.argtypes = taken
+            function.argtypes = tuple(_KINDS[kind] for kind in kinds)
             function.restype = ctypes.c_int64
             setattr(self, name, function)
 

@@ -100,6 +100,35 @@ EXPORT i64 intern_find(const u64 *keys, i64 count, i64 width, const u64 *rows, c
 	}
 }
 
+EXPORT i64 intern_add(const u64 *keys, i64 width, const i64 *absent, i64 count, const u32 *free,
+		      i64 unused, i64 next, u64 *rows, u64 *hashes, u8 *live, u32 *slots, i64 bits,
+		      u32 *found, u32 *made)
+{
+	u64 mask = ((u64)1 << bits) - 1;
+	i64 added = 0;
+
+	for (i64 i = 0; i < count; i++) {
+		const u64 *key = keys + absent[i] * width;
+		u64 hashed = hash_of(key, width);
+		u64 slot = hashed >> (64 - bits);
+		u32 row;
+
+		while ((row = slots[slot]) &&
+		       (hashes[row] != hashed || !equal(rows + row * width, key, width)))
+			slot = (slot + 1) & mask;
+		if (!row) {
+			row = added < unused ? free[added] : (u32)(next + added - unused);
+			made[added++] = slots[slot] = row;
+			hashes[row] = hashed;
+			live[row] = 1;
+			for (i64 word = 0; word < width; word++)
+				rows[row * width + word] = key[word];
+		}
+		found[absent[i]] = row;
+	}
+	return added;
+}
+
 EXPORT i64 intern_distinct(const u64 *keys, i64 width, const i64 *absent, i64 count, u32 *scratch,
 			   i64 bits, i64 *first, u32 *number)
 {

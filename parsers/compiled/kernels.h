@@ -53,6 +53,16 @@ EXPORT i64 framing_decode(const u8 *raw, i64 count, const i64 *bounds, const u8 
 EXPORT i64 intern_find(const u64 *keys, i64 count, i64 width, const u64 *rows, const u64 *hashes,
 		       const u32 *slots, i64 bits, u32 *found, i64 *absent);
 
+/* Make rows of the keys[absent[0 .. count]], each distinct one once; there is room for all.
+ *
+ * free[unused]: row numbers to take first, then those from `next` on. rows, hashes, live and slots
+ * as above (live: 1 for a row in use), written to. found: rows of the absent keys are filled in.
+ * made[count]: the new rows, by first appearance. Returns how many those are.
+ */
+EXPORT i64 intern_add(const u64 *keys, i64 width, const i64 *absent, i64 count, const u32 *free,
+		      i64 unused, i64 next, u64 *rows, u64 *hashes, u8 *live, u32 *slots, i64 bits,
+		      u32 *found, u32 *made);
+
 /* The distinct ones among keys[absent[0 .. count]], numbered by first appearance.
  *
  * scratch[1 << bits]: zeroes, at least twice `count`. first[count]: the place in `keys` of each
@@ -67,6 +77,102 @@ EXPORT i64 intern_claim(u32 *slots, i64 bits, const u32 *numbers, const u64 *has
 /* hashed[count]: the hash of each key of `width` words. */
 EXPORT i64 intern_hash(const u64 *keys, i64 count, i64 width, u64 *hashed);
 
+/* --- conversations.c --------------------------------------------------------------------- */
+
+/* What is kept beside each conversation; _KEPT of parsers/conversations.py. */
+struct kept {
+	i64 since, until; /* when the answer of the current row holds */
+	u32 current;	  /* by first row, the version asked for last; 0: none yet */
+	u32 first, next;
+	u32 pad;
+};
+
+/* The current row of each key as it was at a time (ns).
+ *
+ * first[count]: rows of the keys' first versions; kept[...]: by row. rows[count]: the current
+ * versions. stale[count]: where that does not hold at time[count]. Returns how many those are.
+ */
+EXPORT i64 conversations_at(const u32 *first, const i64 *time, i64 count, const struct kept *kept,
+			    u32 *rows, i64 *stale);
+
+/* Prepare what is kept of made[count] new rows: nothing was asked yet, as of `ever` (ns).
+ *
+ * keys[8 * ...]: by row. buckets[2 * ...]: of both addresses, by row.
+ */
+EXPORT i64 conversations_begin(const u32 *made, i64 count, const u64 *keys, i64 ever,
+			       struct kept *kept, u16 *buckets);
+
+/* The direction of each flow by its rule; `directions` of parsers/flow_columns.py.
+ *
+ * conversation[count]: rows of answers[6 * ...], the first number of which is the row of the
+ * source in endpoint_id. rule[count], reporter[count]. flow_class[32 * count]: the fourth byte is
+ * the direction, which is written where the rule is not 0.
+ */
+EXPORT i64 conversations_directions(const u32 *conversation, i64 count, const u32 *answers,
+				    const u32 *endpoint_id, const u8 *rule, const u16 *reporter,
+				    u8 *flow_class);
+
+/* --- addresses.c ------------------------------------------------------------------------- */
+
+/* Numbers of IPv4 addresses; parsers/ipv4_rows.py.
+ *
+ * addresses[2 * count]: words of 16 bytes each. page_of[1 << 24]: where a /24 begins in `numbers`.
+ * rows[count]: filled in for IPv4, 0 for others. others[count]: which are not IPv4. Returns how
+ * many those are.
+ */
+EXPORT i64 addresses_find(const u64 *addresses, i64 count, const u32 *page_of, const u32 *numbers,
+			  u32 *rows, i64 *others);
+
+/* What rows[count] had at time[count] (ns), as far as it follows from what they have now.
+ *
+ * numbers[...], since[...]: by row. number, began, until[count]: filled in; until is `forever`.
+ * early[count]: events before the last change, which a timeline must answer. Returns how many.
+ */
+EXPORT i64 addresses_at(const u32 *rows, const i64 *time, i64 count, const u32 *numbers,
+			const i64 *since, i64 forever, u32 *number, i64 *began, i64 *until,
+			i64 *early);
+
+/* --- details.c --------------------------------------------------------------------------- */
+
+/* Which flows have a detail that follows from columns: a site, a service, a judgement.
+ *
+ * conversation[count]: rows of answers[6 * ...], whose numbers 3 and 4 are frontends of the source
+ * and the destination. site[count], judged[count]. wanted[count]: 1 or 0. Returns how many are 1.
+ */
+EXPORT i64 details_wanted(const u32 *conversation, i64 count, const u32 *answers, const u32 *site,
+			  const u8 *judged, u8 *wanted);
+
+/* What the details of rows[count] follow from; _KEY of parsers/flow_details.py.
+ *
+ * The other columns are by row: flow_class[32 * ...], ports, what `details_wanted` has; numbers 0
+ * and 1 of an answer are rows of endpoint_id[...] and identity[...]. keys[8 * count].
+ */
+EXPORT i64 details_keys(const i64 *rows, i64 count, const u32 *conversation, const u32 *answers,
+			const u32 *site, const u8 *judged, const u8 *flow_class,
+			const u16 *source_port, const u16 *destination_port,
+			const u32 *endpoint_id, const u32 *identity, u32 *keys);
+/* --- datapath.c -------------------------------------------------------------------------- */
+
+/* Flows of the ordinary records among `count` of `buffer`, which are drops, captures, traces
+ * and policy verdicts.
+ *
+ * Ordinary is a known version, an ordinary packet (parsers/packet_columns.py) and nothing that
+ * no column holds, a source from before translation excepted: no trace id.
+ *
+ * rows[count]: which of offset[], length[] they are. verdict: a policy verdict's header length
+ * (32, 40), 0 where the release is not known. tables: as parsers/datapath.py lays them out.
+ * key[count * 8]: CONVERSATION; flow_class[count * 4]: FLOW_CLASS; source_port,
+ * destination_port, site, reporter, rule[count]: of FlowColumns. odd[count]: which records are
+ * not ordinary, in order; what the columns have there means nothing. translated[count]: which
+ * ordinary ones came from another address than their packet, in order; own[count * 2]: of each
+ * of them in turn, the packet's. many[0], many[1]: how many are odd, and translated. Returns how
+ * many are ordinary.
+ */
+EXPORT i64 datapath_flows(const u8 *buffer, i64 count, const i64 *rows, const i64 *offset,
+			  const i64 *length, i64 verdict, const u8 *tables, u64 *key,
+			  u64 *flow_class, u16 *source_port, u16 *destination_port, u32 *site,
+			  u16 *reporter, u8 *rule, i64 *odd, i64 *translated, u64 *own,
+			  i64 *many);
 /* --- access_log.c ------------------------------------------------------------------------ */
 
 /* The usual access-log records among `count`, found by pieces that are known.

@@ -96,17 +96,17 @@ class L7Records:
             if record.trace_id:
                 tally.exemplars[bucket] = Exemplar(record.trace_id, record.latency_ns, time)
         if len(self._tallies) > _TALLIES:
-            self._fold()
+            self.fold_tallies()
 
     def wants(self, flow: MetricClass) -> bool:
         """See ``Handler``."""
         return flow.l7_record != L7_NONE
 
     def fold(self, counts: I64) -> None:
-        """See ``Handler``."""
-        self._fold()
+        """See ``Handler``: nothing is counted by class alone."""
 
-    def _fold(self) -> None:
+    def fold_tallies(self) -> None:
+        """Move tallies to series."""
         for (_, row), tally in self._tallies.items():
             key = self._classes[row]
             for recorder in self._recorders:

@@ -40,6 +40,12 @@ _KEY: Final = np.dtype([("number", "u4"), ("port", "u4")])
 _REMEMBERED: Final = 1 << 16
 _PROTOCOLS: Final = 8  # numbers of a layer 4
 
+# By verdict, and by layer 4: numpy's own test of membership is slow for a few rows.
+_PASSED: Final = np.zeros(256, dtype=np.bool_)
+_PASSED[[*PASSED]] = True
+_COUNTED_PROTOCOL: Final = np.zeros(256, dtype=np.uint32)
+_COUNTED_PROTOCOL[[*WITH_PORTS]] = WITH_PORTS
+
 
 class PortSeries:
     """Adds flows to the series of a number and a port; numbers are the caller's, not 0."""
@@ -105,7 +111,7 @@ class PortDistribution:
             self._generation = self._classes.generation
             self._series.forget()
         protocol = self._protocol.of(classes)
-        counted = protocol.nonzero()[0]
+        counted = (protocol != 0).nonzero()[0]  # numpy is slow to look for numbers
         if not len(counted):
             return
         numbers = self._classes.contexts_of(classes[counted]) * np.uint32(_PROTOCOLS)
@@ -122,9 +128,8 @@ class PortDistribution:
 
 def _protocols(rows: NDArray[Any]) -> NDArray[np.uint32]:
     """The layer 4 of a class that is counted by port; 0 for others."""
-    counted = np.isin(rows["verdict"], PASSED) & (rows["is_reply"] == REPLY_FALSE)
-    counted &= np.isin(rows["l4"], WITH_PORTS)
-    protocols: NDArray[np.uint32] = np.where(counted, rows["l4"], 0).astype(np.uint32)
+    counted = _PASSED[rows["verdict"]] & (rows["is_reply"] == REPLY_FALSE)
+    protocols: NDArray[np.uint32] = _COUNTED_PROTOCOL[rows["l4"]] * counted
     return protocols
 
 

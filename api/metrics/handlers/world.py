@@ -65,7 +65,8 @@ class FlowsToWorld:
 
     def count(self, batch: FlowBatch, classes: U32) -> None:
         """See ``Handler``."""
-        counted = self._candidates.of(classes) & self._is_world(batch)
+        counted = self._candidates.of(classes).nonzero()[0]
+        counted = counted[self._is_world(batch, counted)]
         if self._ports is None:
             self._own.add(classes[counted])
             return
@@ -95,14 +96,14 @@ class FlowsToWorld:
 
 
 class _World:
-    """Whether the destinations of flows are the world."""
+    """Whether the destinations of flows are the world, by the places of flows in a batch."""
 
     __slots__ = ("_conversations", "_test")
 
     def __init__(self) -> None:
         self._conversations: Conversations | None = None
 
-    def __call__(self, batch: FlowBatch) -> Mask:
+    def __call__(self, batch: FlowBatch, places: NDArray[np.intp]) -> Mask:
         conversations = batch.tables.conversations
         if conversations is not self._conversations:
             self._conversations = conversations
@@ -111,7 +112,7 @@ class _World:
                 each(lambda row: not WORLD.isdisjoint(entities[row].labels)),
                 lambda: conversations.generation,
             )
-        return self._test(conversations.destination_entity[batch.conversation])
+        return self._test(conversations.destination_entity[batch.conversation[places]])
 
 
 def _labels(flow: MetricClass) -> Iterator[Labels]:
