@@ -126,7 +126,7 @@ class KnownPieces:
             buffer, count, offset, length, self._shape, self._begin, self._arena,
             self._entries.view(np.uint8), self._slots, found, parts,
         )  # fmt: skip
-        return Walked(*list(found), parts=parts[:used].tobytes())
+        return Walked._make((*found, parts[:used].tobytes()))
 
     def traits(self, kind: I64) -> NDArray[np.uint32]:
         """Of pieces by their place in ``meanings``."""

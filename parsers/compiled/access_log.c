@@ -300,8 +300,8 @@ static inline int is_plain_url(const u8 *url, i64 size)
 			return 0;
 		}
 	}
-	for (; at < size; at++)
-		if (url[at] < 0x20 || url[at] == 0x7F || url[at] == '#')
+	for (at++; at < size; at++) /* a second question mark is unusual */
+		if (url[at] < 0x20 || url[at] == 0x7F || url[at] == '#' || url[at] == '?')
 			return 0;
 	return 1;
 }
