@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Flows of ordinary datapath records: what parsers/headers.py, packet_columns.py and
- * datapath_flows.py make of them in some eighty passes, in one. What is ordinary is decided
- * here; whatever is not, or may not be, is told by number and goes through those modules.
+ * datapath_flows.py make of them in many passes, in one. What is not ordinary, or may not be,
+ * is told by number and goes through those modules.
  *
  * A field is read only after its end was compared with the record's.
  */
 #include "kernels.h"
 
-#define AHEAD 6 /* records whose first bytes are fetched while one is read */
+#define AHEAD 16 /* records whose first bytes are fetched while one is read */
 
 enum kind { DROP = 1, CAPTURE = 3, TRACE = 4, POLICY_VERDICT = 5 };
 enum l4 { L4_TCP = 1, L4_UDP, L4_ICMPV4, L4_ICMPV6, L4_SCTP };

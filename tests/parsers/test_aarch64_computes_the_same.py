@@ -24,7 +24,7 @@ from tests.parsers.recorded import batches, facts_of
 from tests.parsers.shared_object import OBJECTS, exports, image
 from tests.programs import absent, program
 
-CALLS, LARGE_CALLS = 40, 3  # kept of each function, about so many of those that are large
+CALLS, LARGE_CALLS = 40, 3  # kept of each function: of small ones, of large ones
 LARGE = 1 << 18  # bytes of a call's columns
 LARGEST = 6 << 20  # bytes
 MOST_ARGUMENTS = 24  # as aarch64_calls.c has it
@@ -43,7 +43,7 @@ class Recorder:
     """Compiled functions that keep a fair sample of their calls."""
 
     def __init__(self, kernels: compiled.Kernels, dice: random.Random) -> None:
-        self.kept: dict[str, list[Call]] = defaultdict(list)
+        self.kept: dict[tuple[str, bool], list[Call]] = defaultdict(list)
         self._seen: dict[str, int] = defaultdict(int)
         self._kernels, self._dice = kernels, dice
 
@@ -56,12 +56,12 @@ class Recorder:
                 return int(function(*taken))
             self._seen[name] += 1
             place = self._dice.randrange(self._seen[name])
-            if place >= (CALLS if size < LARGE else LARGE_CALLS):
+            kept, most = self.kept[name, size < LARGE], CALLS if size < LARGE else LARGE_CALLS
+            if place >= most:
                 return int(function(*taken))
             before = copies(taken)
             made = Call(name, before, function(*taken), copies(taken))
-            kept = self.kept[name]
-            kept[place : place + (len(kept) == CALLS)] = [made]
+            kept[place : place + (len(kept) == most)] = [made]
             return made.result
 
         return call
@@ -88,7 +88,7 @@ def record(kernels: compiled.Kernels, monkeypatch: pytest.MonkeyPatch) -> list[C
         for fed in (data, broken(data, dice)):
             with suppress(ProtocolError):
                 facts_of(batches(fed, sizes), world(release), release_number(release))
-    assert compiled.SIGNATURES.keys() - TOO_LARGE == recorder.kept.keys()
+    assert compiled.SIGNATURES.keys() - TOO_LARGE == {name for name, _ in recorder.kept}
     return [call for calls in recorder.kept.values() for call in calls]
 
 
