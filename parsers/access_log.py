@@ -180,9 +180,12 @@ class AccessLogDecoder:
         decoded: dict[int, AccessLogL7] = {}
         errors: dict[int, ProtocolError] = {}
         # In order: requests before their responses, senders before what else they send.
-        for place in seen.rest:
-            if seen.kind[place] is not None:
-                latencies[place], trace_ids[place] = self._follow(*seen.followed(place))
+        for place, type_, begin, end, trace, time in seen.rest:
+            if type_:
+                trace_id = seen.bytes[trace : trace + 32].decode() if trace else ""
+                latencies[place], trace_ids[place] = self._follow(
+                    type_, seen.bytes[begin:end], trace_id, time
+                )
                 continue
             start = offset[place]
             try:
@@ -286,8 +289,10 @@ class AccessLogDecoder:
             return 0, trace_id
         if type_ != RESPONSE or not request:
             return 0, ""
-        begun = self._request_times.pop(request, time)
-        return min(max(time - begun, 0), _LARGEST_LATENCY), self._trace_ids.pop(request, "")
+        latency = time - self._request_times.pop(request, time)
+        if not 0 <= latency <= _LARGEST_LATENCY:
+            latency = 0 if latency < 0 else _LARGEST_LATENCY
+        return latency, self._trace_ids.pop(request, "")
 
 
 def _remember(cache: OrderedDict[Any, Any], key: bytes, value: Any) -> None:

@@ -162,6 +162,8 @@ class AccessLogMeanings:
 
 def _address(shown: bytes) -> tuple[bytes, str]:
     """(16 bytes, its text where the bytes would print as another one)."""
+    if not shown:  # one of the two families of nearly every endpoint
+        return b"", ""
     as_text = text(shown)
     # An address with a zone is none that anybody has; Go's look-ups fail for it.
     address = b"" if "%" in as_text else parse_address(as_text) or b""

@@ -62,13 +62,12 @@ class KnownPieces:
     """
 
     __slots__ = (
-        "_arena", "_begin", "_definitions", "_entries", "_shape", "_slots", "_type_length",
-        "meanings",
+        "_arena", "_begin", "_bytes", "_definitions", "_entries", "_new", "_shape", "_slots",
+        "_told", "meanings",
     )  # fmt: skip
 
     def __init__(self, definitions: bytes, type_length: int, *, skip_query: bool) -> None:
         self._definitions = definitions
-        self._type_length = type_length
         self._arena = np.empty(_MOST_BYTES, dtype=np.uint8)
         self._entries = np.zeros(_MOST_PIECES, dtype=ENTRY)
         self._slots = np.zeros(2 * _MOST_PIECES, dtype=np.uint32)
@@ -84,6 +83,10 @@ class KnownPieces:
         )  # fmt: skip
         self.see_node(b"")
         self.meanings: list[Any] = [None, None]
+        # What is learned with the next walk: bytes, arguments, meanings.
+        self._bytes: list[bytes] = []
+        self._told: list[int] = []
+        self._new: list[Any] = []
 
     def see_node(self, node: bytes) -> None:
         """Expect this node in all records."""
@@ -97,6 +100,7 @@ class KnownPieces:
         self._slots[:] = 0
         self._shape[[6, 8]] = 1, 0
         self.meanings = [None, None]
+        self._bytes, self._told, self._new = [], [], []
 
     def learn(
         self,
@@ -106,19 +110,34 @@ class KnownPieces:
         *,
         tail: bytes = b"",
         traits: int = 0,
-    ) -> bool:
-        """Remember a piece; False when there is no room. ``tail``: what must follow it."""
-        piece = np.frombuffer(bytearray(head + tail + bytes(_SLACK)), dtype=np.uint8)
-        number = compiled.kernels.access_log_learn(  # type: ignore[union-attr]
-            self._shape, self._arena, self._entries, self._slots, piece, len(head), len(tail),
-            sort, traits,
-        )  # fmt: skip
-        if number > 0:
-            self.meanings += meanings
-        return number != 0
+    ) -> None:
+        """Remember a piece from the next walk on. ``tail``: what must follow it."""
+        if len(self._bytes) >= _MOST_PIECES:  # nobody walks, or there will be no room
+            return
+        self._bytes.append(head + tail)
+        self._told += len(head), len(tail), sort, traits
+        self._new += meanings
 
-    def walk(self, buffer: NDArray[np.uint8], offset: I64, length: I64) -> Walked:
-        """The records at ``offset`` (each contiguous int64), behind which 192 bytes stand."""
+    def _learn(self) -> bool:
+        """Take over what was learned since the last walk; False when there is no room."""
+        count = len(self._bytes)
+        told = np.array(self._told, dtype=np.int64).reshape(count, 4)
+        pieces = np.frombuffer(b"".join(self._bytes) + bytes(_SLACK), dtype=np.uint8)
+        done = compiled.kernels.access_log_learn(  # type: ignore[union-attr]
+            self._shape, self._arena, self._entries, self._slots, pieces, count, told
+        )
+        for place in (told[:done, 0] > 0).nonzero()[0].tolist():
+            self.meanings += self._new[2 * place : 2 * place + 2]
+        self._bytes, self._told, self._new = [], [], []
+        return done == count
+
+    def walk(self, buffer: NDArray[np.uint8], offset: I64, length: I64) -> Walked | None:
+        """The records at ``offset`` (each contiguous int64), behind which 192 bytes stand.
+
+        None when there is no room for what was learned.
+        """
+        if self._bytes and not self._learn():
+            return None
         count = len(offset)
         found = np.empty((_COLUMNS, count), dtype=np.int64)
         parts = np.empty(int(length.sum()) + _SLACK, dtype=np.uint8)

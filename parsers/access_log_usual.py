@@ -19,7 +19,7 @@ it finds what ``read`` has learned, and leaves all else to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any, TypeAlias
@@ -37,7 +37,7 @@ from parsers.access_log_meaning import (
     AccessLogSide,
     Labels,
 )
-from parsers.access_log_pieces import DNS, HTTP, KIND, SIDE, URL, KnownPieces, Walked
+from parsers.access_log_pieces import DNS, HTTP, KIND, SIDE, URL, KnownPieces
 from parsers.access_log_schema import ENDPOINT, PARTS, RECORD
 from parsers.errors import ProtocolError
 from parsers.flow_batch import I64, L7_DNS, L7_HTTP
@@ -56,13 +56,14 @@ Found: TypeAlias = tuple[
 
 @dataclass(slots=True)
 class Recognised:
-    """Some of many records, column by column; where ``kind`` is None, nothing is known.
+    """Some of many records, column by column; where ``type`` is 0, nothing is known.
 
-    ``parts``: of each record, as ``AccessLogL7`` has them. ``rest``: the places of those that
-    are not recognised, and of those that say something about another: see ``followed``.
+    ``parts``: of each record, as ``AccessLogL7`` has them. ``rest``: those that are not
+    recognised, and those that say something about another: place, type, begin and end of the
+    request id in ``bytes``, begin of the trace id (0: none), ns since the epoch.
     """
 
-    kind: list[Any]  # AccessLogKind | None; the others of AccessLogs' types, or anything
+    kind: list[Any]  # these of AccessLogs' types, or anything where nothing is known
     source: list[Any]
     destination: list[Any]
     source_port: NDArray[np.uint16]
@@ -70,8 +71,8 @@ class Recognised:
     labels: list[Any]
     type: list[int]
     parts: Sequence[Any]
-    rest: Sequence[int]
-    _walked: Walked | None = None
+    rest: Iterable[tuple[int, ...]]
+    bytes: bytes
 
     @classmethod
     def none(cls, count: int) -> Recognised:
@@ -80,20 +81,8 @@ class Recognised:
         ports = np.zeros((2, count), dtype=np.uint16)
         return cls(
             kind, source, destination, ports[0], ports[1], labels, [0] * count, [()] * count,
-            range(count),
+            ((place, 0, 0, 0, 0, 0) for place in range(count)), b"",
         )  # fmt: skip
-
-    def followed(self, place: int) -> tuple[int, bytes, str, int]:
-        """Type, request id, trace id and time (ns since the epoch) of a recognised record."""
-        walked = self._walked
-        assert walked is not None  # noqa: S101
-        begin, trace = walked.request[place], walked.trace[place]
-        return (
-            self.type[place],
-            walked.parts[begin : walked.request_end[place]],
-            walked.parts[trace : trace + 32].decode() if trace else "",
-            int(walked.time[place]),
-        )
 
 
 _FIELDS = (
@@ -243,15 +232,26 @@ class UsualRecords:
             return None
 
     def walk(self, buffer: NDArray[np.uint8], offset: I64, length: I64) -> Recognised | None:
-        """The records at ``offset``, behind which 192 bytes stand; None without compiled code."""
+        """The records at ``offset``, behind which 192 bytes stand; None without a walk."""
         if self.pieces is None:
             return None
         walked = self.pieces.walk(buffer, offset, length)
+        if walked is None:
+            self._forget()  # all that was learned, as only what is new is told
+            return None
         traits = self.pieces.traits(walked.kind)
+        type_ = traits >> 8 & 0xFF
         ends, l7 = walked.end.tolist(), (traits >> 16).tolist()
         meaning = self.pieces.meanings.__getitem__
         texts = [walked.parts[begin:end] for begin, end in pairwise([0, *ends])]
-        rest = (walked.kind == 0) | (walked.request != 0) | (walked.trace != 0)
+        rest = ((walked.kind == 0) | (walked.request != 0) | (walked.trace != 0)).nonzero()[0]
+        told = np.array(
+            [rest, type_[rest]]
+            + [
+                column[rest]
+                for column in (walked.request, walked.request_end, walked.trace, walked.time)
+            ]
+        )
         return Recognised(
             list(map(meaning, walked.kind.tolist())),
             list(map(meaning, walked.source.tolist())),
@@ -259,10 +259,10 @@ class UsualRecords:
             walked.source_port.astype(np.uint16),
             walked.destination_port.astype(np.uint16),
             list(map(meaning, walked.labels.tolist())),
-            (traits >> 8 & 0xFF).tolist(),
+            type_.tolist(),
             list(zip(zip(l7, texts, map(self.readers.get, l7), strict=True), strict=True)),
-            rest.nonzero()[0].tolist(),
-            walked,
+            zip(*told.tolist(), strict=True),
+            walked.parts,
         )
 
     def _learn_node(self, data: bytes, at: int) -> None:
@@ -424,8 +424,8 @@ class UsualRecords:
         self, sort: int, head: bytes, meanings: tuple[Any, Any], *, tail: bytes = b""
     ) -> None:
         """Have the walk find what was learned just now."""
-        if self.pieces is not None and not self.pieces.learn(sort, head, meanings, tail=tail):
-            self._forget()  # both, as only what is new is told
+        if self.pieces is not None:
+            self.pieces.learn(sort, head, meanings, tail=tail)
 
     def _tell_kinds(self, pieces: KnownPieces) -> None:
         for piece, kind in self._kinds.items():

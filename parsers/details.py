@@ -7,7 +7,7 @@ to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -123,6 +123,9 @@ class Extensions:
         return self.records.itemsize + 16
 
 
+_NO_RECORDS = frozenset((Detail, Extensions, type(None)))  # what rows hold beside records
+
+
 class DetailTable(ObjectTable["Detail | L7Record | Extensions"]):
     """Rows of ``Detail``; row 0 is the empty one.
 
@@ -150,6 +153,14 @@ class DetailTable(ObjectTable["Detail | L7Record | Extensions"]):
         if isinstance(found, Extensions):
             return None
         return found.l7 if isinstance(found, Detail) else found
+
+    def records(self, rows: Sequence[int]) -> list[L7Record | None]:
+        """``record`` of each row, nearly all of which are a record alone."""
+        found: list[Any] = list(map(self._rows.__getitem__, rows))
+        for place, value in enumerate(found):
+            if type(value) in _NO_RECORDS:
+                found[place] = self.record(rows[place])
+        return found
 
     def intern(self, value: Detail | L7Record | Extensions) -> int:
         """The row of an equal detail, made when there is none."""

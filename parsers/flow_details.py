@@ -30,10 +30,12 @@ from parsers.flow_batch import (
 from parsers.flow_columns import INGRESS, FlowColumns
 from parsers.headers import POLICY_VERDICT, Release
 from parsers.intern import InternTable, lengthened
+from parsers.l7 import L7Record
 from parsers.policies import AS_DENYING, match_of, naming
 from parsers.windows import Columns
 
 _REMEMBERED = 1 << 16
+_MOST_ALIKE = 1 << 12  # extra fields whose row is known
 _PROTOCOL = {L4_TCP: 6, L4_UDP: 17, L4_ICMPV4: 1, L4_ICMPV6: 58, L4_SCTP: 132}
 _COVERING_SINCE = (1, 20)
 
@@ -57,7 +59,9 @@ _KEY = np.dtype(
 class DetailBuilder:
     """Finds or makes the ``Detail`` row of each flow."""
 
-    __slots__ = ("_covering", "_directory", "_keys", "_rows", "_seen", "_site_of", "_tables")
+    __slots__ = (
+        "_alike", "_covering", "_directory", "_keys", "_rows", "_seen", "_site_of", "_tables",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class DetailBuilder:
         self._site_of = site_of
         self._covering = release is None or release >= _COVERING_SINCE
         self._seen: tuple[int, ...] = ()
+        self._alike: dict[tuple[tuple[str, Any], ...], int] = {}  # rows by extra fields alone
         self._keys = InternTable(_KEY)
         self._rows: U32 = np.zeros(0, dtype=np.uint32)  # by row of ``_keys``
 
@@ -127,33 +132,44 @@ class DetailBuilder:
 
     def _add_own(
         self, flows: FlowColumns, keys: dict[int, tuple[int, ...]], time: NDArray[np.int64]
-    ) -> list[int]:
-        """Details of the flows that have extra fields, each its own."""
-        details = self._tables.details
-        found = []
-        shared: dict[int, int] = {}  # by identity: many flows may have the very same fields
-        for row, extra in flows.extra.items():
+    ) -> U32:
+        """Details of the flows that have extra fields."""
+        details, alike = self._tables.details, self._alike
+        found = np.zeros(len(flows.extra), dtype=np.uint32)
+        places: list[int] = []
+        unique: list[Detail | L7Record] = []  # those of ``places``
+        for place, (row, extra) in enumerate(flows.extra.items()):
             key = keys.get(row)
+            is_unique = "l7" in extra or extra.get("socket_cookie")
+            said: Any = None
             if key is None:
-                if id(extra) in shared:
-                    found.append(shared[id(extra)])
+                if not is_unique:
+                    said = tuple(extra.items())
+                    if said in alike:
+                        found[place] = alike[said]
+                        continue
+                elif "l7" in extra and len(extra) == 1:
+                    places.append(place)
+                    unique.append(extra["l7"])
                     continue
-                if "l7" in extra and len(extra) == 1:
-                    found.append(details.add(extra["l7"]))
-                    continue
-                fields = {}
+                fields = extra
             else:
                 ports = extra.get("service_ports")
                 if ports is not None:
                     key = (*key[:-3], *ports, key[-1])
-                fields = self._fields(key, int(time[row]))
-            fields |= extra
-            fields.pop("service_ports", None)
+                fields = self._fields(key, int(time[row])) | extra
+            if "service_ports" in fields:
+                fields = fields.copy()
+                del fields["service_ports"]
             detail = Detail(**fields)
-            unique = detail.l7 is not None or detail.socket_cookie
-            found.append(details.add(detail) if unique else details.intern(detail))
-            if key is None and not unique:
-                shared[id(extra)] = found[-1]
+            if is_unique:
+                places.append(place)
+                unique.append(detail)
+                continue
+            found[place] = details.intern(detail)
+            if said is not None:
+                alike[said] = int(found[place])
+        found[places] = details.add_each(unique)
         return found
 
     def _drop_site(self, site: int) -> DropSite:
@@ -164,6 +180,8 @@ class DetailBuilder:
         seen = (
             self._directory.generation, tables.details.generation, tables.conversations.generation,
         )  # fmt: skip
+        if seen != self._seen or len(self._alike) > _MOST_ALIKE:
+            self._alike.clear()
         if seen != self._seen or len(self._keys) > _REMEMBERED:
             self._seen = seen
             if len(self._keys) > 1:

@@ -75,7 +75,7 @@ class _Words64(_Bytes):
 _KINDS = {"b": _Bytes, "h": _Words16, "i": _Words32, "q": _Words64, "n": ctypes.c_int64}
 
 SIGNATURES = {
-    "access_log_learn": "qbbibnnnn",
+    "access_log_learn": "qbbibnq",
     "access_log_walk": "bnqqqbbbiqb",
     "addresses_at": "iqniqniqqq",
     "addresses_find": "qniiiq",

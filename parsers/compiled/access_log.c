@@ -101,14 +101,14 @@ static inline u32 find(const struct known *known, const u8 *head, i64 size, u32 
 	return 0;
 }
 
-EXPORT i64 access_log_learn(i64 *columns, u8 *arena, u8 *entries, u32 *slots, const u8 *piece,
-			    i64 head, i64 tail, i64 sort, i64 traits)
+/* Returns the number of the piece; 0 when there is no room, -1 when it cannot be kept. */
+static inline i64 learn(struct shape *shape, u8 *arena, struct entry *known, u32 *slots,
+			const u8 *piece, const i64 *told)
 {
-	struct shape *shape = (struct shape *)columns;
-	struct entry *known = (struct entry *)entries;
-	u64 hash = hash_of(piece, head, shape->seed, (u32)sort);
+	i64 head = told[0], tail = told[1], number = shape->entries;
+	u32 sort = (u32)told[2];
+	u64 hash = hash_of(piece, head, shape->seed, sort);
 	u64 mask = ((u64)1 << shape->bits) - 1, slot = hash >> (64 - shape->bits);
-	i64 number = shape->entries;
 
 	if (number >= shape->most_entries || head + tail + SLACK > shape->most_arena - shape->arena)
 		return 0;
@@ -122,12 +122,27 @@ EXPORT i64 access_log_learn(i64 *columns, u8 *arena, u8 *entries, u32 *slots, co
 			return -1;
 	}
 	copy(arena + shape->arena, piece, head + tail);
-	known[number] = (struct entry){ hash, (u32)sort, (u32)shape->arena, (u32)head, (u32)tail,
-					(u32)traits, 0 };
+	known[number] = (struct entry){ hash, sort, (u32)shape->arena, (u32)head, (u32)tail,
+					(u32)told[3], 0 };
 	slots[slot] = (u32)number;
 	shape->entries++;
 	shape->arena += head + tail;
 	return number;
+}
+
+EXPORT i64 access_log_learn(i64 *shape, u8 *arena, u8 *entries, u32 *slots, const u8 *pieces,
+			    i64 count, i64 *told)
+{
+	for (i64 i = 0; i < count; i++) {
+		i64 size = told[4 * i] + told[4 * i + 1];
+
+		told[4 * i] = learn((struct shape *)shape, arena, (struct entry *)entries, slots,
+				    pieces, told + 4 * i);
+		if (!told[4 * i])
+			return i;
+		pieces += size;
+	}
+	return count;
 }
 
 /* A record: its bytes, how many, and where the walk is. */

@@ -190,10 +190,11 @@ EXPORT i64 access_log_walk(const u8 *buffer, i64 count, const i64 *offset, const
 			   const i64 *shape, const u8 *begin, const u8 *arena, const u8 *entries,
 			   const u32 *slots, i64 *found, u8 *parts);
 
-/* Remember a piece: `head` bytes, by which it is found, and `tail` bytes that must follow.
+/* Remember pieces, which stand one behind the other, and 8 bytes behind the last.
  *
- * piece[head + tail + 8]. `sort`, `traits`: as in `struct entry`. One with the same head and
- * sort is forgotten. Returns its number, 0 when there is no room, -1 when it cannot be kept.
+ * told[count][4]: bytes by which the piece is found, bytes that must follow, and `sort` and
+ * `traits` of `struct entry`. One with the same head and sort is forgotten. Puts the number of
+ * each piece, -1 where it cannot be kept, into told[..][0]. Returns how many there was room for.
  */
-EXPORT i64 access_log_learn(i64 *shape, u8 *arena, u8 *entries, u32 *slots, const u8 *piece,
-			    i64 head, i64 tail, i64 sort, i64 traits);
+EXPORT i64 access_log_learn(i64 *shape, u8 *arena, u8 *entries, u32 *slots, const u8 *pieces,
+			    i64 count, i64 *told);

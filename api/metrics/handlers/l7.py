@@ -71,15 +71,14 @@ class L7Records:
         """See ``Handler``."""
         kinds = self._kind.of(classes)
         picked = kinds.nonzero()[0]
-        record_of, tallies = batch.tables.details.record, self._tallies
-        for detail, row, kind, time in zip(
-            batch.detail[picked].tolist(),
+        tallies = self._tallies
+        for record, row, kind, time in zip(
+            batch.tables.details.records(batch.detail[picked].tolist()),
             classes[picked].tolist(),
             kinds[picked].tolist(),
             batch.time[picked].tolist(),
             strict=True,
         ):
-            record = record_of(detail)
             if record is None or (labels := record.labels) is None:
                 continue
             # By identity: equal labels are the same object, all but the longest.
@@ -90,11 +89,12 @@ class L7Records:
             tally.flows += 1
             bucket = 0
             if kind == _TIMED:
-                tally.nanoseconds += record.latency_ns
-                bucket = bisect_left(_BOUNDS, record.latency_ns)
+                latency = record.latency_ns
+                tally.nanoseconds += latency
+                bucket = bisect_left(_BOUNDS, latency)
                 tally.buckets[bucket] += 1
-            if record.trace_id:
-                tally.exemplars[bucket] = Exemplar(record.trace_id, record.latency_ns, time)
+            if trace_id := record.trace_id:
+                tally.exemplars[bucket] = Exemplar(trace_id, record.latency_ns, time)
         if len(self._tallies) > _TALLIES:
             self.fold_tallies()
 
