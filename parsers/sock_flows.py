@@ -38,6 +38,7 @@ _REVERSE[[3, 4]] = True
 _L4 = np.zeros(256, dtype=np.uint8)
 _L4[1:3] = [L4_TCP, L4_UDP]
 
+_NOBODY = bytes(16)
 _FEW_PROTOCOLS = 8  # numbers of layer 4: 0 to 2 today
 
 
@@ -66,14 +67,15 @@ def sock_flows(
     point, ipv6 = fields["point"], fields["flags"] & 1 != 0
     key = np.zeros(count, dtype=CONVERSATION)
     errors: dict[int, ProtocolError] = {}
-    own = np.zeros((count, 16), dtype=np.uint8)
     cgroups = zip(fields["cgroup"].tolist(), ipv6.tolist(), strict=True)
-    for index, (cgroup, v6) in enumerate(cgroups):
-        address = _pod_address(directory, cgroup, v6)
-        if address is None:
-            errors[index] = ProtocolError("trace-sock of an unknown cgroup", error_class="skipped")
-        else:
-            own[index] = np.frombuffer(address, dtype=np.uint8)
+    found = [_pod_address(directory, cgroup, v6) for cgroup, v6 in cgroups]
+    if None in found:
+        for index, address in enumerate(found):
+            if address is None:
+                text = "trace-sock of an unknown cgroup"
+                errors[index] = ProtocolError(text, error_class="skipped")
+    raw = b"".join([address or _NOBODY for address in found])
+    own = np.frombuffer(raw, dtype=np.uint8).reshape(count, 16)
     for index in (length < np.where(packed, 38, 40)).nonzero()[0].tolist():
         errors[index] = ProtocolError(f"trace-sock record has {length[index]} bytes")
     peer = np.where(ipv6[:, None], fields["ip"], 0)
