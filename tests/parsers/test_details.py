@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 
 from parsers.details import Detail, DetailTable, DropSite, Extensions, Service
+from parsers.flow_batch import L7_HTTP
+from parsers.gob_values import read_texts
+from parsers.l7 import L7Record
+from parsers.l7_content import AccessLogL7
 
 SITE, SERVICE = Detail(drop_site=DropSite("bpf_lxc.c", 7)), Detail(source_service=Service("a", "b"))
 
@@ -67,3 +71,24 @@ def test_extensions_that_are_kept_together_are_read_one_by_one() -> None:
     assert (table.nbytes, table[kept]) == (before, SITE)
     again = table.add_extensions(extensions, np.array([1]))
     assert table[int(again[0])].extension == (("rtt_us", 5.0),)
+
+
+def test_details_added_together_have_rows_of_their_own_and_weigh_as_much() -> None:
+    """Records among them are kept, and found, as what they are."""
+    record = AccessLogL7(1, 0, "0" * 32, None, ((L7_HTTP, b"GET", read_texts),))
+    values: list[Detail | L7Record | Extensions] = [
+        SITE, record, SERVICE, Detail(record), record, SITE,
+    ]  # fmt: skip
+    table, other = DetailTable(), DetailTable()
+    for one in (table, other):
+        given_back = [one.add(SERVICE), one.add(SERVICE)]
+        one.reclaim(np.zeros(one.end, dtype=np.bool_))
+    rows = table.add_each(values).tolist()
+    singly = [other.add(value) for value in values]
+    assert sorted(singly) == sorted(rows)
+    assert len(set(rows)) == len(values)
+    assert set(given_back) < set(rows)
+    assert [other[row] for row in singly] == [table[row] for row in rows]
+    assert table.nbytes == other.nbytes > 0
+    assert table.records(rows) == [None, record, None, record, record, None]
+    assert [] == table.add_each([]).tolist()
