@@ -51,18 +51,18 @@ FORWARDED, DROPPED, AUDIT, REDIRECTED = 1, 2, 4, 5  # flow.Verdict
 REASON_UNKNOWN, REASON_REPLY = 5, 2  # trace reasons on the wire
 TO_PROXY = 1  # observation point
 # By capture point: whether its argument is a port, or an interface.
-_IS_PROXY_PORT = np.zeros(256, dtype=np.bool_)
-_IS_PROXY_PORT[[8, 9]] = True
-_IS_INTERFACE = np.zeros(256, dtype=np.bool_)
-_IS_INTERFACE[[4, 5, 6, 7, 10, 11]] = True
+IS_PROXY_PORT = np.zeros(256, dtype=np.bool_)
+IS_PROXY_PORT[[8, 9]] = True
+IS_INTERFACE = np.zeros(256, dtype=np.bool_)
+IS_INTERFACE[[4, 5, 6, 7, 10, 11]] = True
 
 # By trace reason on the wire (7 bits): flow.TraceReason and is_reply.
-_TRACE_REASON = np.arange(128, dtype=np.uint8)
-_TRACE_REASON[:5] += 1
-_TRACE_REASON[REASON_UNKNOWN] = 0
-_IS_REPLY = np.full(128, REPLY_FALSE, dtype=np.uint8)
-_IS_REPLY[REASON_REPLY] = REPLY_TRUE
-_IS_REPLY[[REASON_UNKNOWN, 6, 7]] = 0  # not known; SRv6 encapsulation and decapsulation
+TRACE_REASON = np.arange(128, dtype=np.uint8)
+TRACE_REASON[:5] += 1
+TRACE_REASON[REASON_UNKNOWN] = 0
+IS_REPLY = np.full(128, REPLY_FALSE, dtype=np.uint8)
+IS_REPLY[REASON_REPLY] = REPLY_TRUE
+IS_REPLY[[REASON_UNKNOWN, 6, 7]] = 0  # not known; SRv6 encapsulation and decapsulation
 
 
 def datapath_flows(
@@ -77,11 +77,11 @@ def datapath_flows(
     flow_class["event_type"] = head["kind"]
     flow_class["sub_type"] = head["sub_type"]
     flow_class["verdict"] = FORWARDED
-    flow_class["is_reply"] = _IS_REPLY[reason]
+    flow_class["is_reply"] = IS_REPLY[reason]
     flow_class["flow_type"] = L3_L4
     flow_class["ip_version"] = key["ip_version"]
     flow_class["l4"] = packets.l4
-    flow_class["trace_reason"] = _TRACE_REASON[reason]
+    flow_class["trace_reason"] = TRACE_REASON[reason]
     flow_class["flags"] = (packets.l4 == L4_TCP) * np.uint8(FLAG_TCP_FLAGS) + (
         (head["byte26"] >> 7) & has_ip
     ) * np.uint8(FLAG_ENCRYPTED)
@@ -177,8 +177,8 @@ def _set_captures(flows: FlowColumns, head: Columns, rows: NDArray[np.int64]) ->
     flow_class = flows.flow_class
     point, argument = head["sub_type"][rows], head["word16"][rows]
     flow_class["verdict"][rows] = 0
-    flow_class["interface"][rows] = np.where(_IS_INTERFACE[point], argument, 0)
-    flow_class["proxy_port"][rows] = np.where(_IS_PROXY_PORT[point], argument.byteswap(), 0)
+    flow_class["interface"][rows] = np.where(IS_INTERFACE[point], argument, 0)
+    flow_class["proxy_port"][rows] = np.where(IS_PROXY_PORT[point], argument.byteswap(), 0)
     flows.key["source_identity"][rows] = 0
     flows.key["destination_identity"][rows] = 0
 

@@ -53,8 +53,8 @@ CAPTURE_LENGTH = 24
 Release: TypeAlias = tuple[int, int] | None
 
 # Header length by version; 0: no such version in Cilium 1.13 to 1.20.
-_TRACE_LENGTHS = np.array([32, 48, 56, 0], dtype=np.int64)
-_DROP_LENGTHS = np.array([36, 36, 40, 48, 0], dtype=np.int64)
+TRACE_LENGTHS = np.array([32, 48, 56, 0], dtype=np.int64)
+DROP_LENGTHS = np.array([36, 36, 40, 48, 0], dtype=np.int64)
 
 _LEAST = np.zeros(256, dtype=np.int64)  # of those whose version may be unknown, by kind
 _LEAST[[DROP, TRACE]] = 36, 32
@@ -117,7 +117,7 @@ def read_datapath(
     head = windows(buffer, offset, HEAD.itemsize).view(HEAD)
     kind, version = head["kind"], head["version"]
     captured = head["len_cap"].astype(np.int64)
-    length = _TRACE_LENGTHS[np.minimum(version, 3)]
+    length = TRACE_LENGTHS[np.minimum(version, 3)]
     flags = head["byte27"].copy()
     rows = (kind != TRACE).nonzero()[0]
     if len(rows):
@@ -126,7 +126,7 @@ def read_datapath(
         verdicts = rows[others == POLICY_VERDICT]
         length[rows] = CAPTURE_LENGTH
         flags[rows] = 0
-        length[drops] = _DROP_LENGTHS[np.minimum(version[drops], 4)]
+        length[drops] = DROP_LENGTHS[np.minimum(version[drops], 4)]
         flags[drops] = np.where(version[drops] >= 2, head["drop_flags"][drops], 0)
         length[verdicts] = layout.verdict or np.where(
             # Where the two lengths contradict (a cut record), believe the newest release.

@@ -49,16 +49,16 @@ _L4 = np.dtype(
 )  # fmt: skip
 
 # By IP protocol number: the API's layer 4 (0: not ordinary), the header's least size.
-_V4_L4 = np.zeros(256, dtype=np.uint8)
-_V6_L4 = np.zeros(256, dtype=np.uint8)
+V4_L4 = np.zeros(256, dtype=np.uint8)
+V6_L4 = np.zeros(256, dtype=np.uint8)
 for _protocol, _number in ((6, L4_TCP), (17, L4_UDP), (132, L4_SCTP)):
-    _V4_L4[_protocol] = _V6_L4[_protocol] = _number
-_V4_L4[1] = L4_ICMPV4
-_V6_L4[58] = L4_ICMPV6
+    V4_L4[_protocol] = V6_L4[_protocol] = _number
+V4_L4[1] = L4_ICMPV4
+V6_L4[58] = L4_ICMPV6
 _LEAST = np.array([1 << 20, 20, 8, 8, 4, 12, 0, 0], dtype=np.int64)
-_CHUNKS = np.zeros(256, dtype=np.uint8)
+CHUNKS = np.zeros(256, dtype=np.uint8)
 for _wire, _number in SCTP_CHUNK_TYPES.items():
-    _CHUNKS[_wire] = _number
+    CHUNKS[_wire] = _number
 
 _MAPPED_WORD = np.frombuffer(MAPPED, dtype=np.uint32)[2]  # before the IPv4 address
 _KEY_WORDS = CONVERSATION.itemsize // 4
@@ -115,7 +115,7 @@ def read_packets(
     claimed = np.where(v4, ip["v4_total"].astype(np.int64) - 20, ip["v6_length"])
     offset = np.where(v6, 54, 34)
     size = np.minimum(claimed, available - offset)
-    l4 = np.where(v6, _V6_L4[ip["v6_next"]], _V4_L4[ip["v4_protocol"]])
+    l4 = np.where(v6, V6_L4[ip["v6_next"]], V4_L4[ip["v4_protocol"]])
     l4[~(v4 | v6)] = 0
     ordinary = size >= _LEAST[l4]
     ordinary &= (l4 != L4_ICMPV4) | (size >= 8)
@@ -150,7 +150,7 @@ def read_packets(
     columns.source_port[icmp] = 0
     columns.destination_port[icmp] = 0
     sctp = (l4 == L4_SCTP).nonzero()[0]
-    columns.l4_type[sctp] = np.where(size[sctp] > 12, _CHUNKS[head["chunk"][sctp]], 0)
+    columns.l4_type[sctp] = np.where(size[sctp] > 12, CHUNKS[head["chunk"][sctp]], 0)
     _fill_keys(key, ip, ordinary & v4, ordinary & v6, ordinary)
     for row in (~ordinary).nonzero()[0].tolist():
         _read_odd(columns, buffer, int(start[row]), records, row)

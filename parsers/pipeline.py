@@ -1,7 +1,7 @@
 """From payloads to flows: the one way every batch of the monitor stream takes.
 
 ``MonitorPipeline.parse`` splits a batch by record type. Datapath records become columns
-(``headers``, ``packet_columns``, ``datapath_flows``), socket and access-log records rows
+(``datapath``), socket and access-log records rows
 of the same columns (``sock_flows``, ``access_log_flows``); then all of them together are
 named (``Conversations``), classed (``FlowClasses``) and given their details. Agent and
 debug records become events. A record that gives nothing is booked under its error class,
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from parsers.access_log_flows import AccessLogFlows
 from parsers.agent_events import AgentEvent, AgentEventDecoder
 from parsers.conversations import Conversations
-from parsers.datapath_flows import datapath_flows
+from parsers.datapath import flows_of_records
 from parsers.debug_events import DebugEvent, decode_debug_event
 from parsers.details import DetailTable
 from parsers.directory import Directory, local_entity
@@ -36,11 +36,9 @@ from parsers.headers import (
     TRACE_SOCK,
     Layout,
     Release,
-    read_datapath,
 )
 from parsers.intern import InternTable
 from parsers.ledger import Ledger
-from parsers.packet_columns import read_packets
 from parsers.record_numbers import Clock, RecordNumbers
 from parsers.redaction import DEFAULT_REDACTION, Redaction
 from parsers.sock_flows import RECORD_WINDOW, sock_flows
@@ -184,11 +182,8 @@ class MonitorPipeline:
         rows: NDArray[np.int64],
         problems: dict[int, ProtocolError],
     ) -> FlowColumns:
-        offset = payloads.offset[rows]
-        records = read_datapath(payloads.buffer, offset, payloads.length[rows], self._layout)
-        self.guessed_headers += records.guessed
-        packets = read_packets(payloads.buffer, offset + records.length, records)
-        flows, errors = datapath_flows(rows, records, packets)
+        flows, errors, guessed = flows_of_records(payloads, rows, self._layout)
+        self.guessed_headers += guessed
         return _without(flows, errors, problems)
 
     def _events(

@@ -62,6 +62,7 @@ SIGNATURES = {
     "intern_distinct": "pnpnpnpp",
     "intern_claim": "pnppn",
     "intern_hash": "pnnp",
+    "datapath_flows": "pnpppnpppppppppppp",
 }
 """As ``kernels.h`` has them, and explains them; each returns an integer."""
 

@@ -66,3 +66,26 @@ EXPORT i64 intern_claim(u32 *slots, i64 bits, const u32 *numbers, const u64 *has
 
 /* hashed[count]: the hash of each key of `width` words. */
 EXPORT i64 intern_hash(const u64 *keys, i64 count, i64 width, u64 *hashed);
+
+/* --- datapath.c -------------------------------------------------------------------------- */
+
+/* Flows of the ordinary records among `count` of `buffer`, which are drops, captures, traces
+ * and policy verdicts.
+ *
+ * Ordinary is a known version, an ordinary packet (parsers/packet_columns.py) and nothing that
+ * no column holds, a source from before translation excepted: no trace id.
+ *
+ * rows[count]: which of offset[], length[] they are. verdict: a policy verdict's header length
+ * (32, 40), 0 where the release is not known. tables: as parsers/datapath.py lays them out.
+ * key[count * 8]: CONVERSATION; flow_class[count * 4]: FLOW_CLASS; source_port,
+ * destination_port, site, reporter, rule[count]: of FlowColumns. odd[count]: which records are
+ * not ordinary, in order; what the columns have there means nothing. translated[count]: which
+ * ordinary ones came from another address than their packet, in order; own[count * 2]: of each
+ * of them in turn, the packet's. many[0], many[1]: how many are odd, and translated. Returns how
+ * many are ordinary.
+ */
+EXPORT i64 datapath_flows(const u8 *buffer, i64 count, const i64 *rows, const i64 *offset,
+			  const i64 *length, i64 verdict, const u8 *tables, u64 *key,
+			  u64 *flow_class, u16 *source_port, u16 *destination_port, u32 *site,
+			  u16 *reporter, u8 *rule, i64 *odd, i64 *translated, u64 *own,
+			  i64 *many);
