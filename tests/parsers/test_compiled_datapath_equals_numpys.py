@@ -22,7 +22,7 @@ from parsers.framing import PayloadBatch
 from parsers.headers import CAPTURE, DROP, POLICY_VERDICT, TRACE, Layout, Release
 from tests.fixtures import Payload, payloads, release_number, streams
 from tests.parsers.recorded import batch_of
-from tests.parsers.test_fast_path_equals_slow_path import packets
+from tests.parsers.test_fast_path_equals_slow_path import V4, packets, record_of
 
 pytestmark = pytest.mark.skipif(
     compiled.kernels is None, reason=f"nothing is compiled: {compiled.missing}"
@@ -180,6 +180,27 @@ def test_ten_thousand_mutated_records(release: Release) -> None:
     records = shapes(6)
     for _ in range(10):
         assert_both_ways_are_equal([mutated(dice, records) for _ in range(1000)], release)
+
+
+USUAL_OPTIONS = ("0101080a", "020405b4", "01010402", "0402080a", "01030307")
+
+
+@pytest.mark.parametrize("length", range(0, 41, 4))
+def test_tcp_options_sound_and_not(length: int) -> None:
+    seed = random.SystemRandom().getrandbits(64)
+    print(f"seed {seed}")  # noqa: T201
+    dice = random.Random(seed)
+    words = [bytes.fromhex(text) for text in USUAL_OPTIONS]
+    sent = []
+    for _ in range(500):
+        options = b"".join(
+            dice.choice([dice.choice(words), bytes(dice.choices([0, 1, 2, 3, 4, 8, 10, 30], k=4))])
+            for _ in range(length // 4)
+        )
+        tcp = struct.pack(">HHIIHHHH", 7, 8, 1, 2, (20 + length) << 10 | 16, 9, 0, 0) + options
+        packet = V4[:16] + struct.pack(">H", 40 + length) + V4[18:23] + b"\6" + V4[24:] + tcp
+        sent.append(record_of(packet, len(packet)))
+    assert_both_ways_are_equal(sent, None)
 
 
 addresses = st.sampled_from(
