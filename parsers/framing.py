@@ -16,7 +16,6 @@ framing is closed by raising ``ProtocolError``; a message that is bad inside cos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -74,13 +73,6 @@ class PayloadBatch:
         """The bytes of one payload."""
         start = int(self.offset[row])
         return self.buffer[start : start + int(self.length[row])].tobytes()
-
-    def records(self, rows: I64) -> Iterator[bytes]:
-        """The bytes of each payload of ``rows``."""
-        view = self.buffer.data
-        start = self.offset[rows]
-        ends = (start + self.length[rows]).tolist()
-        return (bytes(view[a:b]) for a, b in zip(start.tolist(), ends, strict=True))
 
 
 class PayloadStream:
