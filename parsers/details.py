@@ -26,16 +26,14 @@ Extension: TypeAlias = tuple[tuple[str, str | float], ...]
 """What the API has no field for, sorted by name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A frontend's name."""
+class Service(NamedTuple):
+    """A frontend's name; a named tuple, as ``Detail`` is."""
 
     name: str
     namespace: str
 
 
-@dataclass(frozen=True, slots=True)
-class DropSite:
+class DropSite(NamedTuple):
     """Where the datapath dropped: file name (as the agent's release numbers it), line."""
 
     file: str

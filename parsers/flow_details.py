@@ -121,11 +121,12 @@ class DetailBuilder:
         if len(made):
             if self._keys.capacity > len(self._rows):
                 self._rows = lengthened(self._rows, self._keys.capacity)
-            seen = dict(zip(numbers[::-1].tolist(), time[::-1].tolist(), strict=True))
+            first = np.empty(self._keys.end, dtype=np.int64)
+            first[numbers[::-1]] = time[::-1]  # of several values for one place the last stays
             intern = self._tables.details.intern
             self._rows[made] = [
-                intern(Detail(**self._fields(key, seen[number])))
-                for key, number in zip(self._keys.rows[made].tolist(), made.tolist(), strict=True)
+                intern(Detail(**self._fields(key, at)))
+                for key, at in zip(self._keys.rows[made].tolist(), first[made].tolist(), strict=True)
             ]
         found: U32 = self._rows[numbers]
         return found

@@ -111,11 +111,12 @@ class MetricClasses:
     Batches of another pipeline are understood too: its rows are learned anew.
     """
 
-    __slots__ = ("_of", "_source", "_table", "generation")
+    __slots__ = ("_keys", "_of", "_source", "_table", "generation")
 
     def __init__(self) -> None:
         self.generation = 0
         self._table = InternTable(FLOW_CLASS)
+        self._keys: list[Key] = []  # of the first rows, as far as somebody asked
         self._source: InternTable | None = None
         self._of: U32 = np.zeros(0, dtype=np.uint32)  # by class row; 0 is "not seen yet"
 
@@ -128,7 +129,10 @@ class MetricClasses:
         return self._table.rows[: len(self)]
 
     def __getitem__(self, row: int) -> Key:
-        return Key(next(metric_classes(self._table.rows[row : row + 1])))
+        keys = self._keys
+        if row >= len(keys):
+            keys += map(Key, metric_classes(self.rows[len(keys) :]))
+        return keys[row]
 
     def base_of(self, rows: NDArray[Any]) -> NDArray[Any]:
         """See ``Classes``."""
@@ -162,6 +166,7 @@ class MetricClasses:
         """Drop all rows; what was counted by them must have been folded."""
         self.generation += 1
         self._table = InternTable(FLOW_CLASS)
+        self._keys = []
         self._of[:] = 0
 
     def forget(self, class_rows: NDArray[Any]) -> None:
