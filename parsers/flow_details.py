@@ -124,10 +124,8 @@ class DetailBuilder:
             first = np.empty(self._keys.end, dtype=np.int64)
             first[numbers[::-1]] = time[::-1]  # of several values for one place the last stays
             intern = self._tables.details.intern
-            self._rows[made] = [
-                intern(Detail(**self._fields(key, at)))
-                for key, at in zip(self._keys.rows[made].tolist(), first[made].tolist(), strict=True)
-            ]
+            new = zip(self._keys.rows[made].tolist(), first[made].tolist(), strict=True)
+            self._rows[made] = [intern(Detail(**self._fields(key, at))) for key, at in new]
         found: U32 = self._rows[numbers]
         return found
 

@@ -31,7 +31,8 @@ def kind_of(argument: str) -> str:
     kind, *rest = argument.replace("const ", "").split()
     if "*" in argument:
         return COLUMNS[kind]
-    assert kind == "i64" and len(rest) == 1, argument
+    assert kind == "i64", argument
+    assert len(rest) == 1, argument
     return "n"
 
 
