@@ -116,7 +116,7 @@ class MetricClasses:
     def __init__(self) -> None:
         self.generation = 0
         self._table = InternTable(FLOW_CLASS)
-        self._keys: list[Key] = []  # of the first rows, as far as somebody asked
+        self._keys: dict[int, Key] = {}  # of the rows that somebody asked for
         self._source: InternTable | None = None
         self._of: U32 = np.zeros(0, dtype=np.uint32)  # by class row; 0 is "not seen yet"
 
@@ -129,10 +129,10 @@ class MetricClasses:
         return self._table.rows[: len(self)]
 
     def __getitem__(self, row: int) -> Key:
-        keys = self._keys
-        if row >= len(keys):
-            keys += map(Key, metric_classes(self.rows[len(keys) :]))
-        return keys[row]
+        key = self._keys.get(row)
+        if key is None:
+            key = self._keys[row] = Key(next(metric_classes(self.rows[row : row + 1])))
+        return key
 
     def base_of(self, rows: NDArray[Any]) -> NDArray[Any]:
         """See ``Classes``."""
@@ -166,7 +166,7 @@ class MetricClasses:
         """Drop all rows; what was counted by them must have been folded."""
         self.generation += 1
         self._table = InternTable(FLOW_CLASS)
-        self._keys = []
+        self._keys = {}
         self._of[:] = 0
 
     def forget(self, class_rows: NDArray[Any]) -> None:
