@@ -20,6 +20,7 @@ Deliberately not done: removal of single keys, and keys that are not whole 64-bi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -29,21 +30,10 @@ from numpy.typing import DTypeLike, NDArray
 from parsers import compiled
 from parsers.errors import UsageError
 
-_MULTIPLIERS = np.array(
-    # Odd constants; each word is multiplied and the products are folded together, so
-    # that words with a constant high half (mapped addresses, small ports) still spread.
-    [
-        0x9E3779B97F4A7C15,
-        0xC2B2AE3D27D4EB4F,
-        0x165667B19E3779F9,
-        0xD6E8FEB86659FD93,
-        0xFF51AFD7ED558CCD,
-        0xC4CEB9FE1A85EC53,
-        0x9FB21C651E98DF25,
-        0x8CB92BA72F3D8DD7,
-    ],
-    dtype=np.uint64,
-)
+_MOST_WORDS = 8
+# Odd factors of a hash that no sender knows. One who did could have conversations by the
+# thousands in one slot: 30,000 of them held each batch up for 0.2 s, and numpy's passes for 13.
+_SECRET = np.frombuffer(os.urandom(8 * _MOST_WORDS + 8), dtype=np.uint64) | np.uint64(1)
 _FOLD, _HALF = np.uint64(29), np.uint64(32)
 _AHEAD = np.arange(1, 9)  # slots looked at in one step of a search
 
@@ -124,7 +114,7 @@ class InternTable:
 
     def __init__(self, dtype: DTypeLike, limit: int = 1 << 24) -> None:
         self.dtype = np.dtype(dtype)
-        if self.dtype.itemsize % 8 or not 8 <= self.dtype.itemsize <= 8 * len(_MULTIPLIERS):
+        if self.dtype.itemsize % 8 or not 8 <= self.dtype.itemsize <= 8 * _MOST_WORDS:
             raise UsageError(f"a key has {self.dtype.itemsize} bytes; use 1 to 8 whole words")
         self.limit = limit
         self.generation = 0
@@ -225,7 +215,7 @@ class InternTable:
         count, slots = len(words), self._slots
         rows, absent = np.empty(count, dtype=np.uint32), np.empty(count, dtype=np.int64)
         missing = compiled.kernels.intern_find(
-            words, count, self._word_count, self._words, self._hashes,
+            words, count, self._word_count, _SECRET, self._words, self._hashes,
             slots.numbers, slots.bits, rows, absent,
         )  # fmt: skip
         return words, rows, absent[:missing]
@@ -315,7 +305,7 @@ class InternTable:
         count, unused, slots = len(absent), len(self._free), self._slots
         made = np.empty(count, dtype=np.uint32)
         added = kernels.intern_add(
-            words, self._word_count, absent, count, self._free, unused, self._next,
+            words, self._word_count, _SECRET, absent, count, self._free, unused, self._next,
             self._words, self._hashes, self._live, slots.numbers, slots.bits, rows, made,
         )  # fmt: skip
         slots.taken += added
@@ -386,8 +376,9 @@ def _distinct(
     if compiled.kernels is not None:
         bits = max(4, (2 * count - 1).bit_length())
         first, inverse = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint32)
+        scratch = np.zeros(1 << bits, dtype=np.uint32)
         distinct = compiled.kernels.intern_distinct(
-            words, width, absent, count, np.zeros(1 << bits, dtype=np.uint32), bits, first, inverse
+            words, width, _SECRET, absent, count, scratch, bits, first, inverse
         )
         return words[first[:distinct]], inverse
     # A dict of bytes is several times faster here than sorting the keys.
@@ -404,14 +395,16 @@ def hash_of(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A hash (uint64) of each row of contiguous words; that of the zero key is 0."""
     if compiled.kernels is not None:
         found = np.empty(len(words), dtype=np.uint64)
-        compiled.kernels.intern_hash(words, len(words), words.shape[1], found)
+        compiled.kernels.intern_hash(words, len(words), words.shape[1], _SECRET, found)
         return found
-    # Of a product's upper half alone the lower would know nothing, and addresses lie there:
-    # without this a seventh of all conversations share their hash with another one.
-    mixed = words ^ (words >> _HALF)
-    hashed: NDArray[np.uint64] = mixed @ _MULTIPLIERS[: words.shape[1]]
+    # Folded, as of the upper half of a word the lower of its product would know nothing, and
+    # addresses lie there; twice, as sums of words whose highest bits alone differ are foreseen.
+    width = words.shape[1]
+    products = words * _SECRET[:width]
+    products ^= products >> _HALF
+    hashed: NDArray[np.uint64] = products @ _SECRET[1 : width + 1]
     hashed ^= hashed >> _FOLD
-    hashed *= _MULTIPLIERS[0]
+    hashed *= _SECRET[0]
     return hashed
 
 

@@ -89,11 +89,11 @@ SIGNATURES = {
     "details_wanted": "iniibb",
     "framing_decode": "bnqbnqqqb",
     "framing_walk": "bnnqq",
-    "intern_add": "qnqninnqqbinii",
+    "intern_add": "qnqqninnqqbinii",
     "intern_claim": "iniqn",
-    "intern_distinct": "qnqninqi",
-    "intern_find": "qnnqqiniq",
-    "intern_hash": "qnnq",
+    "intern_distinct": "qnqqninqi",
+    "intern_find": "qnnqqqiniq",
+    "intern_hash": "qnnqq",
 }
 """What the functions of ``kernels.h`` take: columns of bytes, or of words of 2 (``h``), 4 (``i``)
 or 8 (``q``) bytes, and integers (``n``); each returns an integer.

@@ -4,22 +4,19 @@
  */
 #include "kernels.h"
 
-#define MOST_WORDS 8
 #define BLOCK 32 /* keys whose slots are fetched while others are compared */
 
-static const u64 multipliers[MOST_WORDS] = {
-	0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93,
-	0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53, 0x9FB21C651E98DF25, 0x8CB92BA72F3D8DD7,
-};
-
-static inline u64 hash_of(const u64 *key, i64 width)
+static inline u64 hash_of(const u64 *key, i64 width, const u64 *secret)
 {
 	u64 hashed = 0;
 
-	for (i64 word = 0; word < width; word++)
-		hashed += (key[word] ^ key[word] >> 32) * multipliers[word];
+	for (i64 word = 0; word < width; word++) {
+		u64 product = key[word] * secret[word];
+
+		hashed += (product ^ product >> 32) * secret[word + 1];
+	}
 	hashed ^= hashed >> 29;
-	return hashed * multipliers[0];
+	return hashed * secret[0];
 }
 
 static inline int equal(const u64 *one, const u64 *other, i64 width)
@@ -42,8 +39,8 @@ static inline int is_zero(const u64 *key, i64 width)
 
 /* Inlined for each width that tables have, so that the loops over words are unrolled. */
 static inline __attribute__((always_inline)) i64
-find(const u64 *keys, i64 count, i64 width, const u64 *rows, const u64 *hashes, const u32 *slots,
-     i64 bits, u32 *found, i64 *absent)
+find(const u64 *keys, i64 count, i64 width, const u64 *secret, const u64 *rows, const u64 *hashes,
+     const u32 *slots, i64 bits, u32 *found, i64 *absent)
 {
 	u64 hashed[BLOCK];
 	u64 mask = ((u64)1 << bits) - 1;
@@ -53,7 +50,7 @@ find(const u64 *keys, i64 count, i64 width, const u64 *rows, const u64 *hashes, 
 		i64 some = count - begin < BLOCK ? count - begin : BLOCK;
 
 		for (i64 i = 0; i < some; i++) {
-			hashed[i] = hash_of(keys + (begin + i) * width, width);
+			hashed[i] = hash_of(keys + (begin + i) * width, width, secret);
 			__builtin_prefetch(&slots[hashed[i] >> (64 - bits)]);
 		}
 		for (i64 i = 0; i < some; i++) {
@@ -83,33 +80,33 @@ find(const u64 *keys, i64 count, i64 width, const u64 *rows, const u64 *hashes, 
 	return missing;
 }
 
-EXPORT i64 intern_find(const u64 *keys, i64 count, i64 width, const u64 *rows, const u64 *hashes,
-		       const u32 *slots, i64 bits, u32 *found, i64 *absent)
+EXPORT i64 intern_find(const u64 *keys, i64 count, i64 width, const u64 *secret, const u64 *rows,
+		       const u64 *hashes, const u32 *slots, i64 bits, u32 *found, i64 *absent)
 {
 	switch (width) {
 	case 1:
-		return find(keys, count, 1, rows, hashes, slots, bits, found, absent);
+		return find(keys, count, 1, secret, rows, hashes, slots, bits, found, absent);
 	case 2:
-		return find(keys, count, 2, rows, hashes, slots, bits, found, absent);
+		return find(keys, count, 2, secret, rows, hashes, slots, bits, found, absent);
 	case 4:
-		return find(keys, count, 4, rows, hashes, slots, bits, found, absent);
+		return find(keys, count, 4, secret, rows, hashes, slots, bits, found, absent);
 	case 8:
-		return find(keys, count, 8, rows, hashes, slots, bits, found, absent);
+		return find(keys, count, 8, secret, rows, hashes, slots, bits, found, absent);
 	default:
-		return find(keys, count, width, rows, hashes, slots, bits, found, absent);
+		return find(keys, count, width, secret, rows, hashes, slots, bits, found, absent);
 	}
 }
 
-EXPORT i64 intern_add(const u64 *keys, i64 width, const i64 *absent, i64 count, const u32 *free,
-		      i64 unused, i64 next, u64 *rows, u64 *hashes, u8 *live, u32 *slots, i64 bits,
-		      u32 *found, u32 *made)
+EXPORT i64 intern_add(const u64 *keys, i64 width, const u64 *secret, const i64 *absent, i64 count,
+		      const u32 *free, i64 unused, i64 next, u64 *rows, u64 *hashes, u8 *live,
+		      u32 *slots, i64 bits, u32 *found, u32 *made)
 {
 	u64 mask = ((u64)1 << bits) - 1;
 	i64 added = 0;
 
 	for (i64 i = 0; i < count; i++) {
 		const u64 *key = keys + absent[i] * width;
-		u64 hashed = hash_of(key, width);
+		u64 hashed = hash_of(key, width, secret);
 		u64 slot = hashed >> (64 - bits);
 		u32 row;
 
@@ -129,15 +126,15 @@ EXPORT i64 intern_add(const u64 *keys, i64 width, const i64 *absent, i64 count, 
 	return added;
 }
 
-EXPORT i64 intern_distinct(const u64 *keys, i64 width, const i64 *absent, i64 count, u32 *scratch,
-			   i64 bits, i64 *first, u32 *number)
+EXPORT i64 intern_distinct(const u64 *keys, i64 width, const u64 *secret, const i64 *absent,
+			   i64 count, u32 *scratch, i64 bits, i64 *first, u32 *number)
 {
 	u64 mask = ((u64)1 << bits) - 1;
 	u32 distinct = 0;
 
 	for (i64 i = 0; i < count; i++) {
 		const u64 *key = keys + absent[i] * width;
-		u64 slot = hash_of(key, width) >> (64 - bits);
+		u64 slot = hash_of(key, width, secret) >> (64 - bits);
 
 		/* A slot has the number of a distinct key, counted from 1. */
 		while (scratch[slot] && !equal(keys + first[scratch[slot] - 1] * width, key, width))
@@ -165,9 +162,9 @@ EXPORT i64 intern_claim(u32 *slots, i64 bits, const u32 *numbers, const u64 *has
 	return count;
 }
 
-EXPORT i64 intern_hash(const u64 *keys, i64 count, i64 width, u64 *hashed)
+EXPORT i64 intern_hash(const u64 *keys, i64 count, i64 width, const u64 *secret, u64 *hashed)
 {
 	for (i64 i = 0; i < count; i++)
-		hashed[i] = hash_of(keys + i * width, width);
+		hashed[i] = hash_of(keys + i * width, width, secret);
 	return count;
 }

@@ -46,12 +46,12 @@ EXPORT i64 framing_decode(const u8 *raw, i64 count, const i64 *bounds, const u8 
 
 /* The row of each key of `width` words; 0 for the zero key and for the absent.
  *
- * keys[count * width]; rows[... * width] and hashes[...]: by row number; slots[1 << bits]: row
- * numbers, 0 where free. found[count]; absent[count]: which keys were not there, in order.
- * Returns how many those are.
+ * keys[count * width]; secret[width + 1]: odd factors of their hash; rows[... * width] and
+ * hashes[...]: by row number; slots[1 << bits]: row numbers, 0 where free. found[count];
+ * absent[count]: which keys were not there, in order. Returns how many those are.
  */
-EXPORT i64 intern_find(const u64 *keys, i64 count, i64 width, const u64 *rows, const u64 *hashes,
-		       const u32 *slots, i64 bits, u32 *found, i64 *absent);
+EXPORT i64 intern_find(const u64 *keys, i64 count, i64 width, const u64 *secret, const u64 *rows,
+		       const u64 *hashes, const u32 *slots, i64 bits, u32 *found, i64 *absent);
 
 /* Make rows of the keys[absent[0 .. count]], each distinct one once; there is room for all.
  *
@@ -59,23 +59,23 @@ EXPORT i64 intern_find(const u64 *keys, i64 count, i64 width, const u64 *rows, c
  * as above (live: 1 for a row in use), written to. found: rows of the absent keys are filled in.
  * made[count]: the new rows, by first appearance. Returns how many those are.
  */
-EXPORT i64 intern_add(const u64 *keys, i64 width, const i64 *absent, i64 count, const u32 *free,
-		      i64 unused, i64 next, u64 *rows, u64 *hashes, u8 *live, u32 *slots, i64 bits,
-		      u32 *found, u32 *made);
+EXPORT i64 intern_add(const u64 *keys, i64 width, const u64 *secret, const i64 *absent, i64 count,
+		      const u32 *free, i64 unused, i64 next, u64 *rows, u64 *hashes, u8 *live,
+		      u32 *slots, i64 bits, u32 *found, u32 *made);
 
 /* The distinct ones among keys[absent[0 .. count]], numbered by first appearance.
  *
  * scratch[1 << bits]: zeroes, at least twice `count`. first[count]: the place in `keys` of each
  * distinct one; number[count]: which of them each absent key is. Returns how many are distinct.
  */
-EXPORT i64 intern_distinct(const u64 *keys, i64 width, const i64 *absent, i64 count, u32 *scratch,
-			   i64 bits, i64 *first, u32 *number);
+EXPORT i64 intern_distinct(const u64 *keys, i64 width, const u64 *secret, const i64 *absent,
+			   i64 count, u32 *scratch, i64 bits, i64 *first, u32 *number);
 
 /* Put row numbers into free slots, of which there are enough. hashes[count]: of their keys. */
 EXPORT i64 intern_claim(u32 *slots, i64 bits, const u32 *numbers, const u64 *hashes, i64 count);
 
 /* hashed[count]: the hash of each key of `width` words. */
-EXPORT i64 intern_hash(const u64 *keys, i64 count, i64 width, u64 *hashed);
+EXPORT i64 intern_hash(const u64 *keys, i64 count, i64 width, const u64 *secret, u64 *hashed);
 
 /* --- conversations.c --------------------------------------------------------------------- */
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from parsers.errors import ProtocolError
 from parsers.framing import PayloadBatch, PayloadStream
-from parsers.intern import _MULTIPLIERS, InternTable, _distinct, hash_of
+from parsers.intern import _SECRET, InternTable, _distinct, hash_of
 from tests.fixtures import Payload, gob_uint, payloads, stream_bytes, world
 from tests.parsers.recorded import Facts, Parser, batch_of
 from tests.parsers.test_hostile_input import mutated
@@ -21,15 +21,21 @@ from tests.parsers.twins import both, computed
 WIDTHS = (1, 2, 3, 4, 8)
 WORD = 1 << 64
 KEYS = 2000
-UNDO = pow(int(_MULTIPLIERS[0]), -1, WORD)
+FACTORS = _SECRET.tolist()
+UNDO = [pow(factor, -1, WORD) for factor in FACTORS[:2]]
+
+
+def folded(word: int) -> int:
+    """Which undoes itself."""
+    return word ^ word >> 32
 
 
 def key_of(number: int, width: int) -> list[int]:
     """A key, of which some have the same hash, some the hash 0, and one is all zeroes."""
     rest = [(number % 61) << 40 * (word % 2) for word in range(1, width)]
-    mixed = ((word ^ word >> 32) * int(_MULTIPLIERS[n]) for n, word in enumerate(rest, 1))
-    first = (number // 61 - sum(mixed)) * UNDO % WORD
-    return [first ^ first >> 32, *rest]
+    mixed = (folded(word * FACTORS[n] % WORD) * FACTORS[n + 1] for n, word in enumerate(rest, 1))
+    first = folded((number // 61 - sum(mixed)) * UNDO[1] % WORD) * UNDO[0] % WORD
+    return [first, *rest]
 
 
 @cache
