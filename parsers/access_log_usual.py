@@ -237,7 +237,7 @@ class UsualRecords:
             return None
         walked = self.pieces.walk(buffer, offset, length)
         if walked is None:
-            self._forget()  # all that was learned, as only what is new is told
+            self._forget()
             return None
         traits = self.pieces.traits(walked.kind)
         type_ = traits >> 8 & 0xFF
@@ -433,7 +433,8 @@ class UsualRecords:
             pieces.learn(KIND, piece, (kind, kind), traits=traits)
 
     def _forget(self) -> None:
-        """All pieces that were learned, but for URLs."""
+        """All pieces that were learned, as the walk is told of those alone that are new."""
+        self._urls.clear()
         self._sides.clear()
         self._heads.clear()
         self._answers.clear()

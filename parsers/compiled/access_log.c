@@ -118,8 +118,8 @@ static inline i64 learn(struct shape *shape, u8 *arena, struct entry *known, u32
 		if (other->hash == hash && other->sort == sort && other->head == head &&
 		    same(arena + other->at, piece, head))
 			break; /* what is said anew counts */
-		if (probed == MOST_PROBED)
-			return -1;
+		if (probed == MOST_PROBED - 1)
+			return -1; /* where nobody would find it */
 	}
 	copy(arena + shape->arena, piece, head + tail);
 	known[number] = (struct entry){ hash, sort, (u32)shape->arena, (u32)head, (u32)tail,

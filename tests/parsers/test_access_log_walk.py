@@ -298,3 +298,27 @@ def test_trace_ids_are_those_of_valid_parents() -> None:
     wanted = alone(decoder, logs)
     assert wanted == together(decoder, logs, 100)
     assert {"", parent[3:35].decode()} < {log[7] for log in wanted}
+
+
+def test_odd_urls_are_known_again_after_all_was_forgotten() -> None:
+    decoder, data, _, url = request()
+    odd = replaced(data, url, b"/a^b")
+    assert not is_plain_url(b"/a^b")
+    assert decoder._usual is not None
+    for _ in range(2):
+        together(decoder, [odd], 1)
+        assert recognised(decoder, [odd]).kind[0]
+        decoder._usual._forget()
+
+
+def test_a_piece_is_kept_only_where_the_walk_looks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log_pieces, "_MOST_PIECES", 64)
+    pieces, kept = access_log_pieces.KnownPieces(b"", 0, skip_query=False), 0
+    for free in range(128):  # all other slots have something else
+        pieces.forget()
+        pieces._slots[:] = 63
+        pieces._slots[free] = 0
+        pieces.learn(access_log_pieces.URL, b"/a^b", (None, None))
+        assert pieces._learn()
+        kept += len(pieces.meanings) // 2 - 1
+    assert 64 == kept  # MOST_PROBED
