@@ -1,9 +1,9 @@
 """L7 flows of access-log records.
 
 These records carry no packet: they name both endpoints themselves, so a flow's two entity
-rows are made of the record and stand in the conversation's key. One record at a time, as
-each is decoded; but its key and class are packed bytes, so that from here on L7 flows are
-rows of the same columns as all others.
+rows are made of the record and stand in the conversation's key. What a side or a kind of
+record gives is found once and remembered, so that a batch becomes the same columns as all
+other flows by look-ups.
 """
 
 from __future__ import annotations

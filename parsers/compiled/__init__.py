@@ -121,7 +121,7 @@ def load(wanted: str) -> tuple[Kernels | None, str]:
     if wanted.strip().lower() in _OFF:
         return None, f"switched off by {SWITCH}"
     if "/" in wanted:
-        return _loaded(Path(wanted), wanted)
+        return _loaded(Path(wanted), f"what {SWITCH} names")
     machine = platform.machine()
     resource = files(__name__).joinpath("objects", f"{machine}.so")
     if not resource.is_file():
