@@ -342,21 +342,24 @@ static inline i64 short_uint(struct cursor *record)
 	return -1;
 }
 
+static inline int pass_text(struct cursor *record)
+{
+	i64 length = short_uint(record);
+
+	if (length < 0 || length > record->end - record->at)
+		return 0;
+	record->at += length;
+	return 1;
+}
+
 /* Steps over a list of texts. */
 static inline int pass_texts(struct cursor *record)
 {
 	i64 count = short_uint(record);
 
-	if (count < 0)
-		return 0;
-	while (count--) {
-		i64 length = short_uint(record);
-
-		if (length < 0 || length > record->end - record->at)
-			return 0;
-		record->at += length;
-	}
-	return 1;
+	while (count > 0 && pass_text(record))
+		count--;
+	return !count;
 }
 
 /* Steps over a map from texts to lists of texts. */
@@ -364,18 +367,9 @@ static inline int pass_headers(struct cursor *record)
 {
 	i64 count = short_uint(record);
 
-	if (count < 0)
-		return 0;
-	while (count--) {
-		i64 length = short_uint(record);
-
-		if (length < 0 || length > record->end - record->at)
-			return 0;
-		record->at += length;
-		if (!pass_texts(record))
-			return 0;
-	}
-	return 1;
+	while (count > 0 && pass_text(record) && pass_texts(record))
+		count--;
+	return !count;
 }
 
 static inline int are_hex(const u8 *at, int count, int *any)
